@@ -1,0 +1,121 @@
+//! The disk that every disk format is written from: segments at offsets, read on demand, so that no second copy of the image is held.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use layers::{Error, Result};
+
+/// Bytes that can be read at any offset, from several threads at once.
+pub trait ReadAt: Send + Sync + fmt::Debug {
+    /// Length in bytes.
+    fn len(&self) -> u64;
+
+    /// True when there is nothing to read.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills the buffer from `offset`; reading past the end is an error.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
+
+    /// The ranges that may hold other bytes than zero, in order, not overlapping; everything else reads as zero.
+    fn data(&self) -> Result<Vec<Range<u64>>> {
+        Ok(std::iter::once(0..self.len()).collect())
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn len(&self) -> u64 {
+        self.as_slice().len() as u64
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let end = offset.checked_add(buffer.len() as u64).filter(|end| *end <= ReadAt::len(self));
+        let Some(end) = end else { return Err(Error::internal(format!("reading {} bytes at {offset} of {}", buffer.len(), self.as_slice().len()))) };
+        buffer.copy_from_slice(&self[offset as usize..end as usize]);
+        Ok(())
+    }
+}
+
+/// A disk of a fixed size made of segments; what no segment covers reads as zero.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    size: u64,
+    segments: BTreeMap<u64, Arc<dyn ReadAt>>,
+}
+
+impl Disk {
+    /// An empty disk of `size` bytes.
+    pub fn new(size: u64) -> Self {
+        Self { size, segments: BTreeMap::new() }
+    }
+
+    /// Puts a segment; one that overlaps another or the disk's end is refused.
+    pub fn put(&mut self, offset: u64, segment: Arc<dyn ReadAt>) -> Result<()> {
+        let end = offset + segment.len();
+        let before = self.segments.range(..=offset).next_back().map_or(0, |(o, s)| o + s.len());
+        let after = self.segments.range(offset..).next().map_or(self.size, |(o, _)| *o);
+        if end > self.size || before > offset || after < end {
+            return Err(Error::internal(format!(
+                "placing {} bytes at {offset}: they overlap a neighbour or the end at {}",
+                segment.len(),
+                self.size
+            )));
+        }
+        self.segments.insert(offset, segment);
+        Ok(())
+    }
+}
+
+impl ReadAt for Disk {
+    fn len(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let end = offset + buffer.len() as u64;
+        if end > self.size {
+            return Err(Error::internal(format!("reading {} bytes at {offset} of a disk of {}", buffer.len(), self.size)));
+        }
+        buffer.fill(0);
+        let first = self.segments.range(..=offset).next_back().map_or(offset, |(o, _)| *o);
+        for (start, segment) in self.segments.range(first..end) {
+            let (from, to) = (offset.max(*start), end.min(start + segment.len()));
+            if from < to {
+                segment.read_at(&mut buffer[(from - offset) as usize..(to - offset) as usize], from - start)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn data(&self) -> Result<Vec<Range<u64>>> {
+        let mut out = Vec::new();
+        for (start, segment) in &self.segments {
+            out.extend(segment.data()?.into_iter().map(|r| r.start + start..r.end + start));
+        }
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_reads_across_segments_and_holes() {
+        let mut disk = Disk::new(16);
+        disk.put(2, Arc::new(b"abc".to_vec())).unwrap();
+        disk.put(8, Arc::new(b"xy".to_vec())).unwrap();
+        let mut all = [1; 16];
+        disk.read_at(&mut all, 0).unwrap();
+        assert_eq!(&all, b"\0\0abc\0\0\0xy\0\0\0\0\0\0");
+        let mut part = [1; 6];
+        disk.read_at(&mut part, 3).unwrap();
+        assert_eq!(&part, b"bc\0\0\0x");
+        assert_eq!(disk.data().unwrap(), [2..5, 8..10]);
+        assert!(disk.put(4, Arc::new(b"z".to_vec())).is_err() && disk.put(15, Arc::new(b"zz".to_vec())).is_err());
+        assert!(disk.read_at(&mut [0; 4], 14).is_err());
+    }
+}

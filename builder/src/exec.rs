@@ -1,0 +1,45 @@
+//! The only place that starts processes: a failure shows the command line, the decoded status and the end of stderr.
+
+use std::fmt::Write as _;
+use std::process::{Command, ExitStatus, Output};
+
+use layers::{Context, Error, Fault, Result};
+
+/// Runs a command to its end and returns its output; any other status than 0 is an error.
+pub fn run(command: &mut Command) -> Result<Output> {
+    let line = show(command);
+    let output = command.output().fault(Fault::Environment, || format!("starting `{line}`"))?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    Err(Error::environment(format!("running `{line}`: {}{}", status(output.status), tail(&output.stderr))))
+}
+
+/// The command line as a person would type it, cut after 300 characters.
+pub fn show(command: &Command) -> String {
+    let mut out = command.get_program().to_string_lossy().into_owned();
+    for arg in command.get_args() {
+        let _ = write!(out, " {}", arg.to_string_lossy());
+    }
+    out.chars().take(300).collect()
+}
+
+/// An exit status in words, signals by number.
+pub fn status(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => "ended without status".into(),
+    }
+}
+
+/// The last 20 lines of a program's stderr, indented; empty when it said nothing.
+pub fn tail(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].iter().fold(String::new(), |mut out, line| {
+        let _ = write!(out, "\n  {line}");
+        out
+    })
+}

@@ -1,0 +1,216 @@
+//! The content-addressed store below `~/.cache/chasi-bod`: verified downloads (blobs), unpacked file contents (packs) and whatever else is
+//! derived by key. Everything appears under its final name by rename, so a killed build leaves nothing that looks finished.
+//!
+//! ```text
+//! blobs/<sha256>          a download, verified before it got this name
+//! partial/<sha256>        a download under way; resumed by its length
+//! packs/<key>             concatenated file contents; `Content` points into it
+//! derived/<kind>/<key>    results by key: unpacked trees, configured trees, GRUB images
+//! quarantine/<sha256>     what once had a wrong digest, kept for inspection
+//! tmp/                    scratch, emptied by `cache prune`
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use layers::units::Digest;
+use layers::{Context, Error, Result};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::tree::Content;
+
+/// The store's folder.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    packs: Mutex<HashMap<Digest, Arc<File>>>,
+}
+
+impl Store {
+    /// Opens the store, making its folders.
+    pub fn open(root: &Path) -> Result<Self> {
+        for dir in ["blobs", "partial", "packs", "derived", "quarantine", "tmp"] {
+            let path = root.join(dir);
+            fs::create_dir_all(&path).context(|| format!("creating store folder {}", path.display()))?;
+        }
+        Ok(Self { root: root.to_path_buf(), packs: Mutex::default() })
+    }
+
+    /// The store's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Path of a blob, whether it is there or not.
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.hex())
+    }
+
+    /// Path of an unfinished download.
+    pub fn partial(&self, digest: &Digest) -> PathBuf {
+        self.root.join("partial").join(digest.hex())
+    }
+
+    /// Path where a blob with wrong bytes is put aside.
+    pub fn quarantine(&self, digest: &Digest) -> PathBuf {
+        self.root.join("quarantine").join(digest.hex())
+    }
+
+    /// Path of a derived result; its kind's folder exists afterwards.
+    pub fn derived(&self, kind: &str, key: &Digest) -> Result<PathBuf> {
+        let dir = self.root.join("derived").join(kind);
+        fs::create_dir_all(&dir).context(|| format!("creating store folder {}", dir.display()))?;
+        Ok(dir.join(key.hex()))
+    }
+
+    /// A derived value, read back if it is there and whole; a damaged one counts as absent.
+    pub fn load<T: DeserializeOwned>(&self, kind: &str, key: &Digest) -> Result<Option<T>> {
+        let path = self.derived(kind, key)?;
+        match fs::read(&path) {
+            Ok(bytes) => Ok(postcard::from_bytes(&bytes).ok()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).context(|| format!("reading {}", path.display())),
+        }
+    }
+
+    /// Keeps a derived value.
+    pub fn save<T: Serialize>(&self, kind: &str, key: &Digest, value: &T) -> Result<()> {
+        let path = self.derived(kind, key)?;
+        let bytes = postcard::to_stdvec(value).map_err(|e| Error::internal(format!("encoding {kind}: {e}")))?;
+        self.write_atomic(&path, &bytes)
+    }
+
+    /// A scratch folder that is removed when dropped.
+    pub fn scratch(&self) -> Result<tempfile::TempDir> {
+        tempfile::TempDir::new_in(self.root.join("tmp")).context(|| format!("creating scratch folder in {}", self.root.join("tmp").display()))
+    }
+
+    /// A scratch file that `persist` can rename to its final name inside the store.
+    pub fn scratch_file(&self) -> Result<tempfile::NamedTempFile> {
+        tempfile::NamedTempFile::new_in(self.root.join("tmp")).context(|| format!("creating scratch file in {}", self.root.join("tmp").display()))
+    }
+
+    /// Writes a file under its final name in one step.
+    pub fn write_atomic(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let mut file = self.scratch_file()?;
+        file.write_all(bytes).context(|| format!("writing {}", path.display()))?;
+        file.persist(path).context(|| format!("writing {}", path.display()))?;
+        Ok(())
+    }
+
+    /// Keeps bytes as a blob.
+    pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(bytes);
+        if !self.blob(&digest).exists() {
+            self.write_atomic(&self.blob(&digest), bytes)?;
+        }
+        Ok(digest)
+    }
+
+    /// Path of a pack.
+    pub fn pack(&self, key: &Digest) -> PathBuf {
+        self.root.join("packs").join(key.hex())
+    }
+
+    /// Starts a new pack under a key; nothing is visible until it is finished.
+    pub fn new_pack(&self, key: Digest) -> Result<PackWriter<'_>> {
+        Ok(PackWriter { store: self, key, file: io::BufWriter::with_capacity(1 << 20, self.scratch_file()?), offset: 0, seen: BTreeMap::new() })
+    }
+
+    /// The open file of a pack; kept open for further reads.
+    pub fn pack_file(&self, key: &Digest) -> Result<Arc<File>> {
+        let mut packs = self.packs.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(file) = packs.get(key) {
+            return Ok(file.clone());
+        }
+        let path = self.pack(key);
+        let file = Arc::new(File::open(&path).context(|| format!("opening pack {}", path.display()))?);
+        packs.insert(*key, file.clone());
+        Ok(file)
+    }
+
+    /// Reads a part of a file's content; `offset` counts from the content's first byte.
+    pub fn read_at(&self, content: &Content, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let file = self.pack_file(&content.pack)?;
+        file.read_exact_at(buffer, content.offset + offset)
+            .context(|| format!("reading content {} from pack {}", content.sha256, content.pack.short()))
+    }
+
+    /// Reads a whole content; for small files.
+    pub fn read(&self, content: &Content) -> Result<Vec<u8>> {
+        let mut out = vec![0; content.size as usize];
+        self.read_at(content, &mut out, 0)?;
+        Ok(out)
+    }
+}
+
+/// A pack being written: equal contents are kept once.
+#[derive(Debug)]
+pub struct PackWriter<'a> {
+    store: &'a Store,
+    key: Digest,
+    file: io::BufWriter<tempfile::NamedTempFile>,
+    offset: u64,
+    seen: BTreeMap<Digest, Content>,
+}
+
+impl PackWriter<'_> {
+    /// Adds a content held in memory.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<Content> {
+        self.add_known(bytes, Digest::of(bytes))
+    }
+
+    /// Adds a content whose digest is known already.
+    pub fn add_known(&mut self, bytes: &[u8], sha256: Digest) -> Result<Content> {
+        if let Some(known) = self.seen.get(&sha256) {
+            return Ok(known.clone());
+        }
+        self.file.write_all(bytes).context(|| format!("writing pack {}", self.key.short()))?;
+        let content = Content { sha256, size: bytes.len() as u64, pack: self.key, offset: self.offset };
+        self.offset += content.size;
+        self.seen.insert(sha256, content.clone());
+        Ok(content)
+    }
+
+    /// Gives the pack its final name.
+    pub fn finish(self) -> Result<()> {
+        let path = self.store.pack(&self.key);
+        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error).context(|| format!("writing {}", path.display()))?;
+        file.persist(&path).context(|| format!("writing {}", path.display()))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packs_keep_equal_contents_once_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let key = Digest::of(b"key");
+        let mut pack = store.new_pack(key).unwrap();
+        let (a, b, c) = (pack.add(b"hello").unwrap(), pack.add(b"").unwrap(), pack.add(b"hello").unwrap());
+        assert!(!store.pack(&key).exists(), "visible only when finished");
+        pack.finish().unwrap();
+        assert_eq!((a.clone(), fs::metadata(store.pack(&key)).unwrap().len()), (c, 5));
+        assert_eq!((store.read(&a).unwrap(), store.read(&b).unwrap()), (b"hello".to_vec(), Vec::new()));
+    }
+
+    #[test]
+    fn derived_values_come_back_and_damage_counts_as_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let key = Digest::of(b"key");
+        assert_eq!(store.load::<Vec<String>>("test", &key).unwrap(), None);
+        store.save("test", &key, &vec!["a".to_string()]).unwrap();
+        assert_eq!(store.load::<Vec<String>>("test", &key).unwrap(), Some(vec!["a".to_string()]));
+        fs::write(store.derived("test", &key).unwrap(), [9, 9]).unwrap();
+        assert_eq!(store.load::<Vec<String>>("test", &key).unwrap(), None);
+    }
+}

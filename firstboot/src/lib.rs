@@ -1,0 +1,1 @@
+//! What runs on the node: init of the initramfs, first-boot agent, status screen and node CLI.

@@ -1,0 +1,10 @@
+//! What an image is: profile, layer definitions, plan, lock and the records that builder and node share. Pure: no I/O, no unsafe.
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod lock;
+pub mod node;
+pub mod profile;
+pub mod units;
+
+pub use error::{Context, Error, Fault, Result};

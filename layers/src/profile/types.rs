@@ -1,0 +1,505 @@
+//! The valid profile: what one image shall be. Key names are camelCase, as in Kubernetes objects.
+//!
+//! The JSON schema that editors use is generated from these types, so every doc comment here is what a user reads.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::Bytes;
+
+/// A platform image, declared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Profile {
+    /// Name of the image; also the folder below `output/`. Lower-case letters, digits and `-`.
+    pub name: String,
+    /// Version of the image, as users will read it (semantic version).
+    pub version: String,
+    /// Machine architecture.
+    #[serde(default)]
+    pub architecture: Architecture,
+    /// Text that all UUIDs and salts derive from; the name when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<String>,
+    /// Where Debian packages come from.
+    #[serde(default)]
+    pub debian: Debian,
+    /// Layers to build, in order: a name of a built-in layer, or a folder of your own.
+    #[serde(default)]
+    pub layers: Vec<LayerUse>,
+    /// Kernel, consoles and command line.
+    #[serde(default)]
+    pub boot: Boot,
+    /// Additional Debian packages.
+    #[serde(default)]
+    pub packages: Vec<String>,
+    /// User accounts. Log-in is by ssh key only; no password can be given here.
+    #[serde(default)]
+    pub users: Vec<User>,
+    /// Files to put into the image.
+    #[serde(default)]
+    pub files: Vec<FileSpec>,
+    /// Kernel parameters by their dotted name.
+    #[serde(default)]
+    pub sysctl: BTreeMap<String, Scalar>,
+    /// Host name rule: literal text with `{mac}` (hex digits of the first network card), `{serial}` (machine serial) or `{id}`
+    /// (8 digits of the machine id).
+    #[serde(default = "default_hostname")]
+    pub hostname: String,
+    /// Network interfaces and the planes they carry.
+    #[serde(default)]
+    pub network: Network,
+    /// Target disk, slot and state sizes, extra mounts.
+    #[serde(default)]
+    pub disk: Disk,
+    /// Time zone and time servers.
+    #[serde(default)]
+    pub time: Time,
+    /// Who may log in on the console.
+    #[serde(default)]
+    pub console: Console,
+}
+
+fn default_hostname() -> String {
+    "node-{mac}".into()
+}
+
+/// Machine architecture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Architecture {
+    /// x86-64.
+    #[default]
+    Amd64,
+}
+
+impl Architecture {
+    /// Debian's name.
+    pub fn debian(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+        }
+    }
+}
+
+/// A YAML scalar that is kept as text: `1`, `true` and `"1"` are equal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Scalar {
+    /// A truth value.
+    Bool(bool),
+    /// A whole number.
+    Number(i64),
+    /// Text.
+    Text(String),
+}
+
+impl std::fmt::Display for Scalar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bool(v) => write!(f, "{v}"),
+            Self::Number(v) => write!(f, "{v}"),
+            Self::Text(v) => f.write_str(v),
+        }
+    }
+}
+
+/// Where Debian packages come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Debian {
+    /// Release code name.
+    pub suite: String,
+    /// Archive components.
+    pub components: Vec<String>,
+    /// Base URL of the archive; the build machine's own apt sources when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<String>,
+    /// Base URL of the security archive; the build machine's own apt sources when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub security_mirror: Option<String>,
+    /// Also take `<suite>-security` and `<suite>-updates`.
+    pub updates: bool,
+    /// Base URL of a snapshot archive in which packages are looked for that the mirror has dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// File with the OpenPGP certificates that may sign the archive; the shipped Debian keyring when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keyring: Option<String>,
+}
+
+impl Default for Debian {
+    fn default() -> Self {
+        Self {
+            suite: "trixie".into(),
+            components: vec!["main".into()],
+            mirror: None,
+            security_mirror: None,
+            updates: true,
+            snapshot: None,
+            keyring: None,
+        }
+    }
+}
+
+/// One layer of the image: its name alone, or name, folder and parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum LayerUse {
+    /// A built-in layer by name.
+    Name(String),
+    /// A layer with a folder of its own or with parameters.
+    Full(LayerRef),
+}
+
+impl LayerUse {
+    /// Name, folder and parameters, whichever way the layer was written.
+    pub fn full(&self) -> LayerRef {
+        match self {
+            Self::Name(name) => LayerRef { name: name.clone(), path: None, parameters: BTreeMap::new() },
+            Self::Full(full) => full.clone(),
+        }
+    }
+}
+
+/// A layer with a folder of its own or with parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LayerRef {
+    /// Layer name.
+    pub name: String,
+    /// Folder with the layer's `layer.yaml`, relative to the profile; a built-in layer when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Values for the parameters that the layer declares.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, serde_json::Value>,
+}
+
+/// Kernel, consoles and command line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Boot {
+    /// Kernel flavour: `cloud` for virtual machines, `generic` for bare metal.
+    pub kernel: KernelFlavour,
+    /// Consoles in kernel notation; the last one is /dev/console.
+    pub console: Vec<String>,
+    /// Words added to the kernel command line.
+    pub command_line: Vec<String>,
+    /// Seconds that the boot menu waits, 0 to 600.
+    pub timeout: u16,
+}
+
+impl Default for Boot {
+    fn default() -> Self {
+        Self { kernel: KernelFlavour::default(), console: vec!["tty0".into(), "ttyS0,115200".into()], command_line: Vec::new(), timeout: 1 }
+    }
+}
+
+/// Kernel flavour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelFlavour {
+    /// Debian's cloud kernel: virtual machines only, small.
+    #[default]
+    Cloud,
+    /// Debian's generic kernel: bare metal too.
+    Generic,
+}
+
+/// A user account.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct User {
+    /// Account name.
+    pub name: String,
+    /// Numeric id; given out from 1000 upwards in order of the profile when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Additional groups.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Login shell.
+    #[serde(default = "default_shell")]
+    pub shell: String,
+    /// Public keys in `authorized_keys` notation.
+    #[serde(default)]
+    pub ssh_keys: Vec<String>,
+    /// May become root with sudo, without a password.
+    #[serde(default)]
+    pub sudo: bool,
+}
+
+fn default_shell() -> String {
+    "/bin/bash".into()
+}
+
+/// A file of the image. Exactly one of `content`, `source` and `link` is given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileSpec {
+    /// Absolute path in the image.
+    pub path: String,
+    /// The text itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// A file, relative to the file this is written in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Target of a symbolic link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+    /// Render the text with Handlebars (the profile is `profile`, the layer's parameters are `parameters`).
+    #[serde(default)]
+    pub template: bool,
+    /// Mode in octal.
+    #[serde(default = "default_mode")]
+    pub mode: String,
+    /// Owner, by name or number.
+    #[serde(default = "default_owner")]
+    pub owner: String,
+    /// Group, by name or number.
+    #[serde(default = "default_owner")]
+    pub group: String,
+    /// Replace a file that a lower layer or a package owns.
+    #[serde(default, rename = "override")]
+    pub overrides: bool,
+}
+
+fn default_mode() -> String {
+    "0644".into()
+}
+
+fn default_owner() -> String {
+    "root".into()
+}
+
+/// Network interfaces.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Network {
+    /// Interfaces; one that takes every wired card and asks DHCP when absent.
+    pub interfaces: Vec<Interface>,
+    /// DNS servers for all interfaces.
+    pub dns: Vec<String>,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        let any = Interface {
+            name: "lan".into(),
+            matches: Some(Match { name: Some("e*".into()), ..Match::default() }),
+            dhcp: true,
+            ..Interface::default()
+        };
+        Self { interfaces: vec![any], dns: Vec::new() }
+    }
+}
+
+/// One interface: a physical card (`match`), or a VLAN, bond or bridge on top of others.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Interface {
+    /// Name by which other interfaces refer to this one; also the device name of a VLAN, bond or bridge.
+    pub name: String,
+    /// Which card this is.
+    #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
+    pub matches: Option<Match>,
+    /// Plane that this interface carries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plane: Option<Plane>,
+    /// Ask DHCP (IPv4) and accept router advertisements (IPv6).
+    pub dhcp: bool,
+    /// Static addresses in CIDR notation.
+    pub addresses: Vec<String>,
+    /// Default gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+    /// DNS servers of this interface.
+    pub dns: Vec<String>,
+    /// Maximum transmission unit in bytes, 576 to 9216.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// This interface is a VLAN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<Vlan>,
+    /// This interface is a bond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bond: Option<Bond>,
+    /// This interface is a bridge of these interfaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<Bridge>,
+}
+
+/// Which network card an interface is; all given conditions must hold. `name` and `driver` take `*` patterns.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Match {
+    /// Hardware address, `52:54:00:12:34:56`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Kernel driver, such as `virtio_net`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// Kernel name, such as `ens*`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// A network plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Plane {
+    /// Cluster control, ssh, updates.
+    Management,
+    /// Business systems.
+    Business,
+    /// Storage.
+    Storage,
+}
+
+/// A VLAN (IEEE 802.1Q).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Vlan {
+    /// VLAN id, 1 to 4094.
+    pub id: u16,
+    /// Name of the interface below.
+    pub parent: String,
+}
+
+/// A bond.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Bond {
+    /// Bonding mode.
+    pub mode: BondMode,
+    /// Names of the member interfaces.
+    pub members: Vec<String>,
+}
+
+/// Bonding mode, by the kernel's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BondMode {
+    /// One member carries, the others wait.
+    #[serde(rename = "active-backup")]
+    ActiveBackup,
+    /// Link aggregation (LACP).
+    #[serde(rename = "802.3ad")]
+    Lacp,
+    /// Round robin.
+    #[serde(rename = "balance-rr")]
+    BalanceRr,
+    /// Hash over addresses.
+    #[serde(rename = "balance-xor")]
+    BalanceXor,
+}
+
+/// A bridge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Bridge {
+    /// Names of the member interfaces.
+    pub members: Vec<String>,
+}
+
+/// Target disk, slot and state sizes, extra mounts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Disk {
+    /// Size of disk images (raw, QCOW2); sparse, so that empty parts cost nothing.
+    #[schemars(with = "String")]
+    pub size: Bytes,
+    /// EFI system partition.
+    #[schemars(with = "String")]
+    pub esp_size: Bytes,
+    /// One root slot; max(2 × root, 4 GiB) when absent.
+    #[schemars(with = "Option<String>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot_size: Option<Bytes>,
+    /// Least size of the state partition, made on first boot; it takes all space that is left unless `stateLimit` says less.
+    #[schemars(with = "String")]
+    pub state_size: Bytes,
+    /// Most that the state partition takes.
+    #[schemars(with = "Option<String>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_limit: Option<Bytes>,
+    /// Further disks to mount.
+    pub mounts: Vec<Mount>,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { size: Bytes(16 << 30), esp_size: Bytes::mib(512), slot_size: None, state_size: Bytes(2 << 30), state_limit: None, mounts: Vec::new() }
+    }
+}
+
+/// A further disk, formatted with ext4 when it is empty and mounted on every boot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Mount {
+    /// Absolute path below /var or /srv.
+    pub path: String,
+    /// Which disk.
+    pub disk: DiskSelector,
+}
+
+/// Which disk; all given conditions must hold and exactly one disk must answer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct DiskSelector {
+    /// Device path, such as `/dev/vdb` or a link below `/dev/disk/`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Serial number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Model, with `*` patterns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// At least this size.
+    #[schemars(with = "Option<String>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_size: Option<Bytes>,
+    /// At most this size.
+    #[schemars(with = "Option<String>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<Bytes>,
+}
+
+/// Time zone and time servers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Time {
+    /// Time zone by its tz database name.
+    pub zone: String,
+    /// NTP servers; those that DHCP names, else none, when empty.
+    pub servers: Vec<String>,
+}
+
+impl Default for Time {
+    fn default() -> Self {
+        Self { zone: "UTC".into(), servers: Vec::new() }
+    }
+}
+
+/// Who may log in on the console.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Console {
+    /// How a person at the console gets a shell.
+    pub login: ConsoleLogin,
+}
+
+/// How a person at the console gets a shell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsoleLogin {
+    /// By a one-time code that the console shows, until the node is sealed.
+    #[default]
+    Code,
+    /// Not at all.
+    Off,
+}

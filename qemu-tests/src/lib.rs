@@ -1,0 +1,1 @@
+//! The harness that boots images in virtual machines: vm, serial, verdict.
