@@ -1,0 +1,60 @@
+# One entry for people and CI. `make help` lists what there is.
+PROFILE ?= minimal
+FORMATS ?= qcow2,raw
+CHASI_BOD_CACHE ?= $(HOME)/.cache/chasi-bod
+export CHASI_BOD_CACHE
+
+CARGO_TARGET := x86_64-unknown-linux-gnu
+BIN  := target/release/chasi-bod
+NODE := target/node/$(CARGO_TARGET)/node/chasi-bod-node
+# Static, so that one file serves as init of the initramfs and as the agent; without paths of this machine, so that images do not carry them.
+NODE_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(HOME)/.cargo/registry/src=/crates --remap-path-prefix=$(CURDIR)=/src
+
+.PHONY: help setup tools image run test lint unit vm soak bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## install what building needs (apt, as root or with sudo)
+	@scripts/setup image
+
+tools: setup ## compile the chasi-bod command and the node binary
+	@RUSTFLAGS="$(NODE_FLAGS)" cargo build --quiet --locked --profile node -p firstboot --bin chasi-bod-node --target $(CARGO_TARGET) --target-dir target/node
+	@cargo build --quiet --locked --release -p builder --bin chasi-bod
+
+image: tools ## build PROFILE (default minimal) in FORMATS (default qcow2,raw) into output/
+	@$(BIN) build profiles/$(PROFILE).yaml --format $(FORMATS) --node-binary $(NODE)
+
+run: tools ## build PROFILE and boot it here with serial console and forwarded ssh port
+	@$(BIN) run profiles/$(PROFILE).yaml --node-binary $(NODE)
+
+test: ## all set-up and all tests that CI runs
+	@scripts/stage setup scripts/setup test
+	@scripts/stage compile $(MAKE) --no-print-directory tools
+	@scripts/stage lint $(MAKE) --no-print-directory lint
+	@scripts/stage native $(MAKE) --no-print-directory unit
+	@scripts/stage image $(MAKE) --no-print-directory image
+	@scripts/stage tcg $(MAKE) --no-print-directory vm
+
+lint: ## formatting, clippy without warnings, licences and advisories of dependencies
+	@cargo fmt --all --check
+	@cargo clippy --quiet --locked --release --workspace --all-targets -- -D warnings
+	@scripts/deny
+
+unit: tools ## native tests
+	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) cargo test --quiet --locked --release -p layers -p builder -p firstboot
+
+vm: image ## tests in QEMU (TCG)
+	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --quiet --locked --release -p qemu-tests -- --test-threads=1
+
+soak: tools ## proofs too long for CI: run before resolving an issue
+	@scripts/setup test
+	@CHASI_BOD_SOAK=1 CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release --workspace -- --ignored --test-threads=1
+
+bench: image ## measure against mmdebstrap in one run; JSON and a table in output/bench/
+	@scripts/setup test
+	@scripts/bench
+
+clean: ## remove build results; the store in CHASI_BOD_CACHE stays
+	@cargo clean
+	@find output -mindepth 1 -maxdepth 1 ! -name .gitkeep -exec rm -rf {} +
