@@ -1,0 +1,102 @@
+//! The build record `build.json`: every input of an image by digest, so that a build can be replayed and an artifact checked.
+
+pub mod spdx;
+
+use layers::lock::{Index, Package};
+use layers::units::{Bytes, Digest};
+use serde::{Deserialize, Serialize};
+
+use crate::inspect::Check;
+
+/// File name of the record beside the artifacts.
+pub const FILE: &str = "build.json";
+
+/// Everything that went into one image and what came out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildRecord {
+    /// Profile name.
+    pub name: String,
+    /// Image version.
+    pub version: String,
+    /// Digest over all inputs; equal keys give equal artifacts.
+    pub key: Digest,
+    /// Seconds since 1970 that all timestamps of the image are held to.
+    pub epoch: i64,
+    /// What the image was made from.
+    pub inputs: Inputs,
+    /// The root file system.
+    pub root: Root,
+    /// Digests of the disk's partitions, for `verify`.
+    pub check: Check,
+    /// The artifacts of this folder.
+    pub artifacts: Vec<Artifact>,
+}
+
+/// Inputs by digest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inputs {
+    /// The command that built, with its version.
+    pub builder: Named,
+    /// The binary that is init, agent and CLI on the node.
+    pub node: Named,
+    /// The profile after `extends` and defaults.
+    pub profile: Named,
+    /// The plan: every layer's packages, files, units and scripts.
+    pub plan: Named,
+    /// The lock.
+    pub lock: Named,
+    /// Signed package indices.
+    pub indices: Vec<Index>,
+    /// Packages in the image.
+    pub packages: Vec<Package>,
+    /// Packages that only ran during the build.
+    pub tools: Vec<Package>,
+}
+
+/// Something with a name and a digest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Named {
+    /// Name, with version where it has one.
+    pub name: String,
+    /// Digest of its bytes.
+    pub sha256: Digest,
+}
+
+impl Named {
+    /// The digest of `bytes` under a name.
+    pub fn of(name: impl Into<String>, bytes: &[u8]) -> Self {
+        Self { name: name.into(), sha256: Digest::of(bytes) }
+    }
+}
+
+/// The root file system of the image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Root {
+    /// dm-verity root hash; the content id that the node shows.
+    pub root_hash: Digest,
+    /// Bytes of the file system.
+    pub size: Bytes,
+    /// Bytes of one slot.
+    pub slot: Bytes,
+    /// Entries of the tree.
+    pub entries: u64,
+    /// Kernel release.
+    pub kernel: String,
+}
+
+/// One artifact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Artifact {
+    /// File name inside the folder.
+    pub file: String,
+    /// Length of the file.
+    pub size: Bytes,
+    /// Digest of the file; absent where `--no-raw-sum` asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
+}
