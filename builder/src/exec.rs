@@ -43,3 +43,10 @@ pub fn tail(stderr: &[u8]) -> String {
         out
     })
 }
+
+/// Runs a command on our own terminal and passes its exit code on.
+pub fn foreground(command: &mut Command) -> Result<std::process::ExitCode> {
+    let line = show(command);
+    let status = command.status().fault(Fault::Environment, || format!("starting `{line}`"))?;
+    Ok(std::process::ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(Fault::Environment as u8)))
+}

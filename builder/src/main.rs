@@ -1,3 +1,7 @@
-//! Entry point.
+//! The `chasi-bod` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    builder::cli::main()
+}

@@ -1,0 +1,122 @@
+//! The result folder `output/<profile>/<version>/`: filled under another name and given its own by one rename, so that a failed or killed build
+//! leaves nothing that looks finished.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use layers::units::Digest;
+use layers::{Context, Error, Result};
+use rustix::fs::{CWD, RenameFlags};
+use sha2::{Digest as _, Sha256};
+
+use crate::record::{self, BuildRecord};
+
+/// File with the digests of all other files of the folder, in the notation of sha256sum(1).
+pub const SUMS: &str = "SHA256SUMS";
+
+/// A result folder being filled.
+#[derive(Debug)]
+pub struct Staging {
+    /// Where files are written until the folder is finished.
+    pub dir: PathBuf,
+    target: PathBuf,
+}
+
+impl Staging {
+    /// Starts a folder that will become `target`; what a killed build left there is removed.
+    pub fn begin(target: &Path) -> Result<Self> {
+        let (parent, name) = (target.parent(), target.file_name());
+        let (Some(parent), Some(name)) = (parent, name) else {
+            return Err(Error::internal(format!("placing results in {}: not a folder below another", target.display())));
+        };
+        let dir = parent.join(format!(".{}.partial", name.to_string_lossy()));
+        if dir.exists() {
+            fs::remove_dir_all(&dir).context(|| format!("removing {}", dir.display()))?;
+        }
+        fs::create_dir_all(&dir).context(|| format!("creating {}", dir.display()))?;
+        Ok(Self { dir, target: target.to_path_buf() })
+    }
+
+    /// Writes a small file.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.dir.join(name);
+        fs::write(&path, bytes).context(|| format!("writing {}", path.display()))
+    }
+
+    /// Takes an artifact of the finished folder over, when a build of the same key did not ask for it again.
+    pub fn adopt(&self, name: &str) -> Result<()> {
+        let (from, to) = (self.target.join(name), self.dir.join(name));
+        fs::hard_link(&from, &to).context(|| format!("keeping {}", from.display()))
+    }
+
+    /// Gives the folder its name, replacing an older one.
+    pub fn finish(self) -> Result<()> {
+        let shown = || format!("naming {}", self.target.display());
+        if !self.target.exists() {
+            return fs::rename(&self.dir, &self.target).context(shown);
+        }
+        rustix::fs::renameat_with(CWD, &self.dir, CWD, &self.target, RenameFlags::EXCHANGE).map_err(std::io::Error::from).context(shown)?;
+        fs::remove_dir_all(&self.dir).context(|| format!("removing the replaced folder {}", self.dir.display()))
+    }
+}
+
+/// The record of a finished folder; none when there is no folder or its record cannot be read.
+pub fn existing(target: &Path) -> Option<BuildRecord> {
+    let text = fs::read(target.join(record::FILE)).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// True when every artifact of the record is there with its recorded length.
+pub fn is_whole(target: &Path, record: &BuildRecord) -> bool {
+    record.artifacts.iter().all(|a| fs::metadata(target.join(&a.file)).is_ok_and(|m| m.len() == a.size.0))
+}
+
+/// Digest of a file, read in pieces.
+pub fn sha256(path: &Path) -> Result<Digest> {
+    let shown = || format!("hashing {}", path.display());
+    let mut file = File::open(path).context(shown)?;
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer).context(shown)? {
+            0 => return Ok(Digest(hasher.finalize().into())),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_appears_whole_and_replaces_the_older_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("1.0.0");
+        for text in ["first", "second"] {
+            let staging = Staging::begin(&target).unwrap();
+            staging.write("a", text.as_bytes()).unwrap();
+            assert!(text == "second" || !target.exists());
+            staging.finish().unwrap();
+            assert_eq!(fs::read_to_string(target.join("a")).unwrap(), text);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_build_left_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("1.0.0");
+        Staging::begin(&target).unwrap().write("left", b"x").unwrap();
+        let staging = Staging::begin(&target).unwrap();
+        assert!(!staging.dir.join("left").exists() && !target.exists());
+    }
+
+    #[test]
+    fn a_file_is_hashed_whole() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let bytes = vec![7; (1 << 20) + 3];
+        fs::write(file.path(), &bytes).unwrap();
+        assert_eq!(sha256(file.path()).unwrap(), Digest::of(&bytes));
+    }
+}
