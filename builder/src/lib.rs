@@ -2,5 +2,7 @@
 
 pub mod disk;
 pub mod exec;
+pub mod progress;
+pub mod source;
 pub mod store;
 pub mod tree;

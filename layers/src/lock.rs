@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::units::{Bytes, Digest};
+use crate::{Error, Result};
 
 /// What one profile resolved to. Two builds with equal locks give equal bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -64,12 +65,107 @@ pub struct Package {
     pub wanted_by: Vec<String>,
 }
 
+/// Whether a path stays below the archive's base URL: relative, plain characters, no `..`.
+pub fn is_pool_path(path: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/.+-_~%:".contains(c);
+    !path.is_empty() && path.chars().all(plain) && path.split('/').all(|part| !["", ".", ".."].contains(&part))
+}
+
 impl Lock {
     /// Current shape of the file.
     pub const VERSION: u32 = 1;
 
+    /// The lock as it is kept beside the profile: packages in order of name, so that a diff shows what changed and no more.
+    pub fn to_yaml(&self) -> Result<String> {
+        let body = serde_saphyr::to_string(self).map_err(|e| Error::internal(format!("writing the lock: {e}")))?;
+        Ok(format!("# Made by `chasi-bod lock`; keep it with the profile.\n{body}"))
+    }
+
+    /// Reads a lock; `file` is its name for messages.
+    pub fn from_yaml(text: &str, file: &str) -> Result<Self> {
+        let hint = "undo the change, or make it anew with `chasi-bod lock PROFILE --update`";
+        let place = |e: &serde_saphyr::Error| e.location().map_or_else(|| file.to_string(), |l| format!("{file}:{}:{}", l.line(), l.column()));
+        let options = serde_saphyr::options! { with_snippet: false };
+        let lock: Self = serde_saphyr::from_str_with_options(text, options)
+            .map_err(|e| Error::input(format!("reading lock {}: {}", place(&e), e.without_snippet())).with_hint(hint))?;
+        lock.check().map_err(|(name, what)| {
+            let line = text.lines().position(|l| l.contains(&name)).map_or(0, |n| n + 1);
+            Error::input(format!("reading lock {file}:{line}: {what}")).with_hint(hint)
+        })?;
+        Ok(lock)
+    }
+
+    /// What the types cannot say; an error names the text to look for and what is wrong with it.
+    fn check(&self) -> Result<(), (String, String)> {
+        if self.lock_version != Self::VERSION {
+            return Err(("lockVersion".into(), format!("this program reads lock version {}, not {}", Self::VERSION, self.lock_version)));
+        }
+        for list in [&self.packages, &self.tools] {
+            if let Some(pair) = list.windows(2).find(|pair| pair[0].name >= pair[1].name) {
+                return Err((format!("name: {}", pair[1].name), format!("package {} is out of order or twice there", pair[1].name)));
+            }
+            if let Some(package) = list.iter().find(|p| !is_pool_path(&p.path)) {
+                return Err((package.path.clone(), format!("package {}: `{}` is not a path below the archive", package.name, package.path)));
+            }
+        }
+        Ok(())
+    }
+
     /// Image packages by name.
     pub fn by_name(&self) -> BTreeMap<&str, &Package> {
         self.packages.iter().map(|p| (p.name.as_str(), p)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock() -> Lock {
+        let package = |name: &str| Package {
+            name: name.into(),
+            version: "1:2.0~rc1-3+b1".into(),
+            architecture: "amd64".into(),
+            sha256: Digest::of(name.as_bytes()),
+            size: Bytes(1 << 20),
+            suite: "trixie".into(),
+            path: format!("pool/main/{name}_2.0%7erc1.deb"),
+            source: (name == "b").then(|| "src (1)".into()),
+            wanted_by: if name == "a" { vec!["os".into(), "no".into()] } else { Vec::new() },
+        };
+        let index = Index { suite: "trixie".into(), sha256: Digest::of(b"i"), date: 12, signed_by: vec!["1234".into()] };
+        Lock {
+            lock_version: Lock::VERSION,
+            epoch: 12,
+            request: Some(Digest::of(b"r")),
+            indices: vec![index],
+            packages: vec![package("a"), package("b")],
+            tools: vec![],
+        }
+    }
+
+    #[test]
+    fn a_lock_survives_its_yaml() {
+        let text = lock().to_yaml().unwrap();
+        assert_eq!(Lock::from_yaml(&text, "x.lock").unwrap(), lock());
+        assert_eq!(Lock::from_yaml(&text, "x.lock").unwrap().to_yaml().unwrap(), text);
+    }
+
+    #[test]
+    fn b7_a_broken_lock_is_named_by_file_and_line() {
+        let text = lock().to_yaml().unwrap();
+        let refuse = |from: &str, to: &str, says: &str| {
+            assert!(text.contains(from), "{from} in {text}");
+            let changed = text.replacen(from, to, 1);
+            let line = changed.lines().zip(text.lines()).position(|(a, b)| a != b).unwrap() + 1;
+            let error = Lock::from_yaml(&changed, "x.lock").unwrap_err();
+            assert!(error.to_string().contains(says) && error.to_string().contains(&format!("x.lock:{line}")), "{line}: {error}");
+            assert!(error.hint().is_some());
+        };
+        refuse("size: 1048576", "size: much", "");
+        refuse("lockVersion: 1", "lockVersion: 9", "lock version 1, not 9");
+        refuse("path: pool/main/a", "path: ../main/a", "not a path below");
+        refuse("name: b", "name: a", "out of order");
+        refuse("suite: trixie\n    version", "sweet: trixie\n    version", "");
     }
 }
