@@ -1,6 +1,9 @@
 //! How an image is made: resolve, fetch, unpack, configure, assemble, emit.
 
 pub mod disk;
+pub mod emit;
 pub mod exec;
+pub mod fs;
+pub mod inspect;
 pub mod store;
 pub mod tree;
