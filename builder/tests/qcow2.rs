@@ -64,7 +64,7 @@ fn d9_qemu_img_finds_no_fault_and_the_same_bytes() {
     for fault in ["corruptions", "leaks", "check-errors"] {
         assert!(check[fault].is_null() || check[fault] == 0, "{check}");
     }
-    assert_eq!(check["compressed-clusters"].as_u64().unwrap() + 17, check["allocated-clusters"].as_u64().unwrap(), "{check}");
+    assert_eq!(check["compressed-clusters"].as_u64().unwrap() + 16, check["allocated-clusters"].as_u64().unwrap(), "{check}");
     let said = run(Command::new("qemu-img").args(["compare", "-f", "qcow2", "-F", "raw"]).args([&qcow2, &raw]));
     assert!(said.contains("identical"), "{said}");
     let (format, back) = open(&qcow2).unwrap();
@@ -92,7 +92,7 @@ fn golden_digest_of_a_small_image() {
     small.put(MIB as u64, Arc::new(noise(70_000, 3))).unwrap();
     let bytes = std::fs::read(write(&small, dir.path(), OutputFormat::Qcow2)).unwrap();
     // A new zstd may change these bytes without a fault of ours: check with qemu-img, then pin the new digest and bump the builder's version.
-    assert_eq!(Digest::of(&bytes).hex(), "4eca5ad7044cabc68794b9cd97c553d17a110fab293ca89db1b349c31a261c6c");
+    assert_eq!(Digest::of(&bytes).hex(), "ecebf9c7c0b3b7d643caade868e16a651b2b244c737e3c168d8978175d228e7b");
 }
 
 #[test]
@@ -100,7 +100,14 @@ fn qemus_own_files_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let disk = disk();
     let raw = write(&disk, dir.path(), OutputFormat::Raw);
-    let forms = [("plain", "compat=1.1"), ("old", "compat=0.10"), ("-c", "compression_type=zlib"), ("-c", "compression_type=zstd"), ("-c", "cluster_size=4096"), ("-c", "cluster_size=2M")];
+    let forms = [
+        ("plain", "compat=1.1"),
+        ("old", "compat=0.10"),
+        ("-c", "compression_type=zlib"),
+        ("-c", "compression_type=zstd"),
+        ("-c", "cluster_size=4096"),
+        ("-c", "cluster_size=2M"),
+    ];
     for (compressed, option) in forms {
         let path = dir.path().join("theirs.qcow2");
         let mut command = Command::new("qemu-img");

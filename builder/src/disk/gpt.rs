@@ -47,7 +47,10 @@ fn build(layout: &Layout, boot_code: Option<&BootCode>) -> io::Result<(Vec<u8>, 
 
 fn entries(layout: &Layout) -> BTreeMap<u32, gpt::partition::Partition> {
     let one = |p: &super::layout::Partition| gpt::partition::Partition {
-        part_type_guid: gpt::partition_types::Type { guid: Uuid::parse_str(p.kind).unwrap_or_default(), os: gpt::partition_types::OperatingSystem::None },
+        part_type_guid: gpt::partition_types::Type {
+            guid: Uuid::parse_str(p.kind).unwrap_or_default(),
+            os: gpt::partition_types::OperatingSystem::None,
+        },
         part_guid: p.uuid,
         first_lba: p.offset / SECTOR,
         last_lba: (p.offset + p.size) / SECTOR - 1,

@@ -61,7 +61,10 @@ impl FromStr for OutputFormat {
 
     fn from_str(text: &str) -> Result<Self> {
         let known = Self::ALL.map(Self::extension);
-        Self::ALL.into_iter().find(|f| f.extension() == text).ok_or_else(|| Error::input(format!("`{text}` is not an output format")).with_hint(format!("known are {}", known.join(", "))))
+        Self::ALL
+            .into_iter()
+            .find(|f| f.extension() == text)
+            .ok_or_else(|| Error::input(format!("`{text}` is not an output format")).with_hint(format!("known are {}", known.join(", "))))
     }
 }
 

