@@ -1,5 +1,10 @@
 //! The disk that every disk format is written from: segments at offsets, read on demand, so that no second copy of the image is held.
 
+pub mod bios;
+pub mod file;
+pub mod gpt;
+pub mod layout;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -37,6 +42,30 @@ impl ReadAt for Vec<u8> {
         buffer.copy_from_slice(&self[offset as usize..end as usize]);
         Ok(())
     }
+}
+
+/// Numbers of the blocks of `unit` bytes that may hold other bytes than zero, in order; the last block may be shorter than `unit`.
+pub fn blocks(disk: &dyn ReadAt, unit: u64) -> Result<Vec<u64>> {
+    let mut out: Vec<u64> = Vec::new();
+    for range in disk.data()?.into_iter().filter(|r| !r.is_empty()) {
+        let first = (range.start / unit).max(out.last().map_or(0, |last| last + 1));
+        out.extend(first..range.end.div_ceil(unit));
+    }
+    Ok(out)
+}
+
+/// Reads the block of a number into a buffer of `unit` bytes and returns the part that the disk has of it.
+pub fn read_block<'a>(disk: &dyn ReadAt, number: u64, buffer: &'a mut [u8]) -> Result<&'a mut [u8]> {
+    let start = number * buffer.len() as u64;
+    let len = disk.len().saturating_sub(start).min(buffer.len() as u64) as usize;
+    disk.read_at(&mut buffer[..len], start)?;
+    Ok(&mut buffer[..len])
+}
+
+/// True when all bytes are zero.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    let (wide, rest) = bytes.as_chunks::<64>();
+    wide.iter().all(|c| c.iter().fold(0, |all, b| all | b) == 0) && rest.iter().all(|b| *b == 0)
 }
 
 /// A disk of a fixed size made of segments; what no segment covers reads as zero.
@@ -115,6 +144,8 @@ mod tests {
         disk.read_at(&mut part, 3).unwrap();
         assert_eq!(&part, b"bc\0\0\0x");
         assert_eq!(disk.data().unwrap(), [2..5, 8..10]);
+        assert_eq!((blocks(&disk, 4).unwrap(), blocks(&disk, 16).unwrap()), (vec![0, 1, 2], vec![0]));
+        assert!(is_zero(&[0; 200]) && !is_zero(&[[0; 190].as_slice(), &[1]].concat()) && !is_zero(&[[1].as_slice(), &[0; 99]].concat()));
         assert!(disk.put(4, Arc::new(b"z".to_vec())).is_err() && disk.put(15, Arc::new(b"zz".to_vec())).is_err());
         assert!(disk.read_at(&mut [0; 4], 14).is_err());
     }

@@ -1,0 +1,118 @@
+//! From a disk to a file in one of the output formats. A file gets its final name by rename when it is complete, so that nothing that looks
+//! finished is left by a build that failed or was killed.
+
+pub mod qcow2;
+pub mod raw;
+
+use std::fs::File;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use layers::units::Bytes;
+use layers::{Context, Error, Fault, Result};
+use serde::Serialize;
+
+use crate::disk::ReadAt;
+use crate::disk::file::FileAt;
+
+/// A disk format that is written and read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputFormat {
+    /// The disk byte by byte, sparse.
+    Raw,
+    /// QCOW2 version 3, compressed.
+    Qcow2,
+}
+
+impl OutputFormat {
+    /// All formats.
+    pub const ALL: [Self; 2] = [Self::Raw, Self::Qcow2];
+
+    /// File name extension, which is also the name in profiles and on the command line.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+
+    /// The format's own module.
+    pub fn format(self) -> &'static dyn Format {
+        match self {
+            Self::Raw => &raw::Raw,
+            Self::Qcow2 => &qcow2::Qcow2,
+        }
+    }
+
+    /// The format of a file by its first bytes; what has no magic is raw.
+    pub fn detect(file: &dyn ReadAt) -> Result<Self> {
+        let mut magic = [0; 4];
+        if file.len() >= 4 {
+            file.read_at(&mut magic, 0)?;
+        }
+        Ok(if magic == qcow2::format::MAGIC { Self::Qcow2 } else { Self::Raw })
+    }
+}
+
+impl FromStr for OutputFormat {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let known = Self::ALL.map(Self::extension);
+        Self::ALL
+            .into_iter()
+            .find(|f| f.extension() == text)
+            .ok_or_else(|| Error::input(format!("`{text}` is not an output format")).with_hint(format!("known are {}", known.join(", "))))
+    }
+}
+
+/// What each disk format can do.
+pub trait Format: Sync {
+    /// The most space that the file may take, in bytes.
+    fn layout(&self, disk: &dyn ReadAt) -> Result<Bytes>;
+    /// Writes the disk to an empty file.
+    fn emit(&self, disk: &dyn ReadAt, out: &File) -> Result<()>;
+    /// The disk inside a file.
+    fn inspect(&self, file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>>;
+}
+
+/// Opens the disk inside a raw or QCOW2 file, whichever it is.
+pub fn open(path: &Path) -> Result<(OutputFormat, Arc<dyn ReadAt>)> {
+    let file: Arc<dyn ReadAt> = Arc::new(FileAt::open(path)?);
+    let format = OutputFormat::detect(file.as_ref())?;
+    let disk = format.format().inspect(file).context(|| format!("reading {}", path.display()))?;
+    Ok((format, disk))
+}
+
+/// Writes a disk to `path` in a format.
+pub fn emit(format: OutputFormat, disk: &dyn ReadAt, path: &Path) -> Result<()> {
+    let format = format.format();
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or_else(|| Error::input(format!("writing {}: it names no file", path.display())))?;
+    let temp = tempfile::Builder::new()
+        .prefix(&format!(".{}.partial-", name.to_string_lossy()))
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(parent)
+        .fault(Fault::Environment, || format!("creating a file in {}", parent.display()))?;
+    if let Err(error) = format.emit(disk, temp.as_file()) {
+        let need = format.layout(disk)?;
+        return Err::<(), _>(error).context(|| format!("writing {} (it may take up to {need})", path.display()));
+    }
+    temp.persist(path).fault(Fault::Environment, || format!("naming {}", path.display()))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_have_names_and_unknown_ones_list_them() {
+        for format in OutputFormat::ALL {
+            assert_eq!(format.extension().parse::<OutputFormat>().unwrap(), format);
+        }
+        assert_eq!("vmdk".parse::<OutputFormat>().unwrap_err().hint(), Some("known are raw, qcow2"));
+    }
+}

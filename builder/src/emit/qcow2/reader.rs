@@ -1,0 +1,195 @@
+//! Reads QCOW2, ours and foreign: plain, zero, zlib and zstd clusters. Strict, because files come from anywhere: each offset is checked, a
+//! compressed cluster cannot unpack to more than a cluster, and tables are read one at a time.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use layers::{Context, Error, Fault, Result};
+
+use super::format::{COMPRESSED, Compression, HEADER, Header, OFFSET, SECTOR, ZERO, be64};
+use crate::disk::ReadAt;
+
+/// QEMU's own limit of the L1 table, in bytes.
+const L1_LIMIT: u64 = 32 << 20;
+const TABLES_KEPT: usize = 32;
+
+/// The disk inside a QCOW2 file.
+#[derive(Debug)]
+pub struct Reader {
+    file: Arc<dyn ReadAt>,
+    header: Header,
+    l1: Vec<u64>,
+    tables: Mutex<BTreeMap<u64, Arc<Vec<u64>>>>,
+    last: Mutex<Option<(u64, Arc<Vec<u8>>)>>,
+}
+
+/// Where the bytes of a cluster are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Zero,
+    Plain(u64),
+    Packed { offset: u64, len: u64 },
+}
+
+impl Reader {
+    /// Reads header and L1 table.
+    pub fn open(file: Arc<dyn ReadAt>) -> Result<Self> {
+        let mut bytes = [0; HEADER];
+        let have = file.len().min(HEADER as u64) as usize;
+        file.read_at(&mut bytes[..have], 0)?;
+        let header = Header::from_bytes(&bytes)?;
+        let covered = 1_u64 << (2 * header.cluster_bits - 3);
+        let length = u64::from(header.l1_size) * 8;
+        if header.size.div_ceil(covered) > u64::from(header.l1_size) || length > L1_LIMIT || header.size > i64::MAX as u64 {
+            return Err(Error::input(format!("reading the QCOW2 header: {} L1 entries for {} bytes", header.l1_size, header.size)));
+        }
+        let l1 = read_table(file.as_ref(), header.l1_offset, length).context(|| "reading the L1 table".into())?;
+        Ok(Self { file, header, l1, tables: Mutex::default(), last: Mutex::default() })
+    }
+
+    fn cluster_size(&self) -> u64 {
+        1 << self.header.cluster_bits
+    }
+
+    fn place(&self, number: u64) -> Result<Place> {
+        let entries = self.cluster_size() / 8;
+        let offset = self.l1[(number / entries) as usize] & OFFSET;
+        if offset == 0 {
+            return Ok(Place::Zero);
+        }
+        let entry = self.table(offset)?[(number % entries) as usize];
+        if entry & COMPRESSED != 0 {
+            let shift = 62 - (self.header.cluster_bits - 8);
+            let offset = entry & ((1 << shift) - 1);
+            let sectors = ((entry & (COMPRESSED - 1)) >> shift) + 1;
+            let end = (offset / SECTOR + sectors) * SECTOR;
+            return self.checked(Place::Packed { offset, len: end.min(self.file.len()).saturating_sub(offset) }, offset, 1);
+        }
+        match entry & OFFSET {
+            _ if entry & ZERO != 0 => Ok(Place::Zero),
+            0 => Ok(Place::Zero),
+            at => self.checked(Place::Plain(at), at, self.cluster_size()),
+        }
+    }
+
+    fn checked(&self, place: Place, offset: u64, len: u64) -> Result<Place> {
+        let plain_is_odd = matches!(place, Place::Plain(at) if !at.is_multiple_of(self.cluster_size()));
+        if plain_is_odd || offset.saturating_add(len) > self.file.len() {
+            return Err(Error::input(format!("reading a QCOW2 cluster: its offset {offset} is odd or outside the file")));
+        }
+        Ok(place)
+    }
+
+    fn table(&self, offset: u64) -> Result<Arc<Vec<u64>>> {
+        if let Some(table) = lock(&self.tables).get(&offset) {
+            return Ok(table.clone());
+        }
+        let table = Arc::new(read_table(self.file.as_ref(), offset, self.cluster_size()).context(|| format!("reading the L2 table at {offset}"))?);
+        let mut tables = lock(&self.tables);
+        if tables.len() >= TABLES_KEPT {
+            tables.pop_first();
+        }
+        tables.insert(offset, table.clone());
+        Ok(table)
+    }
+
+    fn unpack(&self, offset: u64, len: u64, out: &mut [u8]) -> Result<()> {
+        let mut packed = vec![0; len as usize];
+        self.file.read_at(&mut packed, offset)?;
+        let unpacked = match self.header.compression {
+            Compression::Zstd => unzstd(&packed, out),
+            Compression::Zlib => inflate(&packed, out),
+        };
+        unpacked.fault(Fault::Input, || format!("unpacking the QCOW2 cluster at {offset}"))
+    }
+
+    fn unpacked(&self, number: u64, offset: u64, len: u64) -> Result<Arc<Vec<u8>>> {
+        if let Some((last, bytes)) = &*lock(&self.last)
+            && *last == number
+        {
+            return Ok(bytes.clone());
+        }
+        let mut bytes = vec![0; self.cluster_size() as usize];
+        self.unpack(offset, len, &mut bytes)?;
+        let bytes = Arc::new(bytes);
+        *lock(&self.last) = Some((number, bytes.clone()));
+        Ok(bytes)
+    }
+
+    /// Reads a part that lies within one cluster.
+    fn read_within(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let (number, from) = (offset / self.cluster_size(), offset % self.cluster_size());
+        match self.place(number)? {
+            Place::Zero => buffer.fill(0),
+            Place::Plain(at) => self.file.read_at(buffer, at + from)?,
+            Place::Packed { offset, len } if buffer.len() as u64 == self.cluster_size() => self.unpack(offset, len, buffer)?,
+            Place::Packed { offset, len } => buffer.copy_from_slice(&self.unpacked(number, offset, len)?[from as usize..][..buffer.len()]),
+        }
+        Ok(())
+    }
+}
+
+impl ReadAt for Reader {
+    fn len(&self) -> u64 {
+        self.header.size
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        if offset.checked_add(buffer.len() as u64).is_none_or(|end| end > self.header.size) {
+            return Err(Error::input(format!("reading {} bytes at {offset} of a QCOW2 disk of {}", buffer.len(), self.header.size)));
+        }
+        let (mut rest, mut at) = (buffer, offset);
+        while !rest.is_empty() {
+            let within = (self.cluster_size() - at % self.cluster_size()).min(rest.len() as u64);
+            let (part, behind) = rest.split_at_mut(within as usize);
+            self.read_within(part, at).context(|| format!("reading the disk at {at}"))?;
+            (rest, at) = (behind, at + within);
+        }
+        Ok(())
+    }
+
+    fn data(&self) -> Result<Vec<Range<u64>>> {
+        let size = self.cluster_size();
+        let entries = size / 8;
+        let mut out: Vec<Range<u64>> = Vec::new();
+        let used = (0..).zip(&self.l1).filter(|(_, entry)| **entry & OFFSET != 0);
+        for number in used.flat_map(|(table, _)| table * entries..(table + 1) * entries).take_while(|n| n * size < self.header.size) {
+            if self.place(number)? == Place::Zero {
+                continue;
+            }
+            let (start, end) = (number * size, ((number + 1) * size).min(self.header.size));
+            match out.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ => out.push(start..end),
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn read_table(file: &dyn ReadAt, offset: u64, len: u64) -> Result<Vec<u64>> {
+    if offset.checked_add(len).is_none_or(|end| end > file.len()) {
+        return Err(Error::input(format!("{len} bytes at {offset} are outside the file of {}", file.len())));
+    }
+    let mut bytes = vec![0; len as usize];
+    file.read_at(&mut bytes, offset)?;
+    Ok(bytes.chunks_exact(8).map(|e| be64(e, 0)).collect())
+}
+
+/// What follows the frame belongs to the next cluster, as lengths are counted in sectors.
+fn unzstd(packed: &[u8], out: &mut [u8]) -> std::io::Result<()> {
+    let frame = zstd::zstd_safe::find_frame_compressed_size(packed).map_err(|e| std::io::Error::other(zstd::zstd_safe::get_error_name(e)))?;
+    let whole = zstd::bulk::decompress_to_buffer(&packed[..frame], out)? == out.len();
+    whole.then_some(()).ok_or_else(|| std::io::Error::other("it is too short"))
+}
+
+fn inflate(packed: &[u8], out: &mut [u8]) -> std::io::Result<()> {
+    let mut inflate = flate2::Decompress::new(false);
+    inflate.decompress(packed, out, flate2::FlushDecompress::Finish)?;
+    (inflate.total_out() == out.len() as u64).then_some(()).ok_or_else(|| std::io::Error::other("it is too short"))
+}

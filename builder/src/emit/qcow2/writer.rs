@@ -1,0 +1,182 @@
+//! Writes QCOW2: clusters are compressed by all cores in batches and placed by one thread in the order of the disk, so that the bytes do not
+//! depend on the number of cores and memory stays bounded.
+//!
+//! ```text
+//! header | packed and plain clusters | L2 tables | L1 table | refcount table | refcount blocks
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use layers::{Context, Error, Fault, Result};
+use rayon::prelude::*;
+use zstd::bulk::Compressor;
+
+use super::format::{CLUSTER, CLUSTER_BITS, COPIED, Compression, Header, L2_ENTRIES, REFS_PER_BLOCK, compressed_entry};
+use crate::disk::{ReadAt, blocks, is_zero, read_block};
+
+/// zstd's level: measured on 600 MiB of programs, 4 % smaller than level 1 for a fifth more time.
+const LEVEL: i32 = 3;
+const BATCH: usize = 128;
+
+/// Writes a disk to an empty file.
+pub fn write(disk: &dyn ReadAt, out: &File) -> Result<()> {
+    let clusters = blocks(disk, CLUSTER)?;
+    let (sender, receiver) = sync_channel(1);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(move || place_all(disk.len(), out, receiver));
+        let compressed = clusters.chunks(BATCH).try_for_each(|batch| {
+            // A closed channel means that the writer has failed; its own error says why.
+            let batch = compress(disk, batch)?;
+            sender.send(batch).map_err(|_| Error::internal("handing clusters to the writer"))
+        });
+        drop(sender);
+        let written = writer.join().map_err(|_| Error::internal("writing clusters: the writer panicked"))?;
+        written.and(compressed)
+    })
+}
+
+#[derive(Debug)]
+enum Cluster {
+    Zero,
+    Plain(Vec<u8>),
+    Packed(Vec<u8>),
+}
+
+fn compress(disk: &dyn ReadAt, batch: &[u64]) -> Result<Vec<(u64, Cluster)>> {
+    let init = || (Compressor::new(LEVEL), vec![0; CLUSTER as usize]);
+    let one = |(compressor, buffer): &mut (std::io::Result<Compressor>, Vec<u8>), number: &u64| {
+        let compressor = compressor.as_mut().map_err(|e| Error::internal(format!("starting zstd: {e}")))?;
+        buffer.fill(0);
+        read_block(disk, *number, buffer)?;
+        Ok((*number, compress_one(compressor, buffer)?))
+    };
+    batch.par_iter().with_min_len(8).map_init(init, one).collect()
+}
+
+fn compress_one(compressor: &mut Compressor, bytes: &[u8]) -> Result<Cluster> {
+    if is_zero(bytes) {
+        return Ok(Cluster::Zero);
+    }
+    let packed = compressor.compress(bytes).fault(Fault::Internal, || "compressing a cluster".into())?;
+    Ok(if packed.len() < bytes.len() { Cluster::Packed(packed) } else { Cluster::Plain(bytes.to_vec()) })
+}
+
+fn place_all(size: u64, out: &File, batches: Receiver<Vec<(u64, Cluster)>>) -> Result<()> {
+    let mut image = Image::new(size, out);
+    for (number, cluster) in batches.into_iter().flatten() {
+        match cluster {
+            Cluster::Zero => {}
+            Cluster::Plain(bytes) => {
+                let at = image.add_clusters(1);
+                image.write(&bytes, at)?;
+                image.map(number, at | COPIED);
+            }
+            Cluster::Packed(bytes) => {
+                let at = image.add_packed(bytes.len() as u64);
+                image.write(&bytes, at)?;
+                image.map(number, compressed_entry(at, bytes.len() as u64));
+            }
+        }
+    }
+    image.finish()
+}
+
+/// The file under way.
+struct Image<'a> {
+    out: &'a File,
+    size: u64,
+    /// Reference count of every cluster of the file; its length is the number of clusters given out.
+    refs: Vec<u16>,
+    /// Where the next packed bytes go, and the end of the clusters taken for them.
+    packed: (u64, u64),
+    l2: BTreeMap<u64, Vec<u64>>,
+}
+
+impl<'a> Image<'a> {
+    fn new(size: u64, out: &'a File) -> Self {
+        Self { out, size, refs: vec![1], packed: (CLUSTER, CLUSTER), l2: BTreeMap::new() }
+    }
+
+    fn end(&self) -> u64 {
+        self.refs.len() as u64 * CLUSTER
+    }
+
+    fn add_clusters(&mut self, count: u64) -> u64 {
+        let at = self.end();
+        self.refs.resize(self.refs.len() + count as usize, 1);
+        at
+    }
+
+    /// Room for packed bytes behind the packed bytes before, or in a cluster of its own when a plain cluster stands in between.
+    fn add_packed(&mut self, len: u64) -> u64 {
+        let (at, end) = self.packed;
+        let (at, end) = if at + len <= end {
+            (at, end)
+        } else if end == self.end() {
+            (at, (at + len).next_multiple_of(CLUSTER))
+        } else {
+            (self.end(), self.end() + CLUSTER)
+        };
+        self.refs.resize(self.refs.len().max((end / CLUSTER) as usize), 0);
+        for cluster in at / CLUSTER..=(at + len - 1) / CLUSTER {
+            self.refs[cluster as usize] += 1;
+        }
+        self.packed = (at + len, end);
+        at
+    }
+
+    fn map(&mut self, number: u64, entry: u64) {
+        let table = self.l2.entry(number / L2_ENTRIES).or_insert_with(|| vec![0; L2_ENTRIES as usize]);
+        table[(number % L2_ENTRIES) as usize] = entry;
+    }
+
+    fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
+        self.out.write_all_at(bytes, at).fault(Fault::Environment, || format!("writing {} bytes at {at}", bytes.len()))
+    }
+
+    fn write_table(&self, entries: &[u64], at: u64) -> Result<()> {
+        self.write(&entries.iter().flat_map(|e| e.to_be_bytes()).collect::<Vec<_>>(), at)
+    }
+
+    fn finish(mut self) -> Result<()> {
+        let mut l1 = vec![0; self.size.div_ceil(CLUSTER).div_ceil(L2_ENTRIES) as usize];
+        for (number, table) in std::mem::take(&mut self.l2) {
+            let at = self.add_clusters(1);
+            self.write_table(&table, at)?;
+            l1[number as usize] = at | COPIED;
+        }
+        let l1_offset = self.add_clusters((l1.len() as u64 * 8).div_ceil(CLUSTER));
+        self.write_table(&l1, l1_offset)?;
+        let (refcount_offset, refcount_clusters) = self.write_refs()?;
+        let header = Header {
+            cluster_bits: CLUSTER_BITS,
+            size: self.size,
+            l1_size: l1.len() as u32,
+            l1_offset,
+            refcount_offset,
+            refcount_clusters,
+            compression: Compression::Zstd,
+        };
+        self.out.set_len(self.end()).fault(Fault::Environment, || format!("making room for {} bytes", self.end()))?;
+        self.write(&header.to_bytes(), 0)
+    }
+
+    /// The blocks count themselves and their table too, hence the search for the smallest number that is enough.
+    fn write_refs(&mut self) -> Result<(u64, u32)> {
+        let used = self.refs.len() as u64;
+        let table = |blocks: u64| (blocks * 8).div_ceil(CLUSTER);
+        let mut blocks = 1;
+        while blocks * REFS_PER_BLOCK < used + blocks + table(blocks) {
+            blocks += 1;
+        }
+        let at = self.add_clusters(table(blocks));
+        let first = self.add_clusters(blocks);
+        let places: Vec<_> = (0..blocks).map(|n| first + n * CLUSTER).collect();
+        self.write_table(&places, at)?;
+        self.write(&self.refs.iter().flat_map(|r| r.to_be_bytes()).collect::<Vec<_>>(), first)?;
+        Ok((at, table(blocks) as u32))
+    }
+}
