@@ -2,5 +2,6 @@
 
 pub mod disk;
 pub mod exec;
+pub mod fs;
 pub mod store;
 pub mod tree;

@@ -1,0 +1,3 @@
+//! File system formats: each a writer with its reader, judged in the tests by the outside tool of that format.
+
+pub mod erofs;
