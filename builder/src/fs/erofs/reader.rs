@@ -1,4 +1,4 @@
-//! Reads EROFS images of the kind that our writer makes, and flat ones of `mkfs.erofs`: strictly, and within bounds given by the image's length.
+//! Reads EROFS images of the kind that our writer makes, and flat ones of `mkfs.erofs`: strictly, and within bounds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,6 +10,11 @@ use sha2::Digest as _;
 use super::format::{self, BLOCK, COMPAT_SB_CHKSUM, Form, Inode, PATH_MAX, SLOT, SUPER_LEN, SUPER_OFFSET, Superblock, mode};
 use crate::disk::ReadAt;
 use crate::tree::{TreePath, Xattrs};
+
+/// Memory in bytes that a listing may take; real roots need some tens of MiB.
+const LISTING_MAX: u64 = 1 << 30;
+/// What one path costs beside its name.
+const ENTRY_COST: u64 = 256;
 
 /// An opened image with its whole listing.
 #[derive(Debug)]
@@ -102,7 +107,7 @@ impl Reader {
 struct Image {
     source: Arc<dyn ReadAt>,
     superblock: Superblock,
-    /// Metadata bytes that may still be read: an honest image holds no metadata twice, so its own length is enough.
+    /// Bytes that the listing may still take.
     budget: u64,
 }
 
@@ -125,13 +130,12 @@ impl Image {
         if superblock.compat & COMPAT_SB_CHKSUM != 0 && superblock.checksum != format::super_checksum(&block) {
             return Err(bad("wrong checksum".into()));
         }
-        let budget = source.len();
-        Ok(Self { source, superblock, budget })
+        Ok(Self { source, superblock, budget: LISTING_MAX })
     }
 
-    /// Takes metadata bytes from the budget.
+    /// Takes bytes from the budget.
     fn spend(&mut self, nid: u64, bytes: u64) -> Result<()> {
-        self.budget = self.budget.checked_sub(bytes).ok_or_else(|| bad(nid, "the metadata is larger than the image"))?;
+        self.budget = self.budget.checked_sub(bytes).ok_or_else(|| bad(nid, format!("the listing needs more than {LISTING_MAX} bytes")))?;
         Ok(())
     }
 
@@ -177,6 +181,7 @@ impl Image {
 
     /// All data of a directory or symlink.
     fn small_data(&mut self, nid: u64, inode: &Inode) -> Result<Vec<u8>> {
+        self.check_bounds(nid, inode)?;
         self.spend(nid, inode.size)?;
         let mut out = vec![0; inode.size as usize];
         self.read_data(nid, inode, &mut out, 0)?;
@@ -206,11 +211,12 @@ impl Image {
         Ok(out)
     }
 
-    fn shared_xattr(&self, nid: u64, id: u32) -> Result<(Vec<u8>, Vec<u8>)> {
+    fn shared_xattr(&mut self, nid: u64, id: u32) -> Result<(Vec<u8>, Vec<u8>)> {
         let at = u64::from(self.superblock.xattr_block) * BLOCK + 4 * u64::from(id);
         let mut head = [0; 4];
         self.bytes(nid, at, &mut head)?;
         let mut entry = vec![0; 4 + usize::from(head[0]) + usize::from(format::u16_at(&head, 2))];
+        self.spend(nid, entry.len() as u64)?;
         self.bytes(nid, at, &mut entry)?;
         let (name, value, _) = format::decode_xattr(&entry).map_err(|e| bad(nid, e))?;
         Ok((name, value))
@@ -219,29 +225,28 @@ impl Image {
     /// Reads the whole tree from the root, each directory once.
     fn walk(&mut self) -> Result<BTreeMap<TreePath, Entry>> {
         let root = u64::from(self.superblock.root_nid);
-        let mut known = BTreeMap::from([(root, self.entry(root)?)]);
-        let mut out = BTreeMap::from([(TreePath::root(), known[&root].clone())]);
-        if known[&root].what != What::Directory {
+        let mut out = BTreeMap::from([(TreePath::root(), self.entry(root)?)]);
+        let mut first_names = BTreeMap::from([(root, TreePath::root())]);
+        if out[&TreePath::root()].what != What::Directory {
             return Err(bad(root, "the root is no directory"));
         }
         let mut open = vec![(TreePath::root(), root, root)];
-        while let Some((path, nid, parent)) = open.pop() {
+        while let Some((dir, nid, parent)) = open.pop() {
             for (name, child, file_type) in self.directory(nid, parent)? {
-                let child_path = path.join(&name);
-                self.spend(nid, child_path.as_bytes().len() as u64 / 16)?;
-                if child_path.as_bytes().len() > PATH_MAX {
-                    return Err(bad(child, format!("its path is longer than {PATH_MAX} bytes")));
-                }
-                let seen = known.contains_key(&child);
-                let entry = if seen { known[&child].clone() } else { self.entry(child)? };
-                if file_type != entry.file_type() || seen && entry.what == What::Directory {
-                    return Err(bad(child, format!("its entry {child_path} has another type or it is a directory reached twice")));
+                let path = dir.join(&name);
+                self.spend(child, ENTRY_COST + path.as_bytes().len() as u64)?;
+                let entry = match first_names.get(&child) {
+                    Some(first) => out[first].clone(),
+                    None => self.entry(child)?,
+                };
+                let known = first_names.insert(child, path.clone()).is_some();
+                if path.as_bytes().len() > PATH_MAX || file_type != entry.file_type() || known && entry.what == What::Directory {
+                    return Err(bad(child, format!("{path} is too long, has another type than its entry, or is a directory reached twice")));
                 }
                 if entry.what == What::Directory {
-                    open.push((child_path.clone(), child, nid));
+                    open.push((path.clone(), child, nid));
                 }
-                known.entry(child).or_insert_with(|| entry.clone());
-                out.insert(child_path, entry);
+                out.insert(path, entry);
             }
         }
         Ok(out)
@@ -273,7 +278,10 @@ impl Image {
         let (major, minor) = format::decode_dev(inode.start);
         let what = match inode.mode & mode::TYPE {
             mode::DIR => What::Directory,
-            mode::FILE => self.file(nid, &inode)?,
+            mode::FILE => {
+                self.check_bounds(nid, &inode)?;
+                What::File(inode.size)
+            }
             mode::LINK if inode.size == 0 || inode.size > PATH_MAX as u64 => return Err(bad(nid, format!("a symlink of {} bytes", inode.size))),
             mode::LINK => What::Symlink(self.small_data(nid, &inode)?),
             mode::CHAR => What::CharDevice(major, minor),
@@ -293,17 +301,14 @@ impl Image {
         })
     }
 
-    /// A regular file whose data lies within the image.
-    fn file(&self, nid: u64, inode: &Inode) -> Result<What> {
-        if inode.size > 0 {
-            self.read_data(nid, inode, &mut [0], inode.size - 1)?;
-            let body = if inode.has_tail() { inode.size - inode.size % BLOCK } else { inode.size };
-            let end = (u64::from(inode.start) * BLOCK).checked_add(body);
-            if body > 0 && end.is_none_or(|end| end > self.source.len()) {
-                return Err(bad(nid, "its data lies outside of the image"));
-            }
+    /// Refuses data that lies outside of the image.
+    fn check_bounds(&self, nid: u64, inode: &Inode) -> Result<()> {
+        let body = if inode.has_tail() { inode.size - inode.size % BLOCK } else { inode.size };
+        let end = (u64::from(inode.start) * BLOCK).checked_add(body);
+        if body > 0 && end.is_none_or(|end| end > self.source.len()) {
+            return Err(bad(nid, "its data lies outside of the image"));
         }
-        Ok(What::File(inode.size))
+        if inode.has_tail() { self.read_data(nid, inode, &mut [0], inode.size - 1) } else { Ok(()) }
     }
 }
 
