@@ -7,5 +7,6 @@ pub mod progress;
 pub mod source;
 pub mod fs;
 pub mod inspect;
+pub mod fs;
 pub mod store;
 pub mod tree;
