@@ -1,6 +1,8 @@
 //! How an image is made: resolve, fetch, unpack, configure, assemble, emit.
 
+pub mod assemble;
 pub mod disk;
 pub mod exec;
 pub mod store;
+pub mod sys;
 pub mod tree;
