@@ -1,7 +1,8 @@
 //! The only place that starts processes: a failure shows the command line, the decoded status and the end of stderr.
 
 use std::fmt::Write as _;
-use std::process::{Command, ExitStatus, Output};
+use std::process::{Child, Command, ExitStatus, Output};
+use std::time::Duration;
 
 use layers::{Context, Error, Fault, Result};
 
@@ -13,6 +14,27 @@ pub fn run(command: &mut Command) -> Result<Output> {
         return Ok(output);
     }
     Err(Error::environment(format!("running `{line}`: {}{}", status(output.status), tail(&output.stderr))))
+}
+
+/// Starts a command.
+pub fn spawn(command: &mut Command) -> Result<Child> {
+    let line = show(command);
+    command.spawn().fault(Fault::Environment, || format!("starting `{line}`"))
+}
+
+/// Waits for a child; after the time limit it is killed and there is no status.
+pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let naming = || "waiting for a child process".to_string();
+    let pid = rustix::process::Pid::from_child(child);
+    let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).context(naming)?;
+    let limit = rustix::time::Timespec { tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(limit.subsec_nanos()) };
+    let mut poll = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
+    if rustix::event::poll(&mut poll, Some(&limit)).context(naming)? == 0 {
+        child.kill().context(naming)?;
+        child.wait().context(naming)?;
+        return Ok(None);
+    }
+    child.wait().map(Some).context(naming)
 }
 
 /// The command line as a person would type it, cut after 300 characters.

@@ -1,5 +1,6 @@
 //! How an image is made: resolve, fetch, unpack, configure, assemble, emit.
 
+pub mod assemble;
 pub mod disk;
 pub mod emit;
 pub mod exec;
@@ -9,4 +10,5 @@ pub mod fs;
 pub mod inspect;
 pub mod fs;
 pub mod store;
+pub mod sys;
 pub mod tree;
