@@ -1,6 +1,7 @@
 //! What an image is: profile, layer definitions, plan, lock and the records that builder and node share. Pure: no I/O, no unsafe.
 #![forbid(unsafe_code)]
 
+pub mod bootstate;
 pub mod error;
 pub mod lock;
 pub mod node;

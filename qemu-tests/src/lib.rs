@@ -1,1 +1,6 @@
-//! The harness that boots images in virtual machines: vm, serial, verdict.
+//! The harness that boots images in virtual machines: vm, serial line, packages of the tested Debian release.
+
+pub mod debs;
+pub mod exec;
+pub mod serial;
+pub mod vm;

@@ -1,0 +1,163 @@
+//! A virtual machine in QEMU. Emulated (TCG) unless CHASI_BOD_ACCEL names another accelerator: a /dev/kvm that exists may hang.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+use layers::{Context, Error, Result};
+
+use crate::exec;
+use crate::serial::Serial;
+
+/// What starts the machine.
+#[derive(Clone, Debug, Default)]
+pub enum Firmware {
+    /// SeaBIOS.
+    #[default]
+    Bios,
+    /// OVMF with fresh variables.
+    Uefi,
+    /// A kernel by QEMU itself: no boot loader.
+    Direct {
+        /// The kernel.
+        kernel: PathBuf,
+        /// The initramfs.
+        initrd: PathBuf,
+        /// The command line.
+        command_line: String,
+    },
+}
+
+/// A disk of the machine (virtio).
+#[derive(Clone, Debug)]
+pub struct Drive {
+    /// The file.
+    pub path: PathBuf,
+    /// `raw` or `qcow2`.
+    pub format: &'static str,
+}
+
+/// What a machine is made of.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// What starts it.
+    pub firmware: Firmware,
+    /// Its disks; the first one is booted from.
+    pub drives: Vec<Drive>,
+    /// Memory in MiB.
+    pub memory: u32,
+    /// Arguments for QEMU beyond ours; `-nic none` is ours unless one of these names a network.
+    pub arguments: Vec<String>,
+}
+
+impl Machine {
+    /// A machine with raw disks and 2 GiB of memory.
+    pub fn new(firmware: Firmware, disks: &[&Path]) -> Self {
+        let drives = disks.iter().map(|path| Drive { path: path.to_path_buf(), format: "raw" }).collect();
+        Self { firmware, drives, memory: 2048, arguments: Vec::new() }
+    }
+
+    /// Starts the machine; its serial log and firmware variables go to `folder`.
+    pub fn start(&self, folder: &Path) -> Result<Vm> {
+        let mut args = words(BASE);
+        let accel = match std::env::var("CHASI_BOD_ACCEL") {
+            Ok(other) if other != "tcg" => words(&format!("-accel {other} -cpu host")),
+            _ => words(TCG),
+        };
+        args.extend(accel);
+        args.extend(["-m".into(), self.memory.to_string()]);
+        args.extend(self.firmware_arguments(folder)?);
+        for (index, drive) in self.drives.iter().enumerate() {
+            let Drive { path, format } = drive;
+            let (path, boot) = (path.display(), index + 1);
+            args.extend(words(&format!("-drive id=d{index},if=none,format={format},cache=unsafe,discard=unmap,file={path}")));
+            args.extend(words(&format!("-device virtio-blk-pci,drive=d{index},serial=disk{index},bootindex={boot}")));
+        }
+        if !self.arguments.iter().any(|a| a.starts_with("-nic") || a.starts_with("-netdev")) {
+            args.extend(words("-nic none"));
+        }
+        args.extend(self.arguments.iter().cloned());
+        Vm::start(&args, folder)
+    }
+
+    fn firmware_arguments(&self, folder: &Path) -> Result<Vec<String>> {
+        match &self.firmware {
+            Firmware::Bios => Ok(Vec::new()),
+            Firmware::Uefi => {
+                let variables = folder.join("ovmf-vars.fd");
+                std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &variables).context(|| "copying OVMF's variables".into())?;
+                let code = "-drive if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
+                Ok(words(&format!("{code} -drive if=pflash,format=raw,cache=unsafe,file={}", variables.display())))
+            }
+            Firmware::Direct { kernel, initrd, command_line } => {
+                let mut args = words(&format!("-kernel {} -initrd {} -append", kernel.display(), initrd.display()));
+                args.push(command_line.clone());
+                Ok(args)
+            }
+        }
+    }
+}
+
+const BASE: &str = "-machine q35 -smp 2 -display none -monitor none -no-reboot -no-user-config -serial stdio \
+                    -object rng-random,id=rng,filename=/dev/urandom -device virtio-rng-pci,rng=rng";
+const TCG: &str = "-accel tcg,thread=multi,tb-size=1024 -cpu max,avx512f=off,avx2=off,avx=off,adx=off,bmi2=off";
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_string).collect()
+}
+
+/// A running machine; it ends with this value.
+pub struct Vm {
+    child: Child,
+    /// Its first serial line.
+    pub serial: Serial,
+    started: Instant,
+}
+
+impl Vm {
+    fn start(args: &[String], folder: &Path) -> Result<Self> {
+        let mut child = exec::start("qemu-system-x86_64", args)?;
+        let (Some(output), Some(input)) = (child.stdout.take(), child.stdin.take()) else {
+            return Err(Error::internal("taking the machine's serial line: it is not piped"));
+        };
+        let serial = Serial::new(output, input, &folder.join("serial.log"))?;
+        Ok(Self { child, serial, started: Instant::now() })
+    }
+
+    /// Waits for a line on the serial console; see [`Serial::wait`].
+    pub fn wait(&mut self, needle: &str, seconds: u64) -> Result<String> {
+        self.serial.wait(needle, Duration::from_secs(seconds))
+    }
+
+    /// Waits for power-off or, as reboots end the machine, for a reboot.
+    pub fn wait_end(&mut self, seconds: u64) -> Result<ExitStatus> {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            if let Some(status) = self.child.try_wait().context(|| "waiting for QEMU".into())? {
+                return Ok(status);
+            }
+            if Instant::now() > end {
+                return Err(Error::environment(format!("waiting {seconds} s for the machine's end: it runs still\n{}", self.serial.text())));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Pulls the plug: what the guest has not flushed may be lost, what reached QEMU is in the disk's file.
+    pub fn kill(&mut self) {
+        // Both fail only when the process is gone, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Time since the machine was started.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
