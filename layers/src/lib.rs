@@ -6,6 +6,7 @@ pub mod error;
 pub mod lock;
 pub mod node;
 pub mod profile;
+pub mod settings;
 pub mod units;
 
 pub use error::{Context, Error, Fault, Result};

@@ -1,0 +1,517 @@
+//! What one node shall be: the image's defaults and what the configuration sources say over them. Each value knows its source.
+//!
+//! A source gives [`Item`]s (key, value, place). [`Settings::set`] takes one item or says what is wrong with it, so that one bad field
+//! costs only itself.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_saphyr::Spanned;
+
+use crate::node::ImageRecord;
+use crate::profile::{ConsoleLogin, Interface, Mount, Network};
+
+/// A value and where it was said, such as `image` or `disk CHASI: chasi-bod.yaml:3`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sourced<T> {
+    /// The value.
+    pub value: T,
+    /// Where it was said.
+    pub source: String,
+}
+
+impl<T> Sourced<T> {
+    fn image(value: T) -> Self {
+        Self { value, source: "image".into() }
+    }
+}
+
+/// One key with its value as a source gave it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Item {
+    /// Dotted key, such as `time.zone`.
+    pub key: String,
+    /// The value; text is read as YAML where the key wants a structure.
+    pub value: Value,
+    /// Where it was said.
+    pub source: String,
+}
+
+impl Item {
+    /// An item whose value is text.
+    pub fn text(key: &str, value: impl Into<String>, source: impl Into<String>) -> Self {
+        Self { key: key.into(), value: Value::String(value.into()), source: source.into() }
+    }
+}
+
+/// Every setting of the node, effective.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// Host name rule: literal text with `{mac}`, `{serial}`, `{id}`.
+    pub hostname: Sourced<String>,
+    /// Public keys that may log in, by user; a user that is not here keeps the image's keys.
+    pub ssh_keys: BTreeMap<String, Sourced<Vec<String>>>,
+    /// Network interfaces.
+    pub network: Sourced<Network>,
+    /// Time zone.
+    pub zone: Sourced<String>,
+    /// Time servers.
+    pub servers: Sourced<Vec<String>>,
+    /// Console login by one-time code, or none.
+    pub login: Sourced<ConsoleLogin>,
+    /// crypt(5) hash of root's password for the console, a secret.
+    pub password_hash: Option<Sourced<String>>,
+    /// Further disks to mount.
+    pub mounts: Sourced<Vec<Mount>>,
+    /// Where more configuration can be fetched.
+    pub url: Option<Sourced<String>>,
+}
+
+const KEYS: [&str; 9] =
+    ["hostname", "sshKeys.<user>", "network", "time.zone", "time.servers", "console.login", "console.passwordHash", "disk.mounts", "url"];
+
+impl Settings {
+    /// What the image says.
+    pub fn of_image(image: &ImageRecord) -> Self {
+        Self {
+            hostname: Sourced::image(image.hostname.clone()),
+            ssh_keys: BTreeMap::new(),
+            network: Sourced::image(image.network.clone()),
+            zone: Sourced::image(image.time.zone.clone()),
+            servers: Sourced::image(image.time.servers.clone()),
+            login: Sourced::image(image.console.login),
+            password_hash: None,
+            mounts: Sourced::image(image.disk.mounts.clone()),
+            url: None,
+        }
+    }
+
+    /// Takes one item; the error says what is wrong, without the value of a secret, and leaves the setting as it was.
+    pub fn set(&mut self, item: &Item) -> Result<(), String> {
+        let source = &item.source;
+        match item.key.as_str() {
+            "hostname" => put(&mut self.hostname, checked(text(&item.value)?, check_hostname_rule)?, source),
+            "network" => put(&mut self.network, checked(structure(&item.value)?, check_network)?, source),
+            "time.zone" => put(&mut self.zone, checked(text(&item.value)?, check_zone)?, source),
+            "time.servers" => put(&mut self.servers, all(list(&item.value)?, check_server)?, source),
+            "console.login" => put(&mut self.login, structure(&item.value)?, source),
+            "console.passwordHash" => {
+                self.password_hash = Some(Sourced { value: checked(text(&item.value)?, check_hash)?, source: source.clone() });
+            }
+            "disk.mounts" => put(&mut self.mounts, structure(&item.value)?, source),
+            "url" => self.url = Some(Sourced { value: checked(text(&item.value)?, check_url)?, source: source.clone() }),
+            key => match key.strip_prefix("sshKeys.") {
+                Some(user) => self.set_ssh_keys(user, &item.value, source)?,
+                None => return Err(unknown(key)),
+            },
+        }
+        Ok(())
+    }
+
+    /// Keys of one source add up; those of a later source replace the earlier ones.
+    fn set_ssh_keys(&mut self, user: &str, value: &Value, source: &str) -> Result<(), String> {
+        check_user(&user.to_string())?;
+        let keys = match value {
+            Value::String(key) => vec![key.trim().to_string()],
+            other => list(other)?,
+        };
+        let mut keys = all(keys, |key| check_ssh_key(key))?;
+        if let Some(old) = self.ssh_keys.get(user).filter(|old| old.source == source) {
+            keys = old.value.iter().cloned().chain(keys).collect();
+        }
+        self.ssh_keys.insert(user.into(), Sourced { value: keys, source: source.into() });
+        Ok(())
+    }
+
+    /// Key, value and source of every setting, for people; secrets are masked.
+    pub fn rows(&self) -> Vec<(String, String, String)> {
+        let mut rows = vec![row("hostname", &self.hostname)];
+        rows.extend(self.ssh_keys.iter().map(|(user, keys)| row(&format!("sshKeys.{user}"), keys)));
+        rows.extend([row("network", &self.network), row("time.zone", &self.zone), row("time.servers", &self.servers)]);
+        rows.push(row("console.login", &self.login));
+        rows.extend(self.password_hash.iter().map(|hash| ("console.passwordHash".into(), "(hidden)".into(), hash.source.clone())));
+        rows.push(row("disk.mounts", &self.mounts));
+        rows.extend(self.url.iter().map(|url| ("url".into(), without_secrets(&url.value), url.source.clone())));
+        rows
+    }
+}
+
+fn row<T: Serialize>(key: &str, value: &Sourced<T>) -> (String, String, String) {
+    let text = match serde_json::to_value(&value.value) {
+        Ok(Value::String(text)) => text,
+        Ok(other) => other.to_string(),
+        Err(error) => error.to_string(),
+    };
+    (key.into(), text, value.source.clone())
+}
+
+/// An address without user name, password and query, which may be secret.
+pub fn without_secrets(url: &str) -> String {
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    let (scheme, rest) = url[..end].split_once("://").unwrap_or(("", &url[..end]));
+    let authority_end = rest.find('/').unwrap_or(rest.len());
+    let host = rest[..authority_end].rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{}", &rest[authority_end..])
+}
+
+fn put<T>(slot: &mut Sourced<T>, value: T, source: &str) {
+    *slot = Sourced { value, source: source.into() };
+}
+
+fn unknown(key: &str) -> String {
+    let near = KEYS.iter().filter(|k| strsim::damerau_levenshtein(k, key) <= 3).min_by_key(|k| strsim::damerau_levenshtein(k, key));
+    match near {
+        Some(near) => format!("unknown key, did you mean `{near}`?"),
+        None => format!("unknown key; known are {}", KEYS.join(", ")),
+    }
+}
+
+fn checked<T>(value: T, check: impl Fn(&T) -> Result<(), String>) -> Result<T, String> {
+    check(&value).map(|()| value)
+}
+
+fn all(values: Vec<String>, check: impl Fn(&String) -> Result<(), String>) -> Result<Vec<String>, String> {
+    values.iter().try_for_each(check).map(|()| values)
+}
+
+fn text(value: &Value) -> Result<String, String> {
+    match value {
+        Value::String(text) => Ok(text.trim().to_string()),
+        Value::Number(number) => Ok(number.to_string()),
+        other => Err(format!("text expected, found {}", kind(other))),
+    }
+}
+
+fn list(value: &Value) -> Result<Vec<String>, String> {
+    match value {
+        Value::String(text) => Ok(text.split([',', ' ']).filter(|word| !word.is_empty()).map(Into::into).collect()),
+        Value::Array(values) => values.iter().map(text).collect(),
+        Value::Null => Ok(Vec::new()),
+        other => Err(format!("a list of texts expected, found {}", kind(other))),
+    }
+}
+
+fn structure<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, String> {
+    match value {
+        Value::String(text) if text.trim_start().starts_with(['{', '[']) => {
+            serde_saphyr::from_str(text).map_err(|error| error.without_snippet().to_string())
+        }
+        other => serde_json::from_value(other.clone()).map_err(|error| error.to_string()),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    }
+}
+
+/// Reads a YAML document of settings into items; `place` names the document, such as `disk CHASI: chasi-bod.yaml`.
+/// A document that is empty, cut or no mapping is one error and gives no item.
+pub fn parse(document: &str, place: &str) -> Result<Vec<Item>, String> {
+    if document.contains('\0') {
+        return Err(format!("{place}: holds NUL bytes: the copy was not finished"));
+    }
+    if document.trim().is_empty() {
+        return Err(format!("{place}: is empty: the copy was not finished"));
+    }
+    let top: BTreeMap<String, Spanned<Value>> =
+        serde_saphyr::from_str(document).map_err(|error| format!("{place}{}", in_place(error.without_snippet())))?;
+    let mut items = Vec::new();
+    for (key, value) in top {
+        let line = value.referenced.line();
+        match (key.as_str(), value.value) {
+            ("time" | "console" | "disk" | "sshKeys", Value::Object(inner)) => {
+                for (name, value) in inner {
+                    let source = format!("{place}:{}", line_of(document, line, &name));
+                    items.push(Item { key: format!("{key}.{name}"), value, source });
+                }
+            }
+            ("sshKeys", value) => items.push(Item { key: "sshKeys.root".into(), value, source: format!("{place}:{line}") }),
+            (_, value) => items.push(Item { key, value, source: format!("{place}:{line}") }),
+        }
+    }
+    Ok(items)
+}
+
+fn in_place(error: &serde_saphyr::Error) -> String {
+    match error.location() {
+        Some(at) => format!(":{}:{}: {error}", at.line(), at.column()),
+        None => format!(": {error}"),
+    }
+}
+
+/// The line of a key inside a block that starts at line `from`; `from` itself when the block is written in one line.
+fn line_of(document: &str, from: u64, key: &str) -> u64 {
+    let is_key = |line: &str| line.trim_start().trim_start_matches(['"', '\'']).strip_prefix(key).is_some_and(|rest| rest.starts_with([':', '"', '\'']));
+    let before = usize::try_from(from).unwrap_or(1).saturating_sub(1);
+    document.lines().skip(before).position(is_key).map_or(from, |n| from + n as u64)
+}
+
+fn is_label(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    !text.is_empty() && text.len() <= 63 && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+/// A host name as RFC 1123 wants it, at most 64 bytes (the kernel's limit), with `{mac}`, `{serial}` and `{id}` in it.
+pub fn check_hostname_rule(rule: &String) -> Result<(), String> {
+    let sample = rule.replace("{mac}", "525400123456").replace("{serial}", "0").replace("{id}", "12345678");
+    match sample.len() <= 64 && sample.split('.').all(is_label) {
+        true => Ok(()),
+        false => Err(format!("`{rule}` is no host name: letters, digits, `-` and `.`, and the words {{mac}}, {{serial}}, {{id}}")),
+    }
+}
+
+fn check_zone(zone: &String) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "/_+-".contains(c);
+    match !zone.is_empty() && !zone.starts_with('/') && zone.chars().all(fine) {
+        true => Ok(()),
+        false => Err(format!("`{zone}` is no time zone name such as Europe/Berlin")),
+    }
+}
+
+fn check_server(server: &String) -> Result<(), String> {
+    match server.parse::<IpAddr>().is_ok() || server.split('.').all(is_label) {
+        true => Ok(()),
+        false => Err(format!("`{server}` is no host name or address")),
+    }
+}
+
+fn check_user(user: &String) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
+    match user.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') && user.len() <= 31 && user.chars().all(fine) {
+        true => Ok(()),
+        false => Err(format!("`{user}` is no user name")),
+    }
+}
+
+/// One public key in `authorized_keys` notation without options; RFC 4253: base64 of the length and name of its type.
+pub fn check_ssh_key(key: &str) -> Result<(), String> {
+    let bad = |why: &str| Err(format!("no public ssh key such as `ssh-ed25519 AAAA… name`: {why}"));
+    if key.contains("PRIVATE KEY") {
+        return bad("this is a private key");
+    }
+    let mut words = key.split(' ');
+    let (name, data) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    if key.contains(['\n', '\r']) || !["ssh-", "ecdsa-", "sk-"].iter().any(|start| name.starts_with(start)) {
+        return bad("the type of key is missing or the key has more than one line");
+    }
+    match decode_base64(data) {
+        Some(bytes) if bytes.get(4..4 + name.len()) == Some(name.as_bytes()) && bytes.len() > name.len() + 8 => Ok(()),
+        _ => bad("the second word is cut or damaged"),
+    }
+}
+
+/// Decodes RFC 4648 base64, with or without padding.
+pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim_end_matches('=');
+    let (mut out, mut bits, mut count) = (Vec::new(), 0u32, 0);
+    for c in digits.bytes() {
+        let value = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = (bits << 6 | u32::from(value)) & 0xff_ffff;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            out.push((bits >> count) as u8);
+        }
+    }
+    (digits.len() % 4 != 1).then_some(out)
+}
+
+/// crypt(5) hashes of today; a plain password is refused without repeating it.
+fn check_hash(hash: &String) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_graphic() && !":!*\\".contains(c);
+    match ["$y$", "$gy$", "$7$", "$2b$", "$6$", "$5$"].iter().any(|id| hash.starts_with(id)) && hash.len() >= 20 && hash.chars().all(fine) {
+        true => Ok(()),
+        false => Err("no crypt hash that starts with $y$, $6$ or the like (make one with `mkpasswd`); plain passwords are not taken".into()),
+    }
+}
+
+fn check_url(url: &String) -> Result<(), String> {
+    let digest = url.split_once("#sha256=").map(|(_, digest)| digest);
+    if digest.is_some_and(|digest| digest.parse::<crate::units::Digest>().is_err()) {
+        return Err("`#sha256=` wants 64 hex digits".into());
+    }
+    match (url.starts_with("https://"), url.starts_with("http://"), digest) {
+        (true, _, _) | (_, true, Some(_)) => Ok(()),
+        (_, true, None) => Err("http wants `#sha256=<64 hex digits>` at its end, or use https".into()),
+        _ => Err(format!("`{}` is no http or https address", without_secrets(url))),
+    }
+}
+
+/// What must hold for network units to mean anything: names unique, references known, addresses readable.
+pub fn check_network(network: &Network) -> Result<(), String> {
+    network.dns.iter().try_for_each(|dns| check_ip(dns))?;
+    let mut seen = BTreeMap::new();
+    for (n, interface) in network.interfaces.iter().enumerate() {
+        if let Some(first) = seen.insert(interface.name.as_str(), n) {
+            return Err(format!("interfaces {first} and {n} are both named `{}`", interface.name));
+        }
+        check_interface(interface, network).map_err(|why| format!("interface `{}`: {why}", interface.name))?;
+    }
+    Ok(())
+}
+
+fn check_interface(interface: &Interface, network: &Network) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    if interface.name.is_empty() || interface.name.len() > 15 || !interface.name.chars().all(fine) {
+        return Err("a name has 1 to 15 letters, digits, `_`, `.` or `-`".into());
+    }
+    let kinds = [interface.matches.is_some(), interface.vlan.is_some(), interface.bond.is_some(), interface.bridge.is_some()];
+    if kinds.iter().filter(|given| **given).count() != 1 {
+        return Err("exactly one of match, vlan, bond and bridge is needed".into());
+    }
+    interface.addresses.iter().try_for_each(|cidr| check_cidr(cidr))?;
+    interface.gateway.iter().chain(&interface.dns).try_for_each(|ip| check_ip(ip))?;
+    if let Some(mtu) = interface.mtu.filter(|mtu| !(576..=9216).contains(mtu)) {
+        return Err(format!("mtu {mtu} is not in 576 to 9216"));
+    }
+    if let Some(vlan) = interface.vlan.as_ref().filter(|vlan| !(1..=4094).contains(&vlan.id)) {
+        return Err(format!("vlan id {} is not in 1 to 4094", vlan.id));
+    }
+    interface.matches.as_ref().map_or(Ok(()), check_match)?;
+    let below = below(interface);
+    match below.iter().find(|name| !network.interfaces.iter().any(|other| other.name == **name && other.name != interface.name)) {
+        Some(missing) => Err(format!("there is no interface `{missing}` to build on")),
+        None => Ok(()),
+    }
+}
+
+fn check_match(matches: &crate::profile::Match) -> Result<(), String> {
+    let hex = |part: &str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+    if let Some(mac) = matches.mac.as_ref().filter(|mac| mac.split(':').count() != 6 || !mac.split(':').all(hex)) {
+        return Err(format!("`{mac}` is no hardware address such as 52:54:00:12:34:56"));
+    }
+    let fine = |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
+    match [&matches.mac, &matches.driver, &matches.name].into_iter().flatten().all(fine) && *matches != crate::profile::Match::default() {
+        true => Ok(()),
+        false => Err("match wants mac, driver or name, without blanks".into()),
+    }
+}
+
+/// Names of the interfaces that a VLAN, bond or bridge stands on.
+pub fn below(interface: &Interface) -> Vec<&str> {
+    let parent = interface.vlan.iter().map(|vlan| vlan.parent.as_str());
+    let bonded = interface.bond.iter().flat_map(|bond| bond.members.iter().map(String::as_str));
+    let bridged = interface.bridge.iter().flat_map(|bridge| bridge.members.iter().map(String::as_str));
+    parent.chain(bonded).chain(bridged).collect()
+}
+
+fn check_ip(text: &str) -> Result<(), String> {
+    text.parse::<IpAddr>().map(|_| ()).map_err(|_| format!("`{text}` is no IP address"))
+}
+
+fn check_cidr(text: &str) -> Result<(), String> {
+    let bad = || format!("`{text}` is no address with prefix length such as 10.0.0.2/24");
+    let (ip, length) = text.split_once('/').ok_or_else(bad)?;
+    let (ip, length) = (ip.parse::<IpAddr>().map_err(|_| bad())?, length.parse::<u8>().map_err(|_| bad())?);
+    let most = if ip.is_ipv4() { 32 } else { 128 };
+    (length <= most).then_some(()).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8e1RkDLYBSVWxcLqJbPKB8YI9cI5WxdgVFYkA0kD0n me";
+
+    fn image() -> Settings {
+        let json = r#"{"name":"m","version":"1.0.0","epoch":0,"hostname":"node-{mac}","network":{},"disk":{},"time":{},"console":{}}"#;
+        Settings::of_image(&serde_json::from_str(json).unwrap())
+    }
+
+    fn load(document: &str) -> (Settings, Vec<String>) {
+        let mut settings = image();
+        let items = parse(document, "f").unwrap();
+        let problems = items.iter().filter_map(|item| settings.set(item).err().map(|why| format!("{}: {}: {why}", item.source, item.key))).collect();
+        (settings, problems)
+    }
+
+    #[test]
+    fn every_key_is_read_and_knows_its_line() {
+        let (settings, problems) = load(&format!(
+            "hostname: a-{{id}}\nsshKeys:\n  root: [\"{KEY}\"]\ntime:\n  zone: Europe/Berlin\n  servers: [10.0.0.1]\nconsole:\n  login: \"off\"\n  \
+             passwordHash: $6$abcdefgh$0123456789\nnetwork:\n  interfaces:\n  - {{name: a, match: {{name: e*}}, addresses: [10.0.0.2/24]}}\n\
+             disk:\n  mounts: [{{path: /srv/a, disk: {{serial: x}}}}]\nurl: https://u:p@h/x?t=1\n"
+        ));
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(settings.hostname, Sourced { value: "a-{id}".into(), source: "f:1".into() });
+        assert_eq!(settings.zone.source, "f:5");
+        assert_eq!(settings.ssh_keys["root"].source, "f:3");
+        assert_eq!(settings.login.value, ConsoleLogin::Off);
+        assert_eq!(settings.network.value.interfaces[0].addresses, ["10.0.0.2/24"]);
+        assert_eq!(settings.mounts.value[0].path, "/srv/a");
+        let shown = format!("{:?}", settings.rows());
+        assert!(!shown.contains("$6$") && !shown.contains("u:p") && !shown.contains("t=1") && shown.contains("https://h/x"), "{shown}");
+    }
+
+    #[test]
+    fn f3_each_bad_field_is_named_and_costs_only_itself() {
+        let table = [
+            ("hostname: a_b", "hostname", "no host name"),
+            ("hostnam: a", "hostnam", "did you mean `hostname`"),
+            ("time: {zone: /etc/shadow}", "time.zone", "no time zone"),
+            ("time: {servers: [\"a b\"]}", "time.servers", "no host name"),
+            ("console: {passwordHash: hunter2}", "console.passwordHash", "plain passwords are not taken"),
+            ("console: {login: always}", "console.login", "unknown variant"),
+            ("sshKeys: [ssh-ed25519 AAAAC3Nza]", "sshKeys.root", "cut or damaged"),
+            ("sshKeys: {../x: []}", "sshKeys.../x", "no user name"),
+            ("network: {interfaces: [{name: a, match: {name: e*}, adresses: []}]}", "network", "unknown field `adresses`"),
+            ("network: {interfaces: [{name: a, match: {name: e*}, addresses: [10.0.0.1/33]}]}", "network", "10.0.0.1/33"),
+            ("network: {interfaces: [{name: v, vlan: {id: 5, parent: b}}]}", "network", "no interface `b`"),
+            ("url: http://h/x", "url", "sha256"),
+            ("url: file:///etc/shadow", "url", "no http"),
+        ];
+        for (document, key, why) in table {
+            let (settings, problems) = load(&format!("{document}\n"));
+            assert_eq!(problems.len(), 1, "{document}");
+            assert!(problems[0].starts_with(&format!("f:1: {key}: ")) && problems[0].contains(why), "{document}: {}", problems[0]);
+            assert!(!problems[0].contains("hunter2"));
+            assert_eq!(settings, image(), "{document}");
+        }
+    }
+
+    #[test]
+    fn f3_a_document_that_was_half_copied_is_named() {
+        for (document, why) in [("", "empty"), ("hostname: a\0\0\0", "NUL"), ("hostname: a\ntime: {zo", "f:2"), ("- a", "f:1"), ("hostname: a\nnetw", "f:")] {
+            let error = parse(document, "f").unwrap_err();
+            assert!(error.contains(why), "{document:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn ssh_keys_of_one_source_add_up_and_a_later_source_replaces_them() {
+        let mut settings = image();
+        for source in ["kernel command line", "kernel command line", "SMBIOS"] {
+            settings.set(&Item::text("sshKeys.root", KEY, source)).unwrap();
+            let expected = if source == "SMBIOS" { 1 } else { settings.ssh_keys["root"].value.len() };
+            assert_eq!(settings.ssh_keys["root"].value.len(), expected);
+        }
+        assert!(check_ssh_key(KEY).is_ok());
+        assert!(check_ssh_key(&KEY[..KEY.len() - 60]).is_err());
+    }
+
+    #[test]
+    fn structures_can_be_given_as_text() {
+        let mut settings = image();
+        settings.set(&Item::text("network", "{interfaces: [{name: lan, match: {mac: \"52:54:00:12:34:56\"}, dhcp: true}]}", "x")).unwrap();
+        assert_eq!(settings.network.value.interfaces[0].name, "lan");
+        settings.set(&Item::text("time.servers", "a.example, 10.0.0.1", "x")).unwrap();
+        assert_eq!(settings.servers.value, ["a.example", "10.0.0.1"]);
+    }
+}
