@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
@@ -71,6 +72,21 @@ impl<'de> Deserialize<'de> for Bytes {
             Form::Number(n) => Ok(Self(n)),
             Form::Text(t) => t.parse().map_err(serde::de::Error::custom),
         }
+    }
+}
+
+impl JsonSchema for Bytes {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Bytes".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // The profile's checker parses texts of this format; editors see the pattern.
+        json_schema!({ "type": ["string", "integer"], "format": "bytes", "minimum": 0, "pattern": "^ *[0-9]+([.][0-9]+)? *([KMGT]iB|B)? *$" })
     }
 }
 

@@ -410,20 +410,15 @@ pub struct Bridge {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Disk {
     /// Size of disk images (raw, QCOW2); sparse, so that empty parts cost nothing.
-    #[schemars(with = "String")]
     pub size: Bytes,
     /// EFI system partition.
-    #[schemars(with = "String")]
     pub esp_size: Bytes,
     /// One root slot; max(2 × root, 4 GiB) when absent.
-    #[schemars(with = "Option<String>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot_size: Option<Bytes>,
     /// Least size of the state partition, made on first boot; it takes all space that is left unless `stateLimit` says less.
-    #[schemars(with = "String")]
     pub state_size: Bytes,
     /// Most that the state partition takes.
-    #[schemars(with = "Option<String>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_limit: Option<Bytes>,
     /// Further disks to mount.
@@ -460,11 +455,9 @@ pub struct DiskSelector {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// At least this size.
-    #[schemars(with = "Option<String>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_size: Option<Bytes>,
     /// At most this size.
-    #[schemars(with = "Option<String>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_size: Option<Bytes>,
 }
