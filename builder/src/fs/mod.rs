@@ -1,3 +1,5 @@
 //! File system formats: each a writer with its reader, judged in the tests by the outside tool of that format.
 
+pub mod cpio;
 pub mod erofs;
+pub mod verity;

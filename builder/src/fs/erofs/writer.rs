@@ -54,13 +54,8 @@ impl Erofs {
         }
         let mut inodes = collect(tree)?;
         let blocks = place(&mut inodes, options.epoch)?;
-        let mut out = Self {
-            meta: vec![0; (blocks.start * BLOCK) as usize],
-            len: blocks.end * BLOCK,
-            segments: Vec::new(),
-            extents: Vec::new(),
-            store,
-        };
+        let mut out =
+            Self { meta: vec![0; (blocks.start * BLOCK) as usize], len: blocks.end * BLOCK, segments: Vec::new(), extents: Vec::new(), store };
         for (index, inode) in inodes.iter().enumerate() {
             out.emit(index, inode, &inodes);
         }
@@ -230,7 +225,9 @@ fn collect(tree: &Tree) -> Result<Vec<Plan<'_>>> {
         let Some(parent) = path.parent() else { continue };
         let bad = |what: String| Error::input(format!("laying out {path}: {what}"));
         let target = match &node.kind {
-            Kind::HardLink(target) => index.get(target).filter(|i| !inodes[**i].node.is_dir()).ok_or_else(|| bad(format!("its link {target} is no file")))?,
+            Kind::HardLink(target) => {
+                index.get(target).filter(|i| !inodes[**i].node.is_dir()).ok_or_else(|| bad(format!("its link {target} is no file")))?
+            }
             _ => &index[path],
         };
         let parent = *index.get(&parent).filter(|i| inodes[**i].node.is_dir()).ok_or_else(|| bad(format!("{parent} is no directory")))?;
