@@ -81,8 +81,8 @@ pub fn write(entries: &[Entry], out: &mut dyn Write) -> Result<()> {
     for (index, entry) in entries.iter().enumerate() {
         let size = u32::try_from(entry.what.bytes().len());
         let size = size.map_err(|_| Error::input(format!("writing {} to the cpio archive: it has 4 GiB or more", entry.path)))?;
-        if entry.path.is_root() || entry.path.as_bytes().len() >= NAME_MAX {
-            return Err(Error::input(format!("writing {} to the cpio archive: the path has no or too many bytes", entry.path)));
+        if entry.path.is_root() || entry.path.as_bytes().len() >= NAME_MAX || entry.path.as_bytes() == TRAILER {
+            return Err(Error::input(format!("writing {} to the cpio archive: its path cannot be kept", entry.path)));
         }
         let (major, minor) = match entry.what {
             What::CharDevice(major, minor) | What::BlockDevice(major, minor) => (major, minor),

@@ -378,6 +378,65 @@ fn images_of_mkfs_are_read_too() {
     }
 }
 
+/// Figures for MEASURED.md from this machine's own /usr: `cargo test --release -p builder erofs -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints figures, judges nothing"]
+fn figures_of_a_real_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(dir.path()).unwrap());
+    let mut pack = store.new_pack(Digest::of(b"pack")).unwrap();
+    let mut tree = Tree::default();
+    tree.insert(TreePath::root(), Node::new(Kind::Directory, 0o755, EPOCH));
+    let (mut open, mut total) = (vec![std::path::PathBuf::from("/usr")], 0);
+    while let Some(at) = open.pop() {
+        let stat = fs::symlink_metadata(&at).unwrap();
+        let kind = if stat.is_dir() {
+            open.extend(fs::read_dir(&at).unwrap().map(|e| e.unwrap().path()));
+            Kind::Directory
+        } else if stat.is_symlink() {
+            Kind::Symlink(fs::read_link(&at).unwrap().as_os_str().as_bytes().to_vec())
+        } else if stat.is_file() && total + stat.len() < 500 << 20 {
+            total += stat.len();
+            Kind::File(pack.add(&fs::read(&at).unwrap()).unwrap())
+        } else {
+            continue;
+        };
+        tree.insert(path(at.as_os_str().as_bytes()), Node::new(kind, stat.mode() as u16 & 0o7777, stat.mtime()));
+    }
+    pack.finish().unwrap();
+    let start = std::time::Instant::now();
+    let image = Erofs::layout(&tree, store.clone(), options()).unwrap();
+    let laid_out = start.elapsed();
+    let out = dir.path().join("image");
+    let start = std::time::Instant::now();
+    write(&image, &out);
+    let written = start.elapsed();
+    let start = std::time::Instant::now();
+    fs::copy(store.pack(&Digest::of(b"pack")), dir.path().join("copy")).unwrap();
+    let copied = start.elapsed();
+    let start = std::time::Instant::now();
+    let mut buffer = vec![0; 1 << 20];
+    (0..image.len() >> 20).for_each(|i| image.read_at(&mut buffer, i << 20).unwrap());
+    let only_read = start.elapsed();
+    let start = std::time::Instant::now();
+    let verity = crate::fs::verity::format(&image, &[1; 32], uuid::Uuid::nil()).unwrap();
+    let hashed = start.elapsed();
+    let image_again = Arc::new(Erofs::layout(&tree, store.clone(), options()).unwrap());
+    let start = std::time::Instant::now();
+    let reader = Reader::open(image_again).unwrap();
+    let read = start.elapsed();
+    println!("{} entries, {} MiB of contents, {image:?}", tree.entries.len(), total >> 20);
+    println!(
+        "layout {laid_out:?}, written {written:?} (a plain copy of the pack {copied:?}, reading alone {only_read:?}), verity {hashed:?} ({} bytes), listing {read:?} ({})",
+        verity.tree.len(),
+        reader.entries().len()
+    );
+    let (root, theirs) = (dir.path().join("root"), dir.path().join("theirs"));
+    exec::run(Command::new("fsck.erofs").arg(format!("--extract={}", root.display())).arg(&out)).unwrap();
+    exec::run(Command::new("mkfs.erofs").arg(&theirs).arg(&root)).unwrap();
+    println!("image {} bytes, that of mkfs.erofs {} bytes", image.len(), fs::metadata(&theirs).unwrap().len());
+}
+
 fn any_kind() -> impl Strategy<Value = (Kind, Vec<u8>)> {
     let bytes = prop_oneof![proptest::collection::vec(any::<u8>(), 0..300), (0usize..20_000, any::<u64>()).prop_map(|(n, s)| noise(n, s))];
     prop_oneof![

@@ -167,7 +167,7 @@ impl ReadAt for Erofs {
     }
 
     fn data(&self) -> Result<Vec<Range<u64>>> {
-        let mut out = vec![0..self.data_start()];
+        let mut out: Vec<_> = std::iter::once(0..self.data_start()).collect();
         for segment in self.segments.iter().filter(|s| s.start >= self.data_start()) {
             for range in self.solid(segment)? {
                 match out.last_mut() {
