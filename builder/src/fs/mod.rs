@@ -2,4 +2,5 @@
 
 pub mod cpio;
 pub mod erofs;
+pub mod initramfs;
 pub mod verity;
