@@ -131,15 +131,13 @@ pub fn read(file: impl Read + io::Seek, pack: &mut PackWriter<'_>) -> Result<Unp
 pub fn read_control(reader: impl Read) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut files = BTreeMap::new();
     for_each_entry(reader, |path, raw| {
-        let Raw { node: Node { kind: Kind::Directory, .. }, .. } = raw else {
-            let name = String::from_utf8_lossy(path.as_bytes()).into_owned();
-            if !matches!(raw.what, What::File) || name.contains('/') || files.contains_key(&name) {
-                return Err(Error::input(format!("entry {path} is not a plain file seen once in the archive's root")));
-            }
-            files.insert(name, std::mem::take(raw.bytes));
-            return Ok(());
-        };
-        if path.is_root() { Ok(()) } else { Err(Error::input(format!("entry {path} is a folder inside a control archive"))) }
+        let name = String::from_utf8_lossy(path.as_bytes()).into_owned();
+        match raw.what {
+            What::File if !name.contains('/') && !files.contains_key(&name) => drop(files.insert(name, std::mem::take(raw.bytes))),
+            What::Other if path.is_root() && raw.node.is_dir() => {}
+            _ => return Err(Error::input(format!("entry {path} is not a plain file seen once in the archive's root"))),
+        }
+        Ok(())
     })?;
     if files.contains_key("control") { Ok(files) } else { Err(Error::input("file `control` is missing")) }
 }
