@@ -173,7 +173,7 @@ fn culprit(log: &str) -> Option<String> {
 fn preinst_driver(packages: &[(Package, Unpacked)], order: &[usize]) -> String {
     let mut out = String::from(
         "export DPKG_ROOT= DPKG_ADMINDIR=/var/lib/dpkg DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1\n\
-         p() { DPKG_MAINTSCRIPT_PACKAGE=$1 DPKG_MAINTSCRIPT_ARCH=$2 \"/var/lib/dpkg/info/$3.preinst\" install && return\n\
+         p() { DEBCONF_PACKAGE=$1 DPKG_MAINTSCRIPT_PACKAGE=$1 DPKG_MAINTSCRIPT_ARCH=$2 \"/var/lib/dpkg/info/$3.preinst\" install && return\n\
          s=$?; echo \"chasi-bod: failed preinst of $1\"; exit $s; }\n",
     );
     for (package, unpacked) in order.iter().map(|i| &packages[*i]).filter(|(_, u)| u.control.files.contains_key("preinst")) {

@@ -8,7 +8,7 @@ use layers::Result;
 use layers::lock::Package;
 
 use super::configure::Assumed;
-use super::unpack::{Control, Unpacked};
+use super::unpack::{Control, ControlFile, Unpacked};
 use crate::store::PackWriter;
 use crate::tree::{Kind, Node, Tree, TreePath};
 
@@ -17,32 +17,33 @@ const SCRIPTS: [&str; 5] = ["preinst", "postinst", "prerm", "postrm", "config"];
 
 /// Adds the database to a merged tree.
 pub fn write(tree: &mut Tree, pack: &mut PackWriter<'_>, packages: &[(Package, Unpacked)], assumed: &[Assumed], epoch: i64) -> Result<()> {
-    let mut files = BTreeMap::from([("info/format".to_string(), b"1\n".to_vec())]);
-    for name in ["available", "diversions", "statoverride", "triggers/File", "triggers/Unincorp"] {
-        files.insert(name.into(), Vec::new());
+    let file = |bytes: &[u8]| ControlFile { bytes: bytes.to_vec(), mtime: epoch };
+    let mut files = BTreeMap::from([("info/format".to_string(), file(b"1\n"))]);
+    for name in ["diversions", "statoverride", "triggers/File", "triggers/Unincorp"] {
+        files.insert(name.into(), file(b""));
     }
     let mut status = String::new();
     for (package, unpacked) in packages {
         let (stem, control) = (stem(package, &unpacked.control), &unpacked.control);
         status += &stanza(control);
-        files.insert(format!("info/{stem}.list"), control.list.clone());
+        files.insert(format!("info/{stem}.list"), file(&control.list));
         for (name, bytes) in control.files.iter().filter(|(n, _)| *n != "control") {
             files.insert(format!("info/{stem}.{name}"), bytes.clone());
         }
-        for (file, line) in interests(&stem, &control.file("triggers")) {
-            files.entry(format!("triggers/{file}")).or_default().extend_from_slice(line.as_bytes());
+        for (name, line) in interests(&stem, &control.file("triggers")) {
+            files.entry(format!("triggers/{name}")).or_insert_with(|| file(b"")).bytes.extend_from_slice(line.as_bytes());
         }
     }
     for one in assumed {
         status += &assumed_stanza(one);
-        files.insert(format!("info/{}.list", one.name), b"/.\n".to_vec());
+        files.insert(format!("info/{}.list", one.name), file(b"/.\n"));
     }
-    files.insert("status".into(), status.into_bytes());
-    for (name, bytes) in files {
+    files.insert("status".into(), file(status.as_bytes()));
+    for (name, ControlFile { bytes, mtime }) in files {
         let path = TreePath::new(format!("var/lib/dpkg/{name}")).map_err(layers::Error::internal)?;
         let mode = if SCRIPTS.iter().any(|s| name.starts_with("info/") && name.ends_with(&format!(".{s}"))) { 0o755 } else { 0o644 };
         tree.ensure_parents(&path, epoch);
-        tree.insert(path, Node::new(Kind::File(pack.add(&bytes)?), mode, epoch));
+        tree.insert(path, Node::new(Kind::File(pack.add(&bytes)?), mode, mtime));
     }
     Ok(())
 }
@@ -61,13 +62,12 @@ fn stanza(control: &Control) -> String {
     for line in control.text().lines().filter(|l| !l.trim().is_empty()) {
         let _ = writeln!(out, "{line}");
     }
-    let conffiles = control.conffiles();
-    if !conffiles.is_empty() {
+    let (kept, removed) = (control.conffiles(), control.removed_conffiles());
+    if !kept.is_empty() || !removed.is_empty() {
         out += "Conffiles:\n";
-        for path in conffiles {
-            let _ = writeln!(out, " {path} newconffile");
-        }
     }
+    kept.iter().for_each(|path| out += &format!(" {path} newconffile\n"));
+    removed.iter().for_each(|path| out += &format!(" {path} newconffile remove-on-upgrade\n"));
     out + "\n"
 }
 
