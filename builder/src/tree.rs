@@ -8,7 +8,7 @@ use layers::units::Digest;
 use serde::{Deserialize, Serialize};
 
 /// A path inside the image: bytes, relative, no leading or trailing `/`, no `.` or `..` component. The root itself is empty.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TreePath(#[serde(with = "bytes")] Vec<u8>);
 
 impl TreePath {

@@ -131,13 +131,21 @@ impl Root {
         Ok(tree)
     }
 
+    /// A small text file of the root that its root user owns; empty when there is none.
+    pub(super) fn read_text(&self, path: &str) -> Result<String> {
+        match fs::read_to_string(self.path().join(path)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            other => other.context(|| format!("reading /{path}")),
+        }
+    }
+
     fn path(&self) -> PathBuf {
         self.dir.path().join("root")
     }
 
     /// Runs a job that takes a table and answers with a stream.
     fn job<T>(&self, job: Job, table: &impl serde::Serialize, read: impl FnOnce(&mut BufReader<&mut std::process::ChildStdout>) -> Result<T>) -> Result<T> {
-        let (mut child, log) = self.enter(&Order { root: self.path(), work: None, job }, Duration::from_secs(3600))?;
+        let (mut child, log) = self.enter(&Order { root: self.path(), work: None, job })?;
         let bytes = postcard::to_stdvec(table).map_err(|e| Error::internal(format!("encoding a sandbox table: {e}")))?;
         let sent = child.stdin.take().map_or(Ok(()), |mut input| input.write_all(&bytes));
         let mut output = child.stdout.take().ok_or_else(|| Error::internal("starting the sandbox without stdout"))?;
@@ -155,7 +163,7 @@ impl Root {
         let argv: Vec<String> = argv.iter().map(ToString::to_string).collect();
         let line = argv.join(" ").chars().take(120).collect::<String>();
         let job = Job::Run { argv, env: options.environment() };
-        let (mut child, log) = self.enter(&Order { root: self.path(), work: work.map(Path::to_path_buf), job }, options.limit)?;
+        let (mut child, log) = self.enter(&Order { root: self.path(), work: work.map(Path::to_path_buf), job })?;
         drop(child.stdin.take());
         let status = exec::wait(&mut child, options.limit)?;
         let log = String::from_utf8_lossy(&read_log(&log)).into_owned();
@@ -170,8 +178,7 @@ impl Root {
     }
 
     /// Starts the sandbox and maps its ids; its stderr goes to a file.
-    fn enter(&self, order: &Order, limit: Duration) -> Result<(Child, File)> {
-        let _ = limit;
+    fn enter(&self, order: &Order) -> Result<(Child, File)> {
         let order = serde_json::to_string(order).map_err(|e| Error::internal(format!("encoding sandbox order: {e}")))?;
         let log = tempfile::tempfile_in(self.dir.path()).context(|| "creating a log".into())?;
         let stderr = log.try_clone().context(|| "creating a log".into())?;

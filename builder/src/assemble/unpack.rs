@@ -36,9 +36,18 @@ pub struct Unpacked {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Control {
     /// Files of the archive by name (`control`, `conffiles`, `postinst`, …).
-    pub files: BTreeMap<String, Vec<u8>>,
+    pub files: BTreeMap<String, ControlFile>,
     /// The data archive's paths in its own order, as dpkg's `info/*.list` has them.
     pub list: Vec<u8>,
+}
+
+/// A file of the control archive.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlFile {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Its modification time in seconds since 1970; dpkg keeps it.
+    pub mtime: i64,
 }
 
 impl Control {
@@ -49,7 +58,7 @@ impl Control {
 
     /// A control file as text; empty when the package has none.
     pub fn file(&self, name: &str) -> String {
-        self.files.get(name).map(|b| String::from_utf8_lossy(b).into_owned()).unwrap_or_default()
+        self.files.get(name).map(|f| String::from_utf8_lossy(&f.bytes).into_owned()).unwrap_or_default()
     }
 
     /// The value of a control field on one line; none when it is absent.
@@ -60,9 +69,14 @@ impl Control {
         Some(lines.take_while(|l| l.starts_with([' ', '\t'])).fold(first, |all, l| all + " " + l.trim()))
     }
 
-    /// Paths of the configuration files, without flags.
+    /// Paths of the configuration files that the package brings.
     pub fn conffiles(&self) -> Vec<String> {
         self.file("conffiles").lines().map(str::trim).filter(|l| l.starts_with('/')).map(Into::into).collect()
+    }
+
+    /// Paths of former configuration files that an upgrade removes (deb-conffiles(5)).
+    pub fn removed_conffiles(&self) -> Vec<String> {
+        self.file("conffiles").lines().filter_map(|l| l.trim().strip_prefix("remove-on-upgrade ")).map(|l| l.trim().into()).collect()
     }
 }
 
@@ -103,7 +117,7 @@ pub(super) fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> Result<
 
 /// Unpacks one package, or reads it back when the store has it.
 pub fn unpack(store: &Store, package: &Package) -> Result<Unpacked> {
-    let key = Digest::of_parts([b"unpack v1".as_slice(), &package.sha256.0]);
+    let key = Digest::of_parts([b"unpack v2".as_slice(), &package.sha256.0]);
     if let Some(known) = store.load("unpacked", &key)?
         && store.pack(&key).exists()
     {
@@ -128,18 +142,18 @@ pub fn read(file: impl Read + io::Seek, pack: &mut PackWriter<'_>) -> Result<Unp
 }
 
 /// The files of a control archive; anything but plain files in its root is refused.
-pub fn read_control(reader: impl Read) -> Result<BTreeMap<String, Vec<u8>>> {
+pub fn read_control(reader: impl Read) -> Result<BTreeMap<String, ControlFile>> {
     let mut files = BTreeMap::new();
     for_each_entry(reader, |path, raw| {
-        let Raw { node: Node { kind: Kind::Directory, .. }, .. } = raw else {
-            let name = String::from_utf8_lossy(path.as_bytes()).into_owned();
-            if !matches!(raw.what, What::File) || name.contains('/') || files.contains_key(&name) {
-                return Err(Error::input(format!("entry {path} is not a plain file seen once in the archive's root")));
+        let name = String::from_utf8_lossy(path.as_bytes()).into_owned();
+        match raw.what {
+            What::File if !name.contains('/') && !files.contains_key(&name) => {
+                files.insert(name, ControlFile { bytes: std::mem::take(raw.bytes), mtime: raw.node.mtime });
             }
-            files.insert(name, std::mem::take(raw.bytes));
-            return Ok(());
-        };
-        if path.is_root() { Ok(()) } else { Err(Error::input(format!("entry {path} is a folder inside a control archive"))) }
+            What::Other if path.is_root() && raw.node.is_dir() => {}
+            _ => return Err(Error::input(format!("entry {path} is not a plain file seen once in the archive's root"))),
+        }
+        Ok(())
     })?;
     if files.contains_key("control") { Ok(files) } else { Err(Error::input("file `control` is missing")) }
 }

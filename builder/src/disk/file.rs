@@ -87,6 +87,12 @@ impl ReadAt for Window<'_> {
         }
         self.inner.read_at(buffer, self.start + offset)
     }
+
+    fn data(&self) -> Result<Vec<Range<u64>>> {
+        let (from, to) = (self.start, self.start + self.len);
+        let parts = self.inner.data()?.into_iter().map(|r| r.start.max(from)..r.end.min(to)).filter(|r| r.start < r.end);
+        Ok(parts.map(|r| r.start - from..r.end - from).collect())
+    }
 }
 
 #[cfg(test)]

@@ -3,4 +3,7 @@
 pub mod fat;
 //! File system formats: each a writer with its reader, judged in the tests by the outside tool of that format.
 
+pub mod cpio;
 pub mod erofs;
+pub mod initramfs;
+pub mod verity;

@@ -11,7 +11,7 @@ use crate::units::Bytes;
 
 use super::diagnostic::{Diagnostics, Place, Problem, Sources, quote, suggest};
 use super::secret;
-use super::tree::{self, Key, Kind, Node, Style};
+use super::tree::{self, Key, Kind, NULLS, Node, Style};
 
 /// Steps that checking may take; alternatives within alternatives cannot run away.
 const STEPS: usize = 5_000_000;
@@ -55,7 +55,8 @@ pub(super) fn refuse_secrets(root: &Node, sources: &mut Sources, problems: &mut 
         let Kind::Text(text, style) = &node.kind else { return };
         // A plain number may be a secret too; `true`, `null` and templates are none.
         let named = key.is_some_and(|k| secret::is_secret_key(&k.text));
-        let harmless = text.is_empty() || text.contains("{{") || *style == Style::Plain && matches!(text.as_str(), "true" | "false" | "null" | "~");
+        let harmless =
+            text.is_empty() || text.contains("{{") || node.is_null() || *style == Style::Plain && matches!(text.as_str(), "true" | "false");
         if let Some(what) = secret::kind(text).or((named && !harmless).then_some("a password or token")) {
             found(what, node.place, node.last_line);
         }
@@ -196,13 +197,12 @@ impl<'a> Checker<'a> {
 
     /// A map fits when it has the required keys, and those that tell alternatives apart have the right names.
     fn fit_map(&self, node: &Node, schema: &'a Value) -> Fit {
-        let value = |key: &str| node.entries().iter().find(|(k, _)| k.text == key).map(|(_, v)| v);
         let properties = schema.get("properties").and_then(Value::as_object);
         let tagged = properties.into_iter().flatten().all(|(key, s)| match s.get("const").and_then(Value::as_str) {
-            Some(name) => value(key).and_then(Node::text).is_none_or(|text| text == name),
+            Some(name) => node.get(key).and_then(Node::text).is_none_or(|text| text == name),
             None => true,
         });
-        if tagged && required(schema).all(|key| value(key).is_some()) { Fit::Exact } else { Fit::Near }
+        if tagged && required(schema).all(|key| node.get(key).is_some()) { Fit::Exact } else { Fit::Near }
     }
 
     fn kind(&mut self, node: &Node, schema: &'a Value, name: &str) -> Value {
@@ -326,7 +326,7 @@ fn plain(text: &str, style: Style, wanted: &[&str]) -> Value {
         return Value::from(text);
     }
     match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+        _ if NULLS.contains(&text) => return Value::Null,
         "true" | "True" | "TRUE" if may("boolean") => return Value::Bool(true),
         "false" | "False" | "FALSE" if may("boolean") => return Value::Bool(false),
         _ => {}

@@ -2,11 +2,18 @@
 
 mod check;
 mod diagnostic;
+mod merge;
+mod network;
 mod secret;
+mod syntax;
 mod tree;
 mod types;
+mod valid;
+mod written;
 
 pub use check::parse_checked;
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use secret::kind as secret_kind;
+pub use syntax::is_name;
 pub use types::*;
+pub use written::{Loaded, load};

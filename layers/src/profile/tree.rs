@@ -11,7 +11,10 @@ const DEPTH: usize = 64;
 /// Bytes of one file that are accepted.
 const BYTES: usize = 4 << 20;
 /// What a document may cost with all its aliases followed: a node costs one, and one more for every 64 bytes of text.
-const COST: usize = 500_000;
+const COST: usize = 200_000;
+
+/// How nothing is written.
+pub(super) const NULLS: [&str; 5] = ["", "~", "null", "Null", "NULL"];
 
 /// A value and its place.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +50,6 @@ pub(super) struct Key {
 
 impl Node {
     /// The value of a key.
-    #[cfg(test)]
     pub fn get(&self, key: &str) -> Option<&Self> {
         self.entries().iter().find(|(k, _)| k.text == key).map(|(_, v)| v)
     }
@@ -65,6 +67,11 @@ impl Node {
     /// Text of a scalar.
     pub fn text(&self) -> Option<&str> {
         if let Kind::Text(text, _) = &self.kind { Some(text) } else { None }
+    }
+
+    /// Whether this is YAML's nothing.
+    pub fn is_null(&self) -> bool {
+        matches!(&self.kind, Kind::Text(text, Style::Plain) if NULLS.contains(&text.as_str()))
     }
 
     fn cost(&self) -> usize {

@@ -289,16 +289,7 @@ impl Image {
             mode::FIFO => What::Fifo,
             _ => return Err(bad(nid, format!("type {:#o} is not supported", inode.mode))),
         };
-        Ok(Entry {
-            mode: inode.mode & 0o7777,
-            uid: inode.uid,
-            gid: inode.gid,
-            mtime: inode.mtime,
-            xattrs,
-            links: inode.links,
-            nid,
-            what,
-        })
+        Ok(Entry { mode: inode.mode & 0o7777, uid: inode.uid, gid: inode.gid, mtime: inode.mtime, xattrs, links: inode.links, nid, what })
     }
 
     /// Refuses data that lies outside of the image.

@@ -54,13 +54,8 @@ impl Erofs {
         }
         let mut inodes = collect(tree)?;
         let blocks = place(&mut inodes, options.epoch)?;
-        let mut out = Self {
-            meta: vec![0; (blocks.start * BLOCK) as usize],
-            len: blocks.end * BLOCK,
-            segments: Vec::new(),
-            extents: Vec::new(),
-            store,
-        };
+        let mut out =
+            Self { meta: vec![0; (blocks.start * BLOCK) as usize], len: blocks.end * BLOCK, segments: Vec::new(), extents: Vec::new(), store };
         for (index, inode) in inodes.iter().enumerate() {
             out.emit(index, inode, &inodes);
         }
@@ -172,7 +167,7 @@ impl ReadAt for Erofs {
     }
 
     fn data(&self) -> Result<Vec<Range<u64>>> {
-        let mut out = vec![0..self.data_start()];
+        let mut out: Vec<_> = std::iter::once(0..self.data_start()).collect();
         for segment in self.segments.iter().filter(|s| s.start >= self.data_start()) {
             for range in self.solid(segment)? {
                 match out.last_mut() {
@@ -230,7 +225,9 @@ fn collect(tree: &Tree) -> Result<Vec<Plan<'_>>> {
         let Some(parent) = path.parent() else { continue };
         let bad = |what: String| Error::input(format!("laying out {path}: {what}"));
         let target = match &node.kind {
-            Kind::HardLink(target) => index.get(target).filter(|i| !inodes[**i].node.is_dir()).ok_or_else(|| bad(format!("its link {target} is no file")))?,
+            Kind::HardLink(target) => {
+                index.get(target).filter(|i| !inodes[**i].node.is_dir()).ok_or_else(|| bad(format!("its link {target} is no file")))?
+            }
             _ => &index[path],
         };
         let parent = *index.get(&parent).filter(|i| inodes[**i].node.is_dir()).ok_or_else(|| bad(format!("{parent} is no directory")))?;

@@ -11,7 +11,7 @@ use layers::{Context, Error, Fault, Result};
 use serde::{Deserialize, Serialize};
 
 /// Shape of the parsed form; part of its key in the store.
-pub const SHAPE: &[u8] = b"deb index 1";
+pub const SHAPE: &[u8] = b"deb index 2";
 
 /// Longest stanza; Debian's longest has some 100 KiB.
 const STANZA_LIMIT: usize = 4 << 20;
@@ -43,8 +43,6 @@ const KEPT: [&str; 11] =
 pub enum Rank {
     /// `Essential: yes`.
     Essential,
-    /// `Protected: yes` or apt's older `Important: yes`.
-    Protected,
     /// `Priority: required`.
     Required,
     /// `Priority: important`.
@@ -245,10 +243,8 @@ fn check(package: &Package) -> Result<()> {
 }
 
 fn rank(paragraph: &BorrowedParagraph) -> Rank {
-    let yes = |field| paragraph.get_single(field) == Some("yes");
     match paragraph.get_single("Priority") {
-        _ if yes("Essential") => Rank::Essential,
-        _ if yes("Protected") || yes("Important") => Rank::Protected,
+        _ if paragraph.get_single("Essential") == Some("yes") => Rank::Essential,
         Some("required") => Rank::Required,
         Some("important") => Rank::Important,
         Some("standard") => Rank::Standard,

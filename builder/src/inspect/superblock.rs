@@ -1,0 +1,88 @@
+//! Superblocks of dm-verity (cryptsetup: docs/on-disk-format of verity, version 1) and EROFS (Linux: fs/erofs/erofs_fs.h).
+
+use layers::units::Bytes;
+use layers::{Error, Result};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Facts of a dm-verity superblock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verity {
+    /// UUID of the tree.
+    pub uuid: Uuid,
+    /// Hash algorithm.
+    pub algorithm: String,
+    /// Size of a data block in bytes.
+    pub data_block: u32,
+    /// Size of a hash block in bytes.
+    pub hash_block: u32,
+    /// Number of data blocks.
+    pub data_blocks: u64,
+    /// Salt in hexadecimal digits.
+    pub salt: String,
+}
+
+impl Verity {
+    /// Reads the superblock from the first 512 bytes of a hash device; none when there is none.
+    pub fn parse(bytes: &[u8]) -> Result<Option<Self>> {
+        if bytes.len() < 512 || &bytes[..8] != b"verity\0\0" {
+            return Ok(None);
+        }
+        let salt = u16::from_le_bytes([bytes[80], bytes[81]]) as usize;
+        let (version, form) = (le32(bytes, 8), le32(bytes, 12));
+        if version != 1 || form != 1 || salt > 256 {
+            return Err(Error::input(format!("reading the verity superblock: version {version}, hash type {form}, salt of {salt} bytes")));
+        }
+        Ok(Some(Self {
+            uuid: uuid(bytes, 16),
+            algorithm: text(&bytes[32..64]),
+            data_block: le32(bytes, 64),
+            hash_block: le32(bytes, 68),
+            data_blocks: le64(bytes, 72),
+            salt: hex::encode(&bytes[88..88 + salt]),
+        }))
+    }
+}
+
+/// Facts of an EROFS superblock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Erofs {
+    /// Volume label.
+    pub label: String,
+    /// UUID of the file system.
+    pub uuid: Uuid,
+    /// Size in bytes.
+    pub size: Bytes,
+    /// Number of inodes.
+    pub inodes: u64,
+    /// Build time in seconds since 1970.
+    pub epoch: u64,
+}
+
+impl Erofs {
+    /// Reads the superblock from the first 4096 bytes of a file system; none when there is none.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let block = bytes.get(1024..1152).filter(|s| le32(s, 0) == 0xe0f5_e1e2)?;
+        let size = u64::from(le32(block, 36)).checked_shl(block[12].into()).unwrap_or(0);
+        Some(Self { label: text(&block[64..80]), uuid: uuid(block, 48), size: Bytes(size), inodes: le64(block, 16), epoch: le64(block, 24) })
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+fn uuid(bytes: &[u8], at: usize) -> Uuid {
+    Uuid::from_slice(&bytes[at..at + 16]).unwrap_or_default()
+}
+
+fn le32(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..at + 4].iter().rev().fold(0, |n, b| n << 8 | u32::from(*b))
+}
+
+fn le64(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..at + 8].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
+}

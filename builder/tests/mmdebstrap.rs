@@ -1,0 +1,255 @@
+//! The configured tree against mmdebstrap's, made from the very same packages; and against itself under another user, umask, zone and core
+//! count. Takes the mirror from the machine's apt sources.
+#![allow(missing_docs)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use builder::assemble::configure::{Assumed, Script, configure};
+use builder::assemble::scratch::{self, Options, Root};
+use builder::assemble::unpack::{self, Unpacked};
+use builder::store::Store;
+use builder::tree::{Kind, Node, Tree, TreePath};
+use layers::lock::Package;
+use layers::units::{Bytes, Digest};
+
+const INCLUDE: &str = "systemd-sysv,dbus,openssh-server,ca-certificates,nftables,iproute2";
+const EPOCH: i64 = 1_780_000_000;
+
+/// Paths whose difference from mmdebstrap's tree is meant, and why. A trailing `/` means all below, a trailing `*` all that begin so.
+const DIFFERENT: &[(&str, &str)] = &[
+    ("/dev/", "device nodes come from devtmpfs; an image needs none"),
+    ("/etc/.pwd.lock", "an empty lock file"),
+    ("/etc/apt/apt.conf.d/99mmdebstrap", "written by mmdebstrap itself, from this test's --aptopt"),
+    ("/etc/apt/sources.list", "written by mmdebstrap itself; in our image a layer decides it"),
+    ("/etc/fstab", "written by mmdebstrap itself, a comment; our mounts are units"),
+    ("/etc/hostname", "copied by mmdebstrap from the build machine"),
+    ("/etc/resolv.conf", "copied by mmdebstrap from the build machine"),
+    ("/etc/group-", "former state of the file"),
+    ("/etc/gshadow-", "former state of the file"),
+    ("/etc/passwd-", "former state of the file"),
+    ("/etc/shadow-", "former state of the file"),
+    ("/etc/ssh/ssh_host_*", "random keys must not be shared by all machines of an image (D7)"),
+    ("/run/lock", "a leftover: /run is a tmpfs on the machine, and was one for our scripts"),
+    ("/run/lock/", "as /run/lock"),
+    ("/var/cache/apt/archives/lock", "an empty lock file of apt, which never runs here"),
+    ("/var/cache/apt/archives/partial", "apt gives it to its user on its first run"),
+    ("/var/cache/apt/pkgcache.bin", "cache of an apt run"),
+    ("/var/cache/apt/srcpkgcache.bin", "cache of an apt run"),
+    ("/var/cache/debconf/config.dat-old", "former state of the file"),
+    ("/var/cache/debconf/templates.dat-old", "former state of the file"),
+    ("/var/lib/apt/extended_states", "apt's note of what it chose itself; our lock says that"),
+    ("/var/lib/apt/lists/lock", "an empty lock file of apt, which never runs here"),
+    ("/var/lib/apt/lists/partial", "apt gives it to its user on its first run"),
+    ("/var/lib/dpkg/arch", "written by mmdebstrap itself; dpkg needs it for foreign architectures only"),
+    ("/var/lib/dpkg/diversions-old", "former state of the file"),
+    ("/var/lib/dpkg/lock", "an empty lock file"),
+    ("/var/lib/dpkg/lock-frontend", "an empty lock file"),
+    ("/var/lib/dpkg/status-old", "former state of the file"),
+    ("/var/lib/dpkg/triggers/Lock", "an empty lock file"),
+];
+
+/// Files compared as a set of lines, because their order (and the account numbers in it) is the order of configuring, which apt chooses.
+const LINES: [&str; 5] = ["/etc/group", "/etc/gshadow", "/etc/passwd", "/etc/shadow", "/var/lib/dpkg/triggers/File"];
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// mmdebstrap's tar and the packages it used, made once per target directory.
+fn reference() -> PathBuf {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mmdebstrap");
+    if dir.join("root.tar").exists() {
+        return dir;
+    }
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = |name: &str| scratch.path().join(name).display().to_string();
+    fs::create_dir(path("debs")).unwrap();
+    let source = format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {} trixie main", mirror());
+    let mut command = Command::new("mmdebstrap");
+    command.args(["--variant=minbase", &format!("--include={INCLUDE}"), "--skip=essential/unlink,cleanup/apt/cache"]);
+    command.arg("--aptopt=APT::Keep-Downloaded-Packages \"true\"");
+    command.arg(format!("--customize-hook=copy-out /var/cache/apt/archives {}", path("debs")));
+    command.arg("--customize-hook=rm -f \"$1\"/var/cache/apt/archives/*.deb");
+    command.args(["trixie", &path("root.tar"), &source]).env("SOURCE_DATE_EPOCH", EPOCH.to_string());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::rename(scratch.keep(), &dir).unwrap();
+    dir
+}
+
+/// The first archive that the machine's apt knows.
+fn mirror() -> String {
+    let output = Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().lines().next().expect("apt has sources").trim_end_matches('/').to_string()
+}
+
+/// Puts all packages of a folder into the store, as a lock would list them.
+fn lock(store: &Store, debs: &Path) -> Vec<Package> {
+    let files = fs::read_dir(debs).unwrap().map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "deb"));
+    let mut packages: Vec<_> = files.map(|file| {
+        let bytes = fs::read(&file).unwrap();
+        let sha256 = store.put_blob(&bytes).unwrap();
+        let mut deb = builder::assemble::deb::Deb::open(std::io::Cursor::new(&bytes)).unwrap();
+        let files = unpack::read_control(deb.control().unwrap()).unwrap();
+        let control = unpack::Control { files, list: Vec::new() };
+        let field = |name: &str| control.field(name).unwrap();
+        Package {
+            name: field("Package"),
+            version: field("Version"),
+            architecture: field("Architecture"),
+            sha256,
+            size: Bytes(bytes.len() as u64),
+            suite: "trixie".into(),
+            path: String::new(),
+            source: None,
+            wanted_by: Vec::new(),
+        }
+    }).collect();
+    packages.sort();
+    packages
+}
+
+fn ours(store: &Store, debs: &Path, scripts: &[Script]) -> Tree {
+    scratch::use_executable(Path::new(env!("CARGO_BIN_EXE_chasi-bod")));
+    let packages = lock(store, debs);
+    let start = Instant::now();
+    let unpacked = unpack::unpack_all(store, &packages, &|_| ()).unwrap();
+    eprintln!("unpacked {} packages, {} MB, in {:?}", packages.len(), packages.iter().map(|p| p.size.0).sum::<u64>() >> 20, start.elapsed());
+    let start = Instant::now();
+    let both: Vec<(Package, Unpacked)> = packages.into_iter().zip(unpacked).collect();
+    let tree = configure(store, &both, &[], scripts, EPOCH).unwrap_or_else(|e| panic!("{e} {:?}", e.hint()));
+    eprintln!("configured in {:?}, {} entries", start.elapsed(), tree.entries.len());
+    tree
+}
+
+/// An image as this test sees it: nodes, digests of files, texts of the files in `LINES`.
+struct Seen {
+    nodes: BTreeMap<TreePath, (Node, Option<Digest>)>,
+    texts: BTreeMap<String, String>,
+}
+
+impl Seen {
+    fn of(store: &Store, tree: &Tree) -> Self {
+        let content = |node: &Node| match &node.kind {
+            Kind::File(c) => Some(c.clone()),
+            Kind::HardLink(other) => match &tree.get(other).unwrap().kind {
+                Kind::File(c) => Some(c.clone()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let nodes = tree.entries.iter().map(|(p, n)| (p.clone(), (n.clone(), content(n).map(|c| c.sha256)))).collect();
+        let texts = LINES.iter().filter_map(|l| Some((l.to_string(), String::from_utf8(store.read(&content(tree.at(l)?)?).unwrap()).unwrap())));
+        Self { nodes, texts: texts.collect() }
+    }
+
+    /// Read by the tar crate alone, not by the code under test.
+    fn of_tar(file: &Path) -> Self {
+        let mut archive = tar::Archive::new(fs::File::open(file).unwrap());
+        let (mut nodes, mut texts) = (BTreeMap::<TreePath, (Node, Option<Digest>)>::new(), BTreeMap::new());
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = TreePath::new(entry.path_bytes()).unwrap();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            let link = entry.link_name_bytes().map(|b| b.into_owned()).unwrap_or_default();
+            let content = builder::tree::Content { sha256: Digest::of(&bytes), size: 0, pack: Digest::of(b""), offset: 0 };
+            let (kind, digest) = match entry.header().entry_type() {
+                tar::EntryType::Directory => (Kind::Directory, None),
+                tar::EntryType::Symlink => (Kind::Symlink(link), None),
+                tar::EntryType::Link => (Kind::HardLink(TreePath::new(&link).unwrap()), nodes[&TreePath::new(&link).unwrap()].1),
+                tar::EntryType::Char => (Kind::CharDevice(0, 0), None),
+                tar::EntryType::Regular => (Kind::File(content.clone()), Some(content.sha256)),
+                other => panic!("{path}: {other:?}"),
+            };
+            let header = entry.header();
+            let mut node = Node::new(kind, header.mode().unwrap() as u16 & 0o7777, header.mtime().unwrap() as i64);
+            (node.uid, node.gid) = (header.uid().unwrap() as u32, header.gid().unwrap() as u32);
+            for record in entry.pax_extensions().unwrap().into_iter().flatten() {
+                let record = record.unwrap();
+                if let Some(name) = record.key_bytes().strip_prefix(b"SCHILY.xattr.") {
+                    node.xattrs.insert(name.to_vec(), record.value_bytes().to_vec());
+                }
+            }
+            if LINES.contains(&path.to_string().as_str()) {
+                texts.insert(path.to_string(), String::from_utf8(bytes).unwrap());
+            }
+            nodes.insert(path, (node, digest));
+        }
+        Self { nodes, texts }
+    }
+
+    /// The name of an account by its number; numbers that are not given while configuring stay numbers.
+    fn account(&self, file: &str, id: u32) -> String {
+        let line = self.texts[file].lines().find(|l| id >= 100 && l.split(':').nth(2) == Some(&id.to_string()));
+        line.and_then(|l| l.split(':').next()).map_or(id.to_string(), Into::into)
+    }
+
+    /// One entry in words, for comparing and showing.
+    fn words(&self, path: &TreePath) -> Option<String> {
+        let (node, digest) = self.nodes.get(path)?;
+        let mut out = match &node.kind {
+            Kind::Directory => "directory".to_string(),
+            Kind::File(_) | Kind::HardLink(_) => format!("file {} {}", self.content(path, *digest), node.mtime),
+            // The same unit through the merged /usr: deb-systemd-helper writes the one or the other depending on what it finds first.
+            Kind::Symlink(target) => format!("link to {}", String::from_utf8_lossy(target).replace("/usr/lib/systemd/system/", "/lib/systemd/system/")),
+            other => format!("{other:?}"),
+        };
+        let _ = write!(out, " {:o} {}:{}", node.mode, self.account("/etc/passwd", node.uid), self.account("/etc/group", node.gid));
+        for (name, value) in &node.xattrs {
+            let _ = write!(out, " {}={}", String::from_utf8_lossy(name), Digest::of(value).short());
+        }
+        Some(out)
+    }
+
+    fn content(&self, path: &TreePath, digest: Option<Digest>) -> String {
+        let Some(text) = self.texts.get(&path.to_string()) else { return digest.unwrap().short() };
+        let without_numbers = |line: &str| match line.split(':').collect::<Vec<_>>()[..] {
+            [name, password, _, _, ref rest @ ..] if rest.len() == 3 => format!("{name}:{password}:{}", rest.join(":")),
+            [name, password, _, members] => format!("{name}:{password}:{members}"),
+            _ => line.to_string(),
+        };
+        let mut lines: Vec<_> = text.lines().map(without_numbers).collect();
+        lines.sort();
+        lines.join("\n    ")
+    }
+}
+
+fn reason(path: &TreePath) -> Option<&'static str> {
+    let text = path.to_string();
+    DIFFERENT.iter().find(|(p, _)| *p == text || ((p.ends_with('/') || p.ends_with('*')) && text.starts_with(p.trim_end_matches('*')))).map(|(_, r)| *r)
+}
+
+#[test]
+fn the_configured_tree_equals_mmdebstraps_but_for_listed_differences() {
+    let reference = reference();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let tree = ours(&store, &reference.join("debs/archives"), &[]);
+    let (ours, theirs) = (Seen::of(&store, &tree), Seen::of_tar(&reference.join("root.tar")));
+    let mut unlisted = String::new();
+    let paths: std::collections::BTreeSet<_> = ours.nodes.keys().chain(theirs.nodes.keys()).collect();
+    for path in paths {
+        let (a, b) = (ours.words(path), theirs.words(path));
+        if a != b && reason(path).is_none() {
+            let shown = |s: Option<String>| s.unwrap_or("nothing".into());
+            let _ = writeln!(unlisted, "{path}\n  ours   {}\n  theirs {}", shown(a), shown(b));
+        }
+    }
+    if let Ok(keep) = std::env::var("CHASI_BOD_KEEP") {
+        for (path, node) in &tree.entries {
+            if let Kind::File(c) = &node.kind {
+                let to = Path::new(&keep).join(&path.to_string()[1..]);
+                fs::create_dir_all(to.parent().unwrap()).unwrap();
+                fs::write(to, store.read(c).unwrap()).unwrap();
+            }
+        }
+    }
+    assert!(unlisted.is_empty(), "unlisted differences:\n{unlisted}");
+}

@@ -1,0 +1,78 @@
+//! The kernel command line, as far as `init` obeys it.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | `roothash=<64 hex digits>` | root hash of the slot's dm-verity tree; from boot.cfg; needed |
+//! | `chasi.slot=a\|b` | slot to start; from GRUB; `a` when absent |
+//! | `chasi.trial=1` | this boot is a trial: on failure reboot, GRUB falls back; from GRUB |
+//! | `chasi.wait=<seconds>` | how long to wait for the disk; 60 when absent |
+//! | `chasi.debug` | say each module and mount |
+
+use std::time::Duration;
+
+use layers::node::Slot;
+use layers::units::Digest;
+use layers::{Error, Result};
+
+/// What the command line asks of `init`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CommandLine {
+    /// Root hash of the verity tree.
+    pub roothash: Digest,
+    /// Slot to start.
+    pub slot: Slot,
+    /// On failure reboot, so that GRUB falls back.
+    pub trial: bool,
+    /// How long to wait for the disk.
+    pub wait: Duration,
+    /// Say each module and mount.
+    pub debug: bool,
+}
+
+/// The value of `name=` in a command line; the last one counts, as in the kernel.
+pub fn value<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_whitespace().rev().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// True when the boot is a trial; readable even from a line that is wrong otherwise.
+pub fn is_trial(line: &str) -> bool {
+    value(line, "chasi.trial") == Some("1")
+}
+
+impl CommandLine {
+    /// Reads the words that are ours; a wrong or missing one is named.
+    pub fn parse(line: &str) -> Result<Self> {
+        let wrong = |name: &str, why: String| Error::input(format!("reading `{name}=` of the kernel command line: {why}"));
+        let roothash = value(line, "roothash").ok_or_else(|| wrong("roothash", "not given".into()).with_hint("start by the boot menu"))?;
+        let roothash = roothash.parse().map_err(|why| wrong("roothash", why))?;
+        let slot = value(line, "chasi.slot").unwrap_or("a");
+        let slot = Slot::from_letter(slot).ok_or_else(|| wrong("chasi.slot", format!("`{slot}` is not a or b")))?;
+        let wait = value(line, "chasi.wait").unwrap_or("60");
+        let wait = wait.parse().map_err(|_| wrong("chasi.wait", format!("`{wait}` is not a number of seconds")))?;
+        let debug = line.split_whitespace().any(|w| w == "chasi.debug");
+        Ok(Self { roothash, slot, trial: is_trial(line), wait: Duration::from_secs(wait), debug })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_words_are_read_and_the_last_one_counts() {
+        let hash = "ab".repeat(32);
+        let line = CommandLine::parse(&format!("BOOT_IMAGE=/slot-a/vmlinuz ro chasi.slot=a roothash={hash} chasi.slot=b chasi.trial=1\n")).unwrap();
+        assert_eq!((line.slot, line.trial, line.debug, line.roothash.hex()), (Slot::B, true, false, hash));
+    }
+
+    #[test]
+    fn a_wrong_word_is_named() {
+        let hash = format!("roothash={}", "0".repeat(64));
+        let table = [("", "roothash"), ("roothash=12", "roothash"), ("chasi.slot=c", "chasi.slot"), ("chasi.wait=x", "chasi.wait")];
+        for (words, name) in table {
+            let line = if name == "roothash" { words.to_string() } else { format!("{hash} {words}") };
+            let error = CommandLine::parse(&line).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{name}=`")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The rules of a profile's network: each interface is one thing, refers to what exists, and never to itself.
+
+use std::collections::BTreeMap;
+
+use super::diagnostic::{Problem, quote, suggest};
+use super::tree::Node;
+use super::valid::{at, bounds, distinct, exactly_one, given};
+
+/// Checks the rules of `network`.
+pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
+    bounds(root, "network.interfaces.[].vlan.id", 1..=4094, problems);
+    bounds(root, "network.interfaces.[].mtu", 576..=9216, problems);
+    distinct(at(root, "network.interfaces.[].plane"), "the plane", problems);
+    let interfaces = at(root, "network.interfaces.[]");
+    for interface in interfaces.iter().filter(|i| !i.entries().is_empty()) {
+        exactly_one(interface, &["match", "vlan", "bond", "bridge"], "an interface", problems);
+    }
+    for node in at(root, "network.interfaces.[].match") {
+        if given(node, &["mac", "driver", "name"]).is_empty() {
+            problems.push(Problem::new(node.place, "`match` needs at least one of `mac`, `driver`, `name`"));
+        }
+    }
+    let names: BTreeMap<&str, &Node> = interfaces.iter().filter_map(|i| Some((i.get("name")?.text()?, *i))).collect();
+    references(&interfaces, &names, problems);
+    members(root, &names, problems);
+    circles(&names, problems);
+}
+
+/// The interfaces that one stands on.
+fn below(interface: &Node) -> Vec<&Node> {
+    ["vlan.parent", "bond.members.[]", "bridge.members.[]"].iter().flat_map(|path| at(interface, path)).filter(|n| n.text().is_some()).collect()
+}
+
+fn references(interfaces: &[&Node], names: &BTreeMap<&str, &Node>, problems: &mut Vec<Problem>) {
+    for node in interfaces.iter().flat_map(|i| below(i)) {
+        let Some(name) = node.text().filter(|name| !names.contains_key(name)) else { continue };
+        problems.push(Problem::new(node.place, format!("there is no interface {}", quote(name))).hint(suggest(name, names.keys().copied())));
+    }
+}
+
+/// A member belongs to one bond or bridge and has no addresses of its own.
+fn members(root: &Node, names: &BTreeMap<&str, &Node>, problems: &mut Vec<Problem>) {
+    let both = ["network.interfaces.[].bond.members", "network.interfaces.[].bridge.members"];
+    let lists: Vec<&Node> = both.iter().flat_map(|path| at(root, path)).collect();
+    for list in lists.iter().filter(|l| l.items().is_empty() && l.text().is_none()) {
+        problems.push(Problem::new(list.place, "`members` must name at least one interface"));
+    }
+    let all: Vec<&Node> = lists.into_iter().flat_map(Node::items).collect();
+    distinct(all.iter().copied(), "the member", problems);
+    for node in all {
+        let Some(interface) = node.text().and_then(|name| names.get(name)) else { continue };
+        let addressed = at(interface, "dhcp").iter().any(|n| n.text() == Some("true")) || !at(interface, "addresses.[]").is_empty();
+        if addressed {
+            problems.push(Problem::new(node.place, "a member of a bond or bridge cannot have addresses or DHCP of its own"));
+        }
+    }
+}
+
+/// Reports each circle once, at the reference of its first interface in the order of names.
+fn circles(names: &BTreeMap<&str, &Node>, problems: &mut Vec<Problem>) {
+    let mut done = std::collections::BTreeSet::new();
+    for start in names.keys().copied() {
+        if let Some(circle) = circle_from(start, names, &done) {
+            let place = names.get(circle[0]).map_or_else(Default::default, |n| below(n).first().map_or(n.place, |b| b.place));
+            problems.push(Problem::new(place, format!("interfaces stand on each other in a circle: {}", circle.join(" → "))));
+            done.extend(circle);
+        }
+        done.insert(start);
+    }
+}
+
+/// Walks down from an interface without recursion, so that no chain is too long; gives the first circle met.
+fn circle_from<'n>(start: &'n str, names: &BTreeMap<&'n str, &'n Node>, done: &std::collections::BTreeSet<&'n str>) -> Option<Vec<&'n str>> {
+    let next = |name: &str| names.get(name).map(|n| below(n)).unwrap_or_default();
+    let (mut chain, mut open, mut finished) = (vec![start], vec![next(start)], std::collections::BTreeSet::new());
+    while let Some(list) = open.last_mut() {
+        let Some(name) = list.pop().and_then(Node::text) else {
+            open.pop();
+            finished.extend(chain.pop());
+            continue;
+        };
+        if let Some(n) = chain.iter().position(|c| *c == name) {
+            return Some(chain[n..].iter().copied().chain([name]).collect());
+        }
+        if !done.contains(name) && !finished.contains(name) {
+            chain.push(name);
+            open.push(next(name));
+        }
+    }
+    None
+}

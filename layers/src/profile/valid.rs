@@ -1,0 +1,177 @@
+//! The rules of a valid profile that no type can say. They look at the merged tree, so that they also run when keys or types are
+//! wrong, and every failure has a place.
+
+use crate::units::Bytes;
+
+use super::Disk;
+use super::diagnostic::{Place, Problem, quote};
+use super::merge::{name_key, name_of};
+use super::tree::Node;
+use super::{network, syntax};
+
+/// Paths below which the running system mounts something over the image.
+const MOUNTED_OVER: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
+
+/// Checks all rules.
+pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
+    for rule in syntax::RULES {
+        for node in at(root, rule.path) {
+            if let Some(text) = node.text().filter(|text| !(rule.holds)(text)) {
+                problems.push(Problem::new(node.place, format!("{} is not {}", quote(text), rule.wanted)));
+            }
+        }
+    }
+    for list in ["layers", "users", "files", "network.interfaces", "disk.mounts"] {
+        unique(root, list, problems);
+    }
+    users(root, problems);
+    files(root, problems);
+    sysctl(root, problems);
+    hostname(root, problems);
+    bounds(root, "boot.timeout", 0..=600, problems);
+    network::check(root, problems);
+    disk(root, problems);
+}
+
+/// All values at a path of keys; `[]` stands for each item of a list. Values that are nothing are left out.
+pub(super) fn at<'n>(root: &'n Node, path: &str) -> Vec<&'n Node> {
+    path.split('.').filter(|part| !part.is_empty()).fold(vec![root], |nodes, part| {
+        let step = |node: &'n Node| if part == "[]" { node.items().iter().collect() } else { Vec::from_iter(node.get(part)) };
+        nodes.into_iter().flat_map(step).filter(|n| !n.is_null()).collect()
+    })
+}
+
+/// Checks that numbers at a path are within bounds; what is no number the schema has named already.
+pub(super) fn bounds(root: &Node, path: &str, range: std::ops::RangeInclusive<i64>, problems: &mut Vec<Problem>) {
+    for node in at(root, path) {
+        if let Some(text) = node.text().filter(|t| t.parse().is_ok_and(|n: i64| !range.contains(&n))) {
+            let key = path.rsplit('.').next().unwrap_or(path);
+            problems.push(Problem::new(node.place, format!("`{key}` must be from {} to {}, not {}", range.start(), range.end(), quote(text))));
+        }
+    }
+}
+
+/// The keys of a map that have a value.
+pub(super) fn given<'n>(node: &'n Node, keys: &[&str]) -> Vec<&'n str> {
+    node.entries().iter().filter(|(k, v)| keys.contains(&k.text.as_str()) && !v.is_null()).map(|(k, _)| k.text.as_str()).collect()
+}
+
+/// Checks that a map has exactly one of some keys.
+pub(super) fn exactly_one(node: &Node, keys: &[&str], what: &str, problems: &mut Vec<Problem>) {
+    let found = given(node, keys);
+    let all = keys.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ");
+    match found.as_slice() {
+        [_] => {}
+        [] => problems.push(Problem::new(node.place, format!("{what} needs one of {all}"))),
+        several => {
+            let both = several.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(" and ");
+            problems.push(Problem::new(node.place, format!("{what} takes only one of {all}, not {both}")));
+        }
+    }
+}
+
+/// Checks that no two texts are equal.
+pub(super) fn distinct<'n>(nodes: impl IntoIterator<Item = &'n Node>, what: &str, problems: &mut Vec<Problem>) {
+    let mut seen = std::collections::BTreeMap::new();
+    for node in nodes {
+        let Some(text) = node.text() else { continue };
+        if let Some(first) = seen.insert(text, node.place) {
+            problems.push(Problem::new(node.place, format!("{what} {} is given twice, first in line {}", quote(text), first.line)));
+        }
+    }
+}
+
+fn unique(root: &Node, list: &str, problems: &mut Vec<Problem>) {
+    let Some(key) = name_key(list) else { return };
+    let entries = at(root, list).into_iter().flat_map(Node::items);
+    distinct(entries.filter_map(|entry| name_of(entry, key)), &format!("the {key}"), problems);
+}
+
+fn users(root: &Node, problems: &mut Vec<Problem>) {
+    bounds(root, "users.[].uid", 1..=60_000, problems);
+    distinct(at(root, "users.[].uid"), "the uid", problems);
+}
+
+fn files(root: &Node, problems: &mut Vec<Problem>) {
+    for file in at(root, "files.[]").into_iter().filter(|f| !f.entries().is_empty()) {
+        exactly_one(file, &["content", "source", "link"], "a file", problems);
+        if let Some(template) = file.get("template").filter(|t| t.text() == Some("true") && !given(file, &["link"]).is_empty()) {
+            problems.push(Problem::new(template.place, "a link cannot be a template"));
+        }
+        let below = |path: &str| MOUNTED_OVER.into_iter().find(|m| path.strip_prefix(m).is_some_and(|r| r.is_empty() || r.starts_with('/')));
+        if let Some((node, mount)) = file.get("path").and_then(|n| Some((n, below(n.text()?)?))) {
+            problems.push(Problem::new(node.place, format!("nothing can lie below {mount}: the running system mounts over it")));
+        }
+    }
+}
+
+fn sysctl(root: &Node, problems: &mut Vec<Problem>) {
+    for (key, value) in at(root, "sysctl").into_iter().flat_map(Node::entries) {
+        if !syntax::is_sysctl(&key.text) {
+            problems.push(Problem::new(key.place, format!("{} is not a kernel parameter such as net.ipv4.ip_forward", quote(&key.text))));
+        }
+        if value.text().is_some_and(|text| text.chars().any(char::is_control)) {
+            problems.push(Problem::new(value.place, "a kernel parameter must be one line"));
+        }
+    }
+}
+
+fn hostname(root: &Node, problems: &mut Vec<Problem>) {
+    for node in at(root, "hostname") {
+        if let Some(Err((message, hint))) = node.text().map(syntax::hostname) {
+            problems.push(Problem::new(node.place, format!("the host name {message}")).hint(hint));
+        }
+    }
+}
+
+fn size(disk: Option<&Node>, key: &str) -> Option<Bytes> {
+    disk?.get(key).filter(|n| !n.is_null())?.text()?.parse().ok()
+}
+
+fn disk(root: &Node, problems: &mut Vec<Problem>) {
+    let disk = root.get("disk");
+    room(root, disk, problems);
+    limits(disk, ("stateSize", Some(Disk::default().state_size)), "stateLimit", problems);
+    for (key, least) in [("espSize", Bytes::mib(64)), ("slotSize", Bytes::mib(16)), ("stateSize", Bytes::mib(16))] {
+        if let (Some(given), Some(node)) = (size(disk, key).filter(|given| *given < least), disk.and_then(|d| d.get(key))) {
+            problems.push(Problem::new(node.place, format!("`{key}` is {given}, but must be at least {least}")));
+        }
+    }
+    for mount in at(root, "disk.mounts.[].disk") {
+        limits(Some(mount), ("minSize", None), "maxSize", problems);
+        if given(mount, &["path", "serial", "model", "minSize", "maxSize"]).is_empty() {
+            problems.push(Problem::new(mount.place, "the disk needs at least one of `path`, `serial`, `model`, `minSize`, `maxSize`"));
+        }
+    }
+}
+
+fn limits(map: Option<&Node>, (low, default): (&str, Option<Bytes>), high: &str, problems: &mut Vec<Problem>) {
+    if let (Some(least), Some(most)) = (size(map, low).or(default), size(map, high))
+        && most < least
+    {
+        let place = map.and_then(|m| m.get(high)).map_or(Place::default(), |n| n.place);
+        problems.push(Problem::new(place, format!("`{high}` is {most}, less than `{low}` {least}")));
+    }
+}
+
+/// A8: the disk must hold the EFI system partition, BIOS boot, two slots with verity, the state and both partition tables.
+fn room(root: &Node, disk: Option<&Node>, problems: &mut Vec<Problem>) {
+    const MIB: u64 = 1 << 20;
+    let default = Disk::default();
+    let given = size(disk, "size").unwrap_or(default.size);
+    // A slot that is not given is never smaller than this.
+    let slot = size(disk, "slotSize").unwrap_or(Bytes(4 << 30));
+    let (esp, state) = (size(disk, "espSize").unwrap_or(default.esp_size), size(disk, "stateSize").unwrap_or(default.state_size));
+    let verity = Bytes(slot.0.div_ceil(64)).round_up(MIB);
+    let parts = [esp.0, MIB, slot.0, slot.0, verity.0, verity.0, state.0, 2 * MIB];
+    let needed = Bytes(parts.iter().fold(0, |sum: u64, n| sum.saturating_add(*n)));
+    if given < needed {
+        let node = disk.map(|d| d.get("size").unwrap_or(d));
+        let message = format!(
+            "the disk is too small: {given} given, {needed} needed ({esp} EFI system partition, 2 × {slot} slot, 2 × {verity} verity, {state} state, 3MiB boot and tables)"
+        );
+        problems.push(
+            Problem::new(node.unwrap_or(root).place, message).hint(Some(format!("set `size` to at least {}", Bytes(needed.0.div_ceil(MIB) * MIB)))),
+        );
+    }
+}
