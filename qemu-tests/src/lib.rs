@@ -2,5 +2,7 @@
 
 pub mod debs;
 pub mod exec;
+pub mod node;
 pub mod serial;
+pub mod slots;
 pub mod vm;

@@ -1,0 +1,126 @@
+//! A built image as a machine that can be asked: artifact → disk of its own → boot → ssh.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use layers::{Context, Error, Result};
+use serde_json::Value;
+
+use crate::exec;
+use crate::vm::{Drive, Firmware, Machine, Vm};
+
+/// Longest time from power-on to `ready`, in seconds; emulation on a busy machine is slow.
+pub const READY: u64 = 180;
+/// Longest time for a shutdown, in seconds.
+pub const DOWN: u64 = 90;
+
+/// The folder of a built profile's artifacts, newest version; `make image` has put them there.
+pub fn artifacts(profile: &str) -> Result<PathBuf> {
+    let base = std::env::var_os("CHASI_BOD_IMAGE_DIR").map_or_else(|| PathBuf::from("../output"), PathBuf::from).join(profile);
+    let versions = fs::read_dir(&base).context(|| format!("looking for a built image in {}", base.display()))?;
+    let mut found: Vec<_> = versions.flatten().map(|e| e.path()).filter(|p| p.join("build.json").exists()).collect();
+    found.sort();
+    found.pop().ok_or_else(|| Error::environment(format!("looking for a built image in {}: none", base.display())).with_hint("run `make image`"))
+}
+
+/// The artifact of a format in such a folder.
+pub fn artifact(folder: &Path, extension: &str) -> Result<PathBuf> {
+    let files = fs::read_dir(folder).context(|| format!("listing {}", folder.display()))?;
+    let found = files.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == extension));
+    found.ok_or_else(|| Error::environment(format!("looking for a .{extension} in {}: none", folder.display())))
+}
+
+/// A machine's disk, ssh key and forwarded port; it can be booted again and again.
+pub struct Node {
+    /// Where its files lie.
+    pub folder: PathBuf,
+    disk: Drive,
+    port: u16,
+    /// More arguments for QEMU.
+    pub arguments: Vec<String>,
+    /// The public half of the key that `ssh` uses.
+    pub public_key: String,
+}
+
+impl Node {
+    /// A machine whose disk starts as an artifact that stays as it is.
+    pub fn of_artifact(folder: &Path, artifact: &Path) -> Result<Self> {
+        let disk = folder.join("disk.qcow2");
+        let artifact = fs::canonicalize(artifact).context(|| format!("finding {}", artifact.display()))?;
+        let format = if artifact.extension().is_some_and(|e| e == "raw") { "raw" } else { "qcow2" };
+        exec::run("qemu-img", &["create", "-q", "-f", "qcow2", "-F", format, "-b", &text(&artifact), &text(&disk)])?;
+        Self::of_disk(folder, Drive { path: disk, format: "qcow2" })
+    }
+
+    /// A machine with a disk of its own.
+    pub fn of_disk(folder: &Path, disk: Drive) -> Result<Self> {
+        let key = folder.join("key");
+        exec::run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", &text(&key)])?;
+        let public_key = fs::read_to_string(folder.join("key.pub")).context(|| "reading the test key".into())?.trim().to_string();
+        let port = free_port()?;
+        let arguments = vec!["-smbios".into(), format!("type=11,value=chasi-bod:sshKeys={public_key}")];
+        Ok(Self { folder: folder.to_path_buf(), disk, port, arguments, public_key })
+    }
+
+    /// Powers the machine on.
+    pub fn start(&self, firmware: Firmware) -> Result<Vm> {
+        let mut machine = Machine::new(firmware, &[]);
+        machine.drives = vec![self.disk.clone()];
+        machine.arguments = self.arguments.clone();
+        let net = format!("user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.port);
+        machine.arguments.extend(["-netdev".into(), net, "-device".into(), "virtio-net-pci,netdev=n0".into()]);
+        machine.start(&self.folder)
+    }
+
+    /// Powers the machine on and waits until the agent says that it is ready; returns the seconds that the node itself counted.
+    pub fn boot(&self, firmware: Firmware) -> Result<(Vm, f64)> {
+        let mut vm = self.start(firmware)?;
+        let line = vm.wait(" ready", READY)?;
+        let uptime = line.split("chasi-bod: ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        let uptime = uptime.ok_or_else(|| Error::environment(format!("reading the uptime from `{line}`")))?;
+        Ok((vm, uptime))
+    }
+
+    /// Runs a command on the node as root; it must succeed.
+    pub fn ssh(&self, command: &str) -> Result<String> {
+        let key = self.folder.join("key");
+        let (key, port) = (text(&key), self.port.to_string());
+        let fixed = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=30";
+        let mut args: Vec<&str> = vec!["-i", &key, "-p", &port];
+        args.extend(fixed.split(' '));
+        args.extend(["root@127.0.0.1", command]);
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            match exec::run("ssh", &args) {
+                Ok(output) => return Ok(String::from_utf8_lossy(&output.stdout).trim().to_string()),
+                // sshd may start a moment after the agent is ready; 255 is ssh's own failure to connect.
+                Err(e) if e.to_string().contains("exit status: 255") && Instant::now() < end => std::thread::sleep(Duration::from_millis(500)),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The node's own account of itself.
+    pub fn status(&self) -> Result<Value> {
+        let text = self.ssh("chasi-bod status --json")?;
+        serde_json::from_str(&text).context(|| format!("reading the node's status `{text}`"))
+    }
+
+    /// Shuts the machine down in order.
+    pub fn shut_down(&self, mut vm: Vm) -> Result<()> {
+        // The connection ends with the machine: its status says nothing.
+        let _ = self.ssh("systemctl poweroff --no-block; sync");
+        vm.wait_end(DOWN).map(drop)
+    }
+}
+
+/// A TCP port of loopback that is free now.
+fn free_port() -> Result<u16> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").context(|| "looking for a free port".into())?;
+    Ok(listener.local_addr().context(|| "looking for a free port".into())?.port())
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
