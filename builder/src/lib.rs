@@ -1,14 +1,16 @@
 //! How an image is made: resolve, fetch, unpack, configure, assemble, emit.
 
 pub mod assemble;
+pub mod cli;
 pub mod disk;
 pub mod emit;
 pub mod exec;
-pub mod progress;
-pub mod source;
 pub mod fs;
 pub mod inspect;
-pub mod fs;
+pub mod pipeline;
+pub mod progress;
+pub mod record;
+pub mod source;
 pub mod store;
 pub mod sys;
 pub mod tree;

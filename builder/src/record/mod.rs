@@ -6,7 +6,7 @@ use layers::lock::{Index, Package};
 use layers::units::{Bytes, Digest};
 use serde::{Deserialize, Serialize};
 
-use crate::inspect::Check;
+use crate::inspect::{Check, FileCheck};
 
 /// File name of the record beside the artifacts.
 pub const FILE: &str = "build.json";
@@ -38,7 +38,7 @@ pub struct BuildRecord {
 #[serde(rename_all = "camelCase")]
 pub struct Inputs {
     /// The command that built, with its version.
-    pub builder: Named,
+    pub builder: String,
     /// The binary that is init, agent and CLI on the node.
     pub node: Named,
     /// The profile after `extends` and defaults.
@@ -99,4 +99,7 @@ pub struct Artifact {
     /// Digest of the file; absent where `--no-raw-sum` asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Digest>,
+    /// Digests of its pieces, where the file is more than the disk it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<FileCheck>,
 }

@@ -1,0 +1,131 @@
+//! The boot files: kernel and initramfs out of the root tree, the ESP with both firmware's loaders, slots and boot state.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use layers::bootstate;
+use layers::node::Slot;
+use layers::profile::Profile;
+use layers::units::{Bytes, Digest, Seed};
+use layers::{Error, Result};
+
+use super::grub::{self, Grub};
+use crate::disk::ReadAt;
+use crate::disk::file::FileAt;
+use crate::disk::layout::Partition;
+use crate::fs::{fat, initramfs};
+use crate::store::{PackWriter, Store};
+use crate::tree::{Kind, Node, Tree, TreePath};
+
+/// Folder of the root that holds kernel and initramfs once more, so that one delta covers them.
+const BOOT_DIR: &str = "usr/lib/chasi-bod/boot";
+const GRUB_CFG: &str = include_str!("../../../layers/defs/boot/grub.cfg");
+
+/// Kernel and initramfs of an image.
+#[derive(Clone, Debug)]
+pub struct BootFiles {
+    /// Kernel release, as in /usr/lib/modules.
+    pub release: String,
+    /// The kernel image.
+    pub kernel: Arc<Vec<u8>>,
+    /// The initramfs, an uncompressed cpio archive.
+    pub initrd: Arc<Vec<u8>>,
+}
+
+/// Takes the kernel out of the tree, makes the initramfs, and puts both into the root.
+pub fn files(tree: &mut Tree, store: &Store, modules: &[String], node: &[u8], epoch: i64, pack: &mut PackWriter<'_>) -> Result<BootFiles> {
+    let (path, release) = kernel(tree)?;
+    let Some(Node { kind: Kind::File(content), .. }) = tree.get(&path).cloned() else {
+        return Err(Error::input(format!("taking the kernel from {path}: it is not a regular file")));
+    };
+    let kernel = store.read(&content)?;
+    let initrd = initramfs::build(tree, store, &release, modules, node, epoch)?;
+    // The package's own copies below /boot would only take space: GRUB reads the ESP.
+    let boot = TreePath::new("boot").map_err(Error::internal)?;
+    let mode = tree.get(&boot).cloned();
+    tree.remove_below(&boot);
+    tree.insert(boot, mode.unwrap_or_else(|| Node::new(Kind::Directory, 0o755, epoch)));
+    let mut put = |name: &str, kind: Kind| -> Result<()> {
+        let path = TreePath::new(format!("{BOOT_DIR}/{name}")).map_err(Error::internal)?;
+        tree.ensure_parents(&path, epoch);
+        tree.insert(path, Node::new(kind, 0o644, epoch));
+        Ok(())
+    };
+    put("vmlinuz", Kind::File(content))?;
+    put("initrd", Kind::File(pack.add(&initrd)?))?;
+    Ok(BootFiles { release, kernel: Arc::new(kernel), initrd: Arc::new(initrd) })
+}
+
+/// The one kernel below /boot; none or several is the profile's fault.
+fn kernel(tree: &Tree) -> Result<(TreePath, String)> {
+    let boot = TreePath::new("boot").map_err(Error::internal)?;
+    let found: Vec<_> = tree
+        .below(&boot)
+        .filter_map(|(path, node)| {
+            let release = path.name().strip_prefix(b"vmlinuz-").filter(|_| matches!(node.kind, Kind::File(_)))?;
+            Some((path.clone(), String::from_utf8_lossy(release).into_owned()))
+        })
+        .collect();
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(Error::input("looking for the kernel: no package puts one below /boot").with_hint("use the layer `boot`")),
+        many => {
+            let names: Vec<_> = many.iter().map(|(_, release)| release.as_str()).collect();
+            Err(Error::input(format!("looking for the kernel: there are {}", names.join(" and "))).with_hint("keep one kernel package"))
+        }
+    }
+}
+
+/// The kernel command line of a slot, without the words that GRUB adds.
+pub fn command_line(profile: &Profile, root_hash: &Digest) -> String {
+    let consoles = profile.boot.console.iter().map(|c| format!("console={c}"));
+    // A kernel that panics restarts, so that GRUB can fall back from a trial.
+    let fixed = [format!("roothash={}", root_hash.hex()), "panic=10".into(), "quiet".into()];
+    fixed.into_iter().chain(consoles).chain(profile.boot.command_line.clone()).collect::<Vec<_>>().join(" ")
+}
+
+/// What goes into an ESP.
+#[derive(Debug)]
+pub struct Esp<'a> {
+    /// The profile.
+    pub profile: &'a Profile,
+    /// Where the serial number comes from.
+    pub seed: &'a Seed,
+    /// Loaders.
+    pub grub: &'a Grub,
+    /// Kernel and initramfs of slot A.
+    pub files: &'a BootFiles,
+    /// dm-verity root hash of slot A.
+    pub root_hash: &'a Digest,
+    /// Where it will lie.
+    pub partition: &'a Partition,
+    /// Time of all files in seconds since 1970.
+    pub epoch: i64,
+}
+
+/// The ESP as it lies on a fresh disk: loader, menu, boot state, slot A.
+pub fn esp(parts: &Esp<'_>, store: &Store) -> Result<FileAt> {
+    let Esp { profile, seed, grub, files: boot, root_hash, partition, epoch } = *parts;
+    let command_line = command_line(profile, root_hash);
+    if command_line.contains(['"', '\'', '\\', '$', '\n']) {
+        return Err(Error::input(format!("writing boot.cfg: the kernel command line `{command_line}` holds a character that GRUB would interpret"))
+            .with_hint("leave quotes, backslashes and `$` out of boot.commandLine"));
+    }
+    let menu = GRUB_CFG.replace("{{timeout}}", &profile.boot.timeout.to_string());
+    let mut files: fat::Files = BTreeMap::new();
+    files.insert("EFI/BOOT/BOOTX64.EFI".into(), Arc::new(grub.efi.clone()));
+    files.insert("chasi/grub.cfg".into(), Arc::new(menu.into_bytes()));
+    for (path, block) in bootstate::PATHS.iter().zip(bootstate::BootState::initial(Slot::A)) {
+        files.insert((*path).into(), Arc::new(block.to_vec()));
+    }
+    for (name, bytes) in slot_files(boot, &command_line) {
+        files.insert(format!("slot-a/{name}"), bytes);
+    }
+    let options = fat::Options { size: Bytes(partition.size), label: "ESP".into(), serial: grub::esp_serial(seed), epoch, offset: partition.offset };
+    fat::build(&options, &files, &store.root().join("tmp"))
+}
+
+fn slot_files(boot: &BootFiles, command_line: &str) -> [(&'static str, Arc<dyn ReadAt>); 3] {
+    let cfg = format!("set chasi_cmdline=\"{command_line}\"\n");
+    [("vmlinuz", boot.kernel.clone()), ("initrd", boot.initrd.clone()), ("boot.cfg", Arc::new(cfg.into_bytes()))]
+}

@@ -1,0 +1,238 @@
+//! Plan → lock: the lock beside the profile is used as it is, made anew when the profile asks for something else or when the archive has
+//! moved on, and never touched with `--locked`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use layers::lock::{Lock, Package};
+use layers::{Context, Error, Fault, Result};
+use serde::Serialize;
+
+use super::{Locking, Network, Planned, grub};
+use crate::progress::Progress;
+use crate::source::deb::{self, Archive, Fetched, Mirrors, Offline, Request, Update, Updates, Wanted};
+use crate::source::http::{Client, Limits};
+use crate::store::Store;
+
+/// Path of the lock of a profile: `site.yaml` → `site.lock`.
+pub fn path_of(profile: &Path) -> PathBuf {
+    profile.with_extension("lock")
+}
+
+/// The lock of a profile, as it is on disk; an input error when there is none.
+pub fn read_lock(profile: &Path) -> Result<Lock> {
+    let path = path_of(profile);
+    existing(&path)?.ok_or_else(|| {
+        Error::input(format!("reading {}: there is no lock yet", path.display())).with_hint(format!("run `chasi-bod lock {}`", profile.display()))
+    })
+}
+
+fn existing(path: &Path) -> Result<Option<Lock>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Lock::from_yaml(&text, &path.display().to_string()).map(Some),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).context(|| format!("reading {}", path.display())),
+    }
+}
+
+/// Writes the lock beside the profile in one step.
+pub fn write_lock(planned: &Planned, lock: &Lock) -> Result<()> {
+    let path = path_of(&planned.path);
+    let shown = || format!("writing {}", path.display());
+    let part = path.with_extension("lock.partial");
+    fs::write(&part, lock.to_yaml()?).fault(Fault::Environment, shown)?;
+    fs::rename(&part, &path).fault(Fault::Environment, shown)
+}
+
+/// All locks below folders.
+pub fn locks_below(folders: &[PathBuf]) -> Result<Vec<Lock>> {
+    let mut out = Vec::new();
+    let mut todo = folders.to_vec();
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(&dir).context(|| format!("reading {}", dir.display()))? {
+            let path = entry.context(|| format!("reading {}", dir.display()))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() && !path.is_symlink() && name != "target" && name != ".git" {
+                todo.push(path);
+            } else if name == "lock" || name.ends_with(".lock") {
+                // Other programs name files `.lock` too; what is not ours names no package of ours.
+                out.extend(fs::read_to_string(&path).ok().and_then(|text| Lock::from_yaml(&text, &name).ok()));
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// What the archive is asked for.
+pub fn request(planned: &Planned) -> Request {
+    let debian = &planned.profile.debian;
+    let mut packages = Wanted::new();
+    for layer in &planned.plan.layers {
+        for name in &layer.packages {
+            packages.entry(name.clone()).or_default().push(layer.name.clone());
+        }
+    }
+    Request {
+        suite: debian.suite.clone(),
+        components: debian.components.clone(),
+        updates: if debian.updates { Updates::Taken } else { Updates::Ignored },
+        architecture: planned.profile.architecture.debian().into(),
+        base: deb::solve::Base::Minbase,
+        packages,
+        tools: grub::TOOLS.map(String::from).to_vec(),
+        assumed: planned.assumed().map(|a| deb::Assumed { name: a.name.clone(), version: ASSUMED_VERSION.into(), provides: a.provides.clone() }).collect(),
+    }
+}
+
+/// Version of a package that stands for something the image has by other means.
+pub const ASSUMED_VERSION: &str = "1";
+
+fn archive<'a>(planned: &Planned, store: &'a Store, network: Network, progress: &'a Progress) -> Result<Archive<'a>> {
+    let root = Path::new("/");
+    let debian = &planned.profile.debian;
+    let offline = if network == Network::Offline { Offline::Required } else { Offline::Allowed };
+    let mut mirrors = match Mirrors::find(root, debian) {
+        Ok(mirrors) => mirrors,
+        // Without network no mirror is needed.
+        Err(_) if network == Network::Offline => Mirrors::default(),
+        Err(e) => return Err(e),
+    };
+    mirrors.cache = std::env::var("CHASI_BOD_REMOTE_CACHE").ok().filter(|url| !url.is_empty());
+    let keyring = match offline {
+        Offline::Required => PathBuf::new(),
+        Offline::Allowed => deb::keyring(root, debian.keyring.as_deref().map(Path::new))?,
+    };
+    Ok(Archive { store, mirrors, keyring, http: Client::new(Limits::default()), offline, progress, now: SystemTime::now() })
+}
+
+/// Makes the lock anew; returns the former one too. Without `update` packages keep their versions where that is possible.
+pub fn relock(planned: &Planned, update: Option<&[String]>, store: &Store, progress: &Progress) -> Result<(Option<Lock>, Lock)> {
+    let before = existing(&path_of(&planned.path))?;
+    let update = match update {
+        None => Update::None,
+        Some([]) => Update::All,
+        Some(names) => Update::Packages(names.to_vec()),
+    };
+    let archive = archive(planned, store, Network::Online, progress)?;
+    let after = deb::lock(&archive, &request(planned), before.as_ref(), &update)?;
+    Ok((before, after))
+}
+
+/// The lock to build from, with every package of it in the store.
+pub fn ensure(planned: &Planned, locking: Locking, network: Network, store: &Store, progress: &Progress) -> Result<Lock> {
+    let lock = current(planned, locking, network, store, progress)?;
+    let archive = archive(planned, store, network, progress)?;
+    let Fetched::Gone(gone) = deb::fetch(&archive, &lock)? else { return Ok(lock) };
+    if locking == Locking::Locked {
+        return Err(gone);
+    }
+    eprintln!("NOTICE: {gone}");
+    eprintln!("NOTICE: locking all packages anew; the image will differ from earlier ones of this profile. `--locked` refuses this.");
+    let (before, lock) = relock(planned, Some(&[]), store, progress)?;
+    announce(before.as_ref(), &lock);
+    write_lock(planned, &lock)?;
+    match deb::fetch(&archive, &lock)? {
+        Fetched::Complete => Ok(lock),
+        Fetched::Gone(gone) => Err(gone),
+    }
+}
+
+/// The lock on disk if it answers what the plan asks, else a new one.
+fn current(planned: &Planned, locking: Locking, network: Network, store: &Store, progress: &Progress) -> Result<Lock> {
+    let path = path_of(&planned.path);
+    let found = existing(&path)?;
+    let asked = request(planned).digest()?;
+    let why = match found {
+        Some(lock) if lock.request == Some(asked) => return Ok(lock),
+        Some(_) => "the profile asks for other packages than the lock was made for",
+        None => "there is no lock yet",
+    };
+    if locking == Locking::Locked || network == Network::Offline {
+        return Err(Error::input(format!("using {}: {why}", path.display())).with_hint(format!("run `chasi-bod lock {}`", planned.path.display())));
+    }
+    eprintln!("locking packages: {why}");
+    let (before, lock) = relock(planned, None, store, progress)?;
+    announce(before.as_ref(), &lock);
+    write_lock(planned, &lock)?;
+    Ok(lock)
+}
+
+fn announce(before: Option<&Lock>, after: &Lock) {
+    // A first lock changes everything: listing it says nothing.
+    for change in before.map(|b| changes(Some(b), after)).unwrap_or_default() {
+        eprintln!("  {change}");
+    }
+}
+
+/// One package that differs between two locks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// Package name.
+    pub name: String,
+    /// Version before; none for a new package.
+    pub before: Option<String>,
+    /// Version after; none for one that left.
+    pub after: Option<String>,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.before, &self.after) {
+            (Some(before), Some(after)) => write!(f, "{} {before} -> {after}", self.name),
+            (None, Some(after)) => write!(f, "{} {after} (new)", self.name),
+            (Some(before), None) => write!(f, "{} {before} (gone)", self.name),
+            (None, None) => f.write_str(&self.name),
+        }
+    }
+}
+
+/// Image packages that differ between two locks, by name.
+pub fn changes(before: Option<&Lock>, after: &Lock) -> Vec<Change> {
+    let versions = |lock: Option<&Lock>| -> BTreeMap<String, String> {
+        lock.iter().flat_map(|l| &l.packages).map(|p: &Package| (p.name.clone(), p.version.clone())).collect()
+    };
+    let (old, new) = (versions(before), versions(Some(after)));
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let change = |name: &String| Change { name: name.clone(), before: old.get(name).cloned(), after: new.get(name).cloned() };
+    names.into_iter().map(change).filter(|c| c.before != c.after).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use layers::units::{Bytes, Digest};
+
+    fn lock(packages: &[(&str, &str)]) -> Lock {
+        let one = |(name, version): &(&str, &str)| Package {
+            name: (*name).into(),
+            version: (*version).into(),
+            architecture: "all".into(),
+            sha256: Digest::of(name.as_bytes()),
+            size: Bytes(1),
+            suite: "trixie".into(),
+            path: "pool/x".into(),
+            source: None,
+            wanted_by: Vec::new(),
+        };
+        Lock { packages: packages.iter().map(one).collect(), ..Lock::default() }
+    }
+
+    #[test]
+    fn changes_name_moved_new_and_gone_packages() {
+        let (before, after) = (lock(&[("a", "1"), ("b", "1"), ("c", "1")]), lock(&[("a", "1"), ("b", "2"), ("d", "1")]));
+        let shown: Vec<_> = changes(Some(&before), &after).iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["b 1 -> 2", "c 1 (gone)", "d 1 (new)"]);
+    }
+
+    #[test]
+    fn locks_are_found_and_foreign_lock_files_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("profiles")).unwrap();
+        fs::write(dir.path().join("profiles/site.lock"), Lock { lock_version: Lock::VERSION, ..lock(&[("a", "1")]) }.to_yaml().unwrap()).unwrap();
+        fs::write(dir.path().join("Cargo.lock"), "version = 4").unwrap();
+        assert_eq!(locks_below(&[dir.path().into()]).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,370 @@
+//! The whole story of a build, top to bottom: profile → plan → lock → store → tree → root → disk → artifacts → record.
+
+mod boot;
+mod grub;
+mod locking;
+mod output;
+mod root;
+mod verify;
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use layers::layer::Assumed;
+use layers::lock::Lock;
+use layers::node::partition;
+use layers::plan::Plan;
+use layers::profile::{self, Profile};
+use layers::units::{Bytes, Digest, Seed};
+use layers::{Context, Error, Result};
+use serde::Serialize;
+
+use crate::defs;
+use crate::disk::layout::Layout;
+use crate::disk::{Disk, ReadAt, bios, gpt};
+use crate::emit::{self, OutputFormat};
+use crate::fs::{erofs, verity};
+use crate::inspect::{Check, FileCheck};
+use crate::progress::Progress;
+use crate::record::{self, Artifact, BuildRecord, Inputs, Named, spdx};
+use crate::store::Store;
+pub use locking::{Change, changes, locks_below, read_lock, relock, write_lock};
+use output::Staging;
+pub use verify::verify;
+
+/// Whether the lock may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locking {
+    /// The lock is used as it is, or the build fails.
+    Locked,
+    /// A missing or outdated lock is made anew, with a notice.
+    Relock,
+}
+
+/// Whether the network may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// What the store lacks is fetched.
+    Online,
+    /// What the store lacks is an error.
+    Offline,
+}
+
+/// Whether SHA256SUMS covers raw images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawSum {
+    /// It does.
+    Write,
+    /// It does not; `verify` compares their partitions with the build record all the same.
+    Omit,
+}
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct Build {
+    /// Profile file.
+    pub profile: PathBuf,
+    /// Formats to write.
+    pub formats: Vec<OutputFormat>,
+    /// Folder for results.
+    pub output: PathBuf,
+    /// Whether the lock may be written.
+    pub locking: Locking,
+    /// Whether the network may be used.
+    pub network: Network,
+    /// Whether SHA256SUMS covers raw images.
+    pub raw_sum: RawSum,
+    /// The node binary; looked for beside this program when absent.
+    pub node_binary: Option<PathBuf>,
+}
+
+/// A profile with its plan.
+#[derive(Debug)]
+pub struct Planned {
+    /// Where the profile was read.
+    pub path: PathBuf,
+    /// The valid profile.
+    pub profile: Profile,
+    /// What each layer holds.
+    pub plan: Plan,
+}
+
+impl Planned {
+    /// Where all identifiers of the image come from.
+    pub fn seed(&self) -> Seed {
+        Seed::new(self.profile.seed.as_ref().unwrap_or(&self.profile.name))
+    }
+
+    /// Packages that stand for something the image has by other means.
+    pub fn assumed(&self) -> impl Iterator<Item = &Assumed> {
+        self.plan.layers.iter().flat_map(|l| &l.assume)
+    }
+}
+
+/// What a build did.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// Folder of the artifacts.
+    pub folder: PathBuf,
+    /// What happened to it.
+    pub state: State,
+    /// Content id: the dm-verity root hash; none in a dry run.
+    pub content_id: Option<Digest>,
+    /// Artifact files.
+    pub files: Vec<PathBuf>,
+}
+
+/// What happened to the result folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It was written.
+    Built,
+    /// It held all that was asked for already.
+    Unchanged,
+    /// It would be written.
+    WouldBuild,
+}
+
+impl Outcome {
+    /// The artifact of a format.
+    pub fn artifact(&self, format: OutputFormat) -> Result<PathBuf> {
+        let found = self.files.iter().find(|f| f.extension().is_some_and(|e| e == format.extension()));
+        found.cloned().ok_or_else(|| Error::internal(format!("looking for the {} artifact: it was not built", format.extension())))
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for file in &self.files {
+            writeln!(f, "{}", file.display())?;
+        }
+        let id = self.content_id.map(|d| format!(" content id {}", d.short())).unwrap_or_default();
+        let state = match self.state {
+            State::Built => "built",
+            State::Unchanged => "unchanged",
+            State::WouldBuild => "would build",
+        };
+        writeln!(f, "{state} {}{id}", self.folder.display())
+    }
+}
+
+/// Reads a profile and plans it; touches nothing.
+pub fn plan(path: &Path) -> Result<Planned> {
+    let mut read = |name: &str| fs::read_to_string(name).context(|| format!("reading profile {name}"));
+    let loaded = profile::load(&path.to_string_lossy(), &mut read)?;
+    let layers = defs::load(&loaded.profile)?;
+    let plan = layers::plan::plan(&loaded.profile, &layers)?;
+    // Sizes that cannot work are said before anything is fetched.
+    Layout::new(&loaded.profile.disk, Bytes(0), Bytes(0), &Seed::new(&loaded.profile.name))?;
+    Ok(Planned { path: path.to_path_buf(), profile: loaded.profile, plan })
+}
+
+/// Everything that decides an image, by digest.
+struct Key {
+    planned: Planned,
+    lock: Lock,
+    node: Vec<u8>,
+    resolved: String,
+    image: Digest,
+}
+
+fn key(planned: Planned, lock: Lock, node: Vec<u8>) -> Result<Key> {
+    let resolved = profile::to_yaml(&planned.profile)?;
+    let lock_text = lock.to_yaml()?;
+    let plan = planned.plan.digest();
+    let parts = [env!("CARGO_PKG_VERSION").as_bytes(), resolved.as_bytes(), lock_text.as_bytes(), &plan.0, &Digest::of(&node).0];
+    let image = Digest::of_parts(parts);
+    Ok(Key { planned, lock, node, resolved, image })
+}
+
+fn node_binary(explicit: Option<&Path>) -> Result<Vec<u8>> {
+    let exe = std::env::current_exe().context(|| "finding this program".into())?;
+    let dir = exe.parent().unwrap_or(Path::new("/"));
+    let beside = [dir.join("chasi-bod-node"), dir.join("../node/x86_64-unknown-linux-gnu/node/chasi-bod-node")];
+    let found = explicit.map(Path::to_path_buf).or_else(|| beside.into_iter().find(|p| p.exists()));
+    let Some(path) = found else {
+        return Err(Error::environment("finding the node binary `chasi-bod-node`: it is not beside this program")
+            .with_hint("run `make tools`, or name it with --node-binary"));
+    };
+    fs::read(&path).context(|| format!("reading node binary {}", path.display()))
+}
+
+fn folder(request: &Build, profile: &Profile) -> PathBuf {
+    request.output.join(&profile.name).join(&profile.version)
+}
+
+fn file_name(profile: &Profile, format: OutputFormat) -> String {
+    format!("{}-{}.{}", profile.name, profile.version, format.extension())
+}
+
+/// Says what a build would do; fetches and writes nothing.
+pub fn dry_run(request: &Build, _store: &Store) -> Result<Outcome> {
+    let planned = plan(&request.profile)?;
+    let folder = folder(request, &planned.profile);
+    let files = request.formats.iter().map(|f| folder.join(file_name(&planned.profile, *f))).collect();
+    eprint!("{}", planned.plan.to_text());
+    Ok(Outcome { folder, state: State::WouldBuild, content_id: None, files })
+}
+
+/// Builds the image of a profile, or finds that nothing changed.
+pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outcome> {
+    let planned = plan(&request.profile)?;
+    let node = node_binary(request.node_binary.as_deref())?;
+    let target = folder(request, &planned.profile);
+    if let Some(outcome) = unchanged(request, &planned, &node, &target, &store)? {
+        return Ok(outcome);
+    }
+    let lock = locking::ensure(&planned, request.locking, request.network, &store, progress)?;
+    let key = key(planned, lock, node)?;
+    let store = Arc::new(store);
+    let image = assemble(&key, &store, progress)?;
+    let outcome = write(request, &key, &image, &target)?;
+    let (place, made_from) = stamp(&target, &key.image)?;
+    store.save("built", &place, &made_from)?;
+    Ok(outcome)
+}
+
+/// Where the store remembers what a folder was made from, and the digest of that: a new builder may make other bytes from the same inputs, so
+/// this very program counts.
+fn stamp(target: &Path, image: &Digest) -> Result<(Digest, Digest)> {
+    let place = std::path::absolute(target).context(|| format!("naming {}", target.display()))?;
+    let program = fs::read("/proc/self/exe").context(|| "reading this program".into())?;
+    Ok((Digest::of(place.as_os_str().as_encoded_bytes()), Digest::of_parts([image.0.as_slice(), &program])))
+}
+
+/// The finished folder, when it was made by this program from the same inputs and holds every format asked for.
+fn unchanged(request: &Build, planned: &Planned, node: &[u8], target: &Path, store: &Store) -> Result<Option<Outcome>> {
+    let Some(record) = output::existing(target).filter(|r| output::is_whole(target, r)) else { return Ok(None) };
+    let Ok(lock) = read_lock(&planned.path) else { return Ok(None) };
+    if lock.request != Some(locking::request(planned).digest()?) {
+        return Ok(None);
+    }
+    let again = Planned { path: planned.path.clone(), profile: planned.profile.clone(), plan: planned.plan.clone() };
+    let image = key(again, lock, node.to_vec())?.image;
+    let (place, made_from) = stamp(target, &image)?;
+    if store.load::<Digest>("built", &place)? != Some(made_from) {
+        return Ok(None);
+    }
+    let missing = |f: &OutputFormat| {
+        let name = file_name(&planned.profile, *f);
+        !record.artifacts.iter().any(|a| a.file == name && (a.sha256.is_some() || *f != OutputFormat::Raw || request.raw_sum == RawSum::Omit))
+    };
+    if request.formats.iter().any(missing) {
+        return Ok(None);
+    }
+    let files = record.artifacts.iter().map(|a| target.join(&a.file)).collect();
+    Ok(Some(Outcome { folder: target.to_path_buf(), state: State::Unchanged, content_id: Some(record.root.root_hash), files }))
+}
+
+/// The image: laid out and hashed, not yet written anywhere.
+struct Image {
+    disk: Disk,
+    layout: Layout,
+    root_hash: Digest,
+    entries: u64,
+    kernel: String,
+    copyright: std::collections::BTreeMap<String, String>,
+}
+
+fn assemble(key: &Key, store: &Arc<Store>, progress: &Progress) -> Result<Image> {
+    let (profile, seed, epoch) = (&key.planned.profile, key.planned.seed(), key.lock.epoch);
+    let built = root::build(&key.planned, &key.lock, &key.node, store, progress)?;
+    let grub = grub::images(store, &key.lock, &seed)?;
+    let options = erofs::Options { uuid: seed.uuid("root"), volume_label: "root".into(), epoch };
+    let root: Arc<dyn ReadAt> = Arc::new(erofs::Erofs::layout(&built.tree, store.clone(), options)?);
+    let verity = verity::format(root.as_ref(), &seed.bytes("verity salt"), seed.uuid("verity"))?;
+    let layout = Layout::new(&profile.disk, Bytes(root.len()), Bytes(verity.tree.len() as u64), &seed)?;
+    if let Some(warning) = layout.warning() {
+        eprintln!("warning: {warning}");
+    }
+    let esp = layout.partition(partition::ESP)?;
+    let esp_image = boot::esp(&boot::Esp { profile, seed: &seed, grub: &grub, files: &built.boot, root_hash: &verity.root_hash, partition: esp, epoch }, store)?;
+    let mut disk = Disk::new(layout.size);
+    let boot_code = bios::put(&layout, &grub.boot_img, grub.core_img.clone(), &mut disk)?;
+    gpt::put(&layout, Some(&boot_code), &mut disk)?;
+    disk.put(esp.offset, Arc::new(esp_image))?;
+    disk.put(layout.partition(partition::ROOT_A)?.offset, root)?;
+    disk.put(layout.partition(partition::VERITY_A)?.offset, Arc::new(verity.tree))?;
+    let entries = built.tree.entries.len() as u64;
+    Ok(Image { disk, layout, root_hash: verity.root_hash, entries, kernel: built.boot.release.clone(), copyright: root::copyright(&built.tree, store)? })
+}
+
+/// Writes artifacts and records into the result folder and gives it its name.
+fn write(request: &Build, key: &Key, image: &Image, target: &Path) -> Result<Outcome> {
+    let profile = &key.planned.profile;
+    let staging = Staging::begin(target)?;
+    let mut formats = request.formats.clone();
+    formats.sort();
+    formats.dedup();
+    let emitted: Vec<Artifact> = formats.iter().map(|f| artifact(request, profile, *f, image, &staging)).collect::<Result<_>>()?;
+    let mut artifacts = kept(target, key.image, &emitted, &staging)?;
+    artifacts.extend(emitted);
+    artifacts.sort_by(|a, b| a.file.cmp(&b.file));
+    let check = Check::of(&image.disk, &image.layout)?;
+    let record = record_of(key, image, check, artifacts)?;
+    write_records(key, image, &record, &staging)?;
+    staging.finish()?;
+    let files = record.artifacts.iter().map(|a| target.join(&a.file)).collect();
+    Ok(Outcome { folder: target.to_path_buf(), state: State::Built, content_id: Some(image.root_hash), files })
+}
+
+fn artifact(request: &Build, profile: &Profile, format: OutputFormat, image: &Image, staging: &Staging) -> Result<Artifact> {
+    let file = file_name(profile, format);
+    let path = staging.dir.join(&file);
+    emit::emit(format, &image.disk, &path)?;
+    let summed = format != OutputFormat::Raw || request.raw_sum == RawSum::Write;
+    let sha256 = summed.then(|| output::sha256(&path)).transpose()?;
+    let check = (format != OutputFormat::Raw).then(|| FileCheck::of(&path)).transpose()?;
+    let size = Bytes(fs::metadata(&path).context(|| format!("reading {}", path.display()))?.len());
+    Ok(Artifact { file, size, sha256, check })
+}
+
+/// Artifacts of the same image that this build was not asked for stay.
+fn kept(target: &Path, image: Digest, emitted: &[Artifact], staging: &Staging) -> Result<Vec<Artifact>> {
+    let Some(old) = output::existing(target).filter(|r| r.key == image && output::is_whole(target, r)) else { return Ok(Vec::new()) };
+    let old: Vec<_> = old.artifacts.into_iter().filter(|a| emitted.iter().all(|e| e.file != a.file)).collect();
+    old.iter().try_for_each(|a| staging.adopt(&a.file))?;
+    Ok(old)
+}
+
+fn record_of(key: &Key, image: &Image, check: Check, artifacts: Vec<Artifact>) -> Result<BuildRecord> {
+    let profile = &key.planned.profile;
+    let inputs = Inputs {
+        builder: format!("chasi-bod {}", env!("CARGO_PKG_VERSION")),
+        node: Named::of("chasi-bod-node", &key.node),
+        profile: Named::of("profile.resolved.yaml", key.resolved.as_bytes()),
+        plan: Named { name: "plan".into(), sha256: key.planned.plan.digest() },
+        lock: Named::of("lock", key.lock.to_yaml()?.as_bytes()),
+        indices: key.lock.indices.clone(),
+        packages: key.lock.packages.clone(),
+        tools: key.lock.tools.clone(),
+    };
+    let root =
+        record::Root { root_hash: image.root_hash, size: image.layout.root, slot: image.layout.slot, entries: image.entries, kernel: image.kernel.clone() };
+    Ok(BuildRecord { name: profile.name.clone(), version: profile.version.clone(), key: key.image, epoch: key.lock.epoch, inputs, root, check, artifacts })
+}
+
+fn pretty(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string_pretty(value).map(|t| t + "\n").map_err(|e| Error::internal(format!("encoding JSON: {e}")))
+}
+
+fn write_records(key: &Key, image: &Image, record: &BuildRecord, staging: &Staging) -> Result<()> {
+    let subject = spdx::Subject { name: &record.name, version: &record.version, node: record.inputs.node.sha256, copyright: &image.copyright };
+    let sbom = spdx::document(&subject, &key.lock, &key.planned.seed());
+    let small = [
+        ("profile.resolved.yaml", key.resolved.clone()),
+        ("lock", key.lock.to_yaml()?),
+        (spdx::FILE, pretty(&sbom)?),
+        (record::FILE, pretty(record)?),
+    ];
+    small.iter().try_for_each(|(name, text)| staging.write(name, text.as_bytes()))?;
+    let artifacts = record.artifacts.iter().filter_map(|a| Some((a.file.clone(), a.sha256?)));
+    let mut sums: Vec<_> = small.iter().map(|(name, text)| ((*name).to_string(), Digest::of(text.as_bytes()))).chain(artifacts).collect();
+    sums.sort();
+    let text: String = sums.iter().map(|(name, digest)| format!("{}  {name}\n", digest.hex())).collect();
+    staging.write(output::SUMS, text.as_bytes())
+}

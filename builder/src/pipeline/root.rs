@@ -1,0 +1,83 @@
+//! Lock → tree: packages unpacked and configured, the layers' own content on top, everything in its place for a read-only root.
+
+use std::collections::BTreeMap;
+
+use layers::lock::Lock;
+use layers::node::{IMAGE_RECORD, ImageRecord};
+use layers::units::Digest;
+use layers::{Context, Error, Result};
+
+use super::boot::{self, BootFiles};
+use super::Planned;
+use crate::assemble::configure::{self, Script};
+use crate::assemble::{apply, finalize, lint, modules, unpack};
+use crate::progress::Progress;
+use crate::store::{PackWriter, Store};
+use crate::tree::{Kind, Node, Tree, TreePath};
+
+/// A root, ready for the file system.
+#[derive(Debug)]
+pub struct Root {
+    /// All entries.
+    pub tree: Tree,
+    /// Kernel and initramfs.
+    pub boot: BootFiles,
+}
+
+/// Builds the root's tree. Packages that were unpacked and configured before come from the store.
+pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progress: &Progress) -> Result<Root> {
+    let configured = configure_packages(planned, lock, store, progress)?;
+    let inputs = postcard::to_stdvec(&configured).map_err(|e| Error::internal(format!("encoding the configured tree: {e}")))?;
+    let key = Digest::of_parts([b"layers v1".as_slice(), &inputs, &planned.plan.digest().0, node]);
+    let mut pack = store.new_pack(key)?;
+    let mut tree = configured;
+    for layer in &planned.plan.layers {
+        apply::apply(&mut tree, layer, node, &mut pack, store, lock.epoch).context(|| format!("applying layer `{}`", layer.name))?;
+    }
+    image_record(&mut tree, planned, lock, &mut pack)?;
+    finalize::finalize(&mut tree, &mut pack, store, lock.epoch)?;
+    let wanted: Vec<String> = planned.plan.layers.iter().flat_map(|l| l.initrd_modules.clone()).collect();
+    let boot = boot::files(&mut tree, store, &wanted, node, lock.epoch, &mut pack)?;
+    pack.finish()?;
+    lint::lint(&tree, store)?;
+    Ok(Root { tree, boot })
+}
+
+fn configure_packages(planned: &Planned, lock: &Lock, store: &Store, progress: &Progress) -> Result<Tree> {
+    progress.start("unpacking packages", lock.packages.len() as u64, lock.packages.iter().map(|p| p.size.0).sum());
+    let unpacked = unpack::unpack_all(store, &lock.packages, &|package| {
+        progress.advance(package.size.0);
+        progress.finish_file();
+    });
+    progress.finish();
+    let unpacked = modules::decompress_all(unpacked?, store)?;
+    let packages: Vec<_> = lock.packages.iter().cloned().zip(unpacked).collect();
+    let assumed: Vec<_> = planned.assumed().map(|a| configure::Assumed { name: a.name.clone(), provides: a.provides.clone() }).collect();
+    let scripts: Vec<_> = planned.plan.layers.iter().flat_map(|l| &l.scripts).map(|s| Script { name: s.name.clone(), text: s.text.clone() }).collect();
+    configure::configure(store, &packages, &assumed, &scripts, lock.epoch)
+}
+
+/// What the node must know of its image.
+fn image_record(tree: &mut Tree, planned: &Planned, lock: &Lock, pack: &mut PackWriter<'_>) -> Result<()> {
+    let record = ImageRecord::of(&planned.profile, lock.epoch);
+    let text = serde_json::to_vec_pretty(&record).map_err(|e| Error::internal(format!("encoding the image record: {e}")))?;
+    let path = TreePath::new(IMAGE_RECORD).map_err(Error::internal)?;
+    tree.ensure_parents(&path, lock.epoch);
+    tree.insert(path, Node::new(Kind::File(pack.add(&text)?), 0o644, lock.epoch));
+    Ok(())
+}
+
+/// The copyright file of each package, for the SBOM.
+pub fn copyright(tree: &Tree, store: &Store) -> Result<BTreeMap<String, String>> {
+    let docs = TreePath::new("usr/share/doc").map_err(Error::internal)?;
+    let mut out = BTreeMap::new();
+    for (path, node) in tree.below(&docs) {
+        let Kind::File(content) = &node.kind else { continue };
+        if path.name() != b"copyright" {
+            continue;
+        }
+        let package = path.parent().map(|p| String::from_utf8_lossy(p.name()).into_owned()).unwrap_or_default();
+        out.insert(package, String::from_utf8_lossy(&store.read(content)?).into_owned());
+    }
+    Ok(out)
+}
