@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod fatnames;
 pub mod lock;
 pub mod node;
 pub mod profile;

@@ -45,7 +45,7 @@ pub(super) fn typed<T: JsonSchema + DeserializeOwned>(root: &Node, problems: &mu
 pub(super) fn refuse_secrets(root: &Node, sources: &mut Sources, problems: &mut Vec<Problem>) {
     let mut found = |what: &str, place: Place, last_line: usize| {
         sources.hide(place.file, place.line..=last_line);
-        let hint = "a profile is no place for secrets: hand them to the node by a config source".to_string();
+        let hint = "hand secrets to the node by a config source".to_string();
         problems.push(Problem::new(place, format!("{what} must not be written here")).hint(Some(hint)));
     };
     walk(root, None, &mut |key, node| {

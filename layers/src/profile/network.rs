@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 
 use super::diagnostic::{Problem, quote, suggest};
 use super::tree::Node;
-use super::valid::{at, bounds, distinct, exactly_one, given};
+use super::valid::{at, distinct, exactly_one, given};
 
 /// Checks the rules of `network`.
 pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
-    bounds(root, "network.interfaces.[].vlan.id", 1..=4094, problems);
-    bounds(root, "network.interfaces.[].mtu", 576..=9216, problems);
     distinct(at(root, "network.interfaces.[].plane"), "the plane", problems);
     let interfaces = at(root, "network.interfaces.[]");
     for interface in interfaces.iter().filter(|i| !i.entries().is_empty()) {

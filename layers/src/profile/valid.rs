@@ -28,7 +28,6 @@ pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
     files(root, problems);
     sysctl(root, problems);
     hostname(root, problems);
-    bounds(root, "boot.timeout", 0..=600, problems);
     network::check(root, problems);
     disk(root, problems);
 }
@@ -39,16 +38,6 @@ pub(super) fn at<'n>(root: &'n Node, path: &str) -> Vec<&'n Node> {
         let step = |node: &'n Node| if part == "[]" { node.items().iter().collect() } else { Vec::from_iter(node.get(part)) };
         nodes.into_iter().flat_map(step).filter(|n| !n.is_null()).collect()
     })
-}
-
-/// Checks that numbers at a path are within bounds; what is no number the schema has named already.
-pub(super) fn bounds(root: &Node, path: &str, range: std::ops::RangeInclusive<i64>, problems: &mut Vec<Problem>) {
-    for node in at(root, path) {
-        if let Some(text) = node.text().filter(|t| t.parse().is_ok_and(|n: i64| !range.contains(&n))) {
-            let key = path.rsplit('.').next().unwrap_or(path);
-            problems.push(Problem::new(node.place, format!("`{key}` must be from {} to {}, not {}", range.start(), range.end(), quote(text))));
-        }
-    }
 }
 
 /// The keys of a map that have a value.
@@ -88,7 +77,6 @@ fn unique(root: &Node, list: &str, problems: &mut Vec<Problem>) {
 }
 
 fn users(root: &Node, problems: &mut Vec<Problem>) {
-    bounds(root, "users.[].uid", 1..=60_000, problems);
     distinct(at(root, "users.[].uid"), "the uid", problems);
 }
 
@@ -164,14 +152,13 @@ fn room(root: &Node, disk: Option<&Node>, problems: &mut Vec<Problem>) {
     let (esp, state) = (size(disk, "espSize").unwrap_or(default.esp_size), size(disk, "stateSize").unwrap_or(default.state_size));
     let verity = Bytes(slot.0.div_ceil(64)).round_up(MIB);
     let parts = [esp.0, MIB, slot.0, slot.0, verity.0, verity.0, state.0, 2 * MIB];
-    let needed = Bytes(parts.iter().fold(0, |sum: u64, n| sum.saturating_add(*n)));
-    if given < needed {
+    let sum: u128 = parts.iter().map(|n| u128::from(*n)).sum();
+    if u128::from(given.0) < sum {
+        let needed = Bytes(u64::try_from(sum).unwrap_or(u64::MAX));
         let node = disk.map(|d| d.get("size").unwrap_or(d));
         let message = format!(
             "the disk is too small: {given} given, {needed} needed ({esp} EFI system partition, 2 × {slot} slot, 2 × {verity} verity, {state} state, 3MiB boot and tables)"
         );
-        problems.push(
-            Problem::new(node.unwrap_or(root).place, message).hint(Some(format!("set `size` to at least {}", Bytes(needed.0.div_ceil(MIB) * MIB)))),
-        );
+        problems.push(Problem::new(node.unwrap_or(root).place, message).hint(Some(format!("set `size` to at least {}MiB", needed.0.div_ceil(MIB)))));
     }
 }
