@@ -101,6 +101,19 @@ fn a_problem_is_shown_in_the_file_that_wrote_it() {
 }
 
 #[test]
+fn a1_later_stages_point_into_the_profile_too() {
+    let loaded = one("name: x\nversion: 1.0.0\nlayers: [boot, {name: toolchian}]\n").unwrap();
+    let hint = profile::suggest("toolchian", ["boot", "os", "toolchain"]);
+    let shown = loaded.problem("layers.1.name", "there is no layer `toolchian`", hint).to_string();
+    assert_eq!(
+        shown,
+        "p.yaml:3:23: there is no layer `toolchian`\n  3 | layers: [boot, {name: toolchian}]\n    |                       ^^^^^^^^^\nhint: did you mean `toolchain`?"
+    );
+    assert!(loaded.problem("layers.0.name", "m", None).to_string().starts_with("p.yaml:3:10: m"));
+    assert!(loaded.problem("disk.size", "m", None).to_string().starts_with("p.yaml:1:1: m"));
+}
+
+#[test]
 fn a4_destinations_outside_the_image_are_refused_with_their_path() {
     for path in ["../etc/x", "/etc/../../x", "\"/a\\0b\"", "/a//b", "etc/x", "/proc/x"] {
         let shown = with(&format!("files: [{{path: {path}, content: a}}]\n")).unwrap_err();
@@ -208,6 +221,7 @@ fn other_rules_name_what_is_wrong() {
         ("users: [{name: a, uid: 1000}, {name: b, uid: 1000}]", "the uid `1000` is given twice"),
         ("disk: {stateSize: 4GiB, stateLimit: 3GiB}", "`stateLimit` is 3GiB, less than `stateSize` 4GiB"),
         ("disk: {mounts: [{path: /srv/a, disk: {}}]}", "the disk needs at least one of"),
+        ("files: [{path: /a/b/c, content: x}, {path: /a, link: /etc}]", "`/a/b/c` lies below `/a`"),
         ("boot: {timeout: 601}", "from 0 to 600"),
         ("hostname: \"n-{macc}\"", "did you mean `{mac}`?"),
         ("layers: [./mine]", "a folder of your own is given by `name` and `path`"),
@@ -440,6 +454,16 @@ prop_compose! {
 }
 
 proptest! {
+    #[test]
+    fn a7_no_mistake_around_a_secret_prints_it(at in 0usize..1200, before in "[-:\"'\\[{,|> \n#&]{1,4}", after in "[:\"'\\]},| \n#]{1,4}", which in 0usize..4) {
+        let secret = ["$6$abcdefgh$0123456789abcdefghij", "abcdef.0123456789abcdef", "AKIAIOSFODNN7EXAMPLE", "ghp_0123456789012345678901234567890123456"][which];
+        let mut text = include_str!("golden/wrong.yaml").to_string();
+        // The last character before a token must not be part of it.
+        text.insert_str(at.min(text.len()), &format!("{before} {secret}{after}"));
+        let shown = one(&text).unwrap_err().to_string();
+        prop_assert!(!shown.contains(secret), "{shown}");
+    }
+
     #[test]
     fn any_profile_written_and_read_is_the_same(profile in any_profile().prop_filter("a secret", |p| profile::secret_kind(&serde_json::to_string(p).unwrap()).is_none())) {
         round_trip(&profile);

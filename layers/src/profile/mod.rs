@@ -14,7 +14,7 @@ mod valid;
 mod written;
 
 pub use check::parse_checked;
-pub use diagnostic::{Diagnostic, Diagnostics};
+pub use diagnostic::{Diagnostic, Diagnostics, suggest};
 pub use schema::{json_schema, to_yaml};
 pub use secret::kind as secret_kind;
 pub use syntax::is_name;

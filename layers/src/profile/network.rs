@@ -47,7 +47,7 @@ fn members(root: &Node, names: &BTreeMap<&str, &Node>, problems: &mut Vec<Proble
     distinct(all.iter().copied(), "the member", problems);
     for node in all {
         let Some(interface) = node.text().and_then(|name| names.get(name)) else { continue };
-        let addressed = at(interface, "dhcp").iter().any(|n| n.text() == Some("true")) || !at(interface, "addresses.[]").is_empty();
+        let addressed = at(interface, "dhcp").iter().any(|n| n.is_true()) || !at(interface, "addresses.[]").is_empty();
         if addressed {
             problems.push(Problem::new(node.place, "a member of a bond or bridge cannot have addresses or DHCP of its own"));
         }

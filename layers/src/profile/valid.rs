@@ -26,6 +26,7 @@ pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
     }
     users(root, problems);
     files(root, problems);
+    parents(root, problems);
     sysctl(root, problems);
     hostname(root, problems);
     network::check(root, problems);
@@ -83,12 +84,25 @@ fn users(root: &Node, problems: &mut Vec<Problem>) {
 fn files(root: &Node, problems: &mut Vec<Problem>) {
     for file in at(root, "files.[]").into_iter().filter(|f| !f.entries().is_empty()) {
         exactly_one(file, &["content", "source", "link"], "a file", problems);
-        if let Some(template) = file.get("template").filter(|t| t.text() == Some("true") && !given(file, &["link"]).is_empty()) {
+        if let Some(template) = file.get("template").filter(|t| t.is_true() && !given(file, &["link"]).is_empty()) {
             problems.push(Problem::new(template.place, "a link cannot be a template"));
         }
         let below = |path: &str| MOUNTED_OVER.into_iter().find(|m| path.strip_prefix(m).is_some_and(|r| r.is_empty() || r.starts_with('/')));
         if let Some((node, mount)) = file.get("path").and_then(|n| Some((n, below(n.text()?)?))) {
             problems.push(Problem::new(node.place, format!("nothing can lie below {mount}: the running system mounts over it")));
+        }
+    }
+}
+
+/// A4: a file must not be written through another one, which may be a link.
+fn parents(root: &Node, problems: &mut Vec<Problem>) {
+    let paths: Vec<&Node> = at(root, "files.[].path");
+    let known: std::collections::BTreeSet<&str> = paths.iter().filter_map(|n| n.text()).collect();
+    for node in paths {
+        let Some(text) = node.text() else { continue };
+        let mut above = text.match_indices('/').map(|(n, _)| &text[..n]).filter(|p| !p.is_empty());
+        if let Some(parent) = above.find(|p| known.contains(p)) {
+            problems.push(Problem::new(node.place, format!("{} lies below {}, which is a file or link itself", quote(text), quote(parent))));
         }
     }
 }
