@@ -3,6 +3,7 @@
 
 pub mod bootstate;
 pub mod error;
+pub mod fatnames;
 pub mod lock;
 pub mod node;
 pub mod profile;

@@ -43,14 +43,14 @@ pub(super) fn typed<T: JsonSchema + DeserializeOwned>(root: &Node, problems: &mu
 
 /// Reports every secret in the tree's keys and values, and hides the lines that it stands in.
 pub(super) fn refuse_secrets(root: &Node, sources: &mut Sources, problems: &mut Vec<Problem>) {
-    let mut found = |what: &str, place: Place, last_line: usize| {
-        sources.hide(place.file, place.line..=last_line);
-        let hint = "a profile is no place for secrets: hand them to the node by a config source".to_string();
+    let mut found = |what: &str, place: Place, last_line: usize, value: &str| {
+        sources.hide(place, last_line, value);
+        let hint = "hand secrets to the node by a config source".to_string();
         problems.push(Problem::new(place, format!("{what} must not be written here")).hint(Some(hint)));
     };
     walk(root, None, &mut |key, node| {
         if let Some(what) = key.and_then(|k| secret::kind(&k.text)) {
-            key.iter().for_each(|k| found(what, k.place, k.place.line));
+            key.iter().for_each(|k| found(what, k.place, k.place.line, &k.text));
         }
         let Kind::Text(text, style) = &node.kind else { return };
         // A plain number may be a secret too; `true`, `null` and templates are none.
@@ -58,7 +58,7 @@ pub(super) fn refuse_secrets(root: &Node, sources: &mut Sources, problems: &mut 
         let harmless =
             text.is_empty() || text.contains("{{") || node.is_null() || *style == Style::Plain && matches!(text.as_str(), "true" | "false");
         if let Some(what) = secret::kind(text).or((named && !harmless).then_some("a password or token")) {
-            found(what, node.place, node.last_line);
+            found(what, node.place, node.last_line, text);
         }
     });
 }
@@ -488,6 +488,9 @@ mod tests {
                 assert!(!shown.contains(secret), "{shown}");
             }
         }
+        let shown =
+            parse_checked::<Sample>("s.yaml", "name: {token: hunter2}\nany: 1\nlevel: &x hunter2\ncolour: {secret: *x}\n").unwrap_err().to_string();
+        assert!(!shown.contains("hunter2"), "{shown}");
         let shown = parse_checked::<Sample>("s.yaml", "name: a\nany: {password: hunter2, n: 1}\n").unwrap_err().to_string();
         assert!(shown.contains("s.yaml:2:17: a password or token must not") && !shown.contains("hunter2"), "{shown}");
     }

@@ -1,6 +1,6 @@
 //! Problems of YAML files, each with its place, the offending line and a hint, printed all at once.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::Error;
@@ -117,24 +117,28 @@ impl From<Diagnostics> for Error {
     }
 }
 
-/// The texts that problems point into, and which of their lines must not be shown.
-#[derive(Default)]
+/// The texts that problems point into, and what of them must not be shown.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Sources {
     files: Vec<Source>,
+    /// Secret values, as a message would quote them.
+    secrets: Vec<String>,
 }
 
+#[derive(Clone, Debug, PartialEq)]
 struct Source {
     path: String,
     lines: Vec<String>,
-    secret: BTreeSet<usize>,
+    /// Lines with secrets: index, and how many characters of it may be shown.
+    hidden: BTreeMap<usize, usize>,
 }
 
 impl Sources {
     /// Adds a file and gives its number.
     pub fn add(&mut self, path: &str, text: &str) -> usize {
         let lines = split(text);
-        let secret = secret::lines(&lines).into_iter().collect();
-        self.files.push(Source { path: path.into(), lines, secret });
+        let hidden = secret::lines(&lines).into_iter().collect();
+        self.files.push(Source { path: path.into(), lines, hidden });
         self.files.len() - 1
     }
 
@@ -143,10 +147,14 @@ impl Sources {
         self.files.get(file).map_or("", |f| &f.path)
     }
 
-    /// Keeps some lines of a file from ever being shown.
-    pub fn hide(&mut self, file: usize, lines: std::ops::RangeInclusive<usize>) {
-        if let Some(source) = self.files.get_mut(file) {
-            source.secret.extend(lines.map(|n| n.saturating_sub(1)));
+    /// Keeps a secret that begins at a place from ever being shown.
+    pub fn hide(&mut self, place: Place, last_line: usize, value: &str) {
+        self.secrets.push(quote(value));
+        let Some(source) = self.files.get_mut(place.file) else { return };
+        for line in place.line..=last_line {
+            let keep = if line == place.line { place.column.saturating_sub(1) } else { 0 };
+            let kept = source.hidden.entry(line.saturating_sub(1)).or_insert(keep);
+            *kept = keep.min(*kept);
         }
     }
 
@@ -159,6 +167,8 @@ impl Sources {
 
     fn diagnostic(&self, Problem { place, message, hint }: Problem) -> Diagnostic {
         let source = self.line(place).map(|text| (text, place.width));
+        let clean = |text: String| self.secrets.iter().fold(text, |text, secret| text.replace(secret, "`…`"));
+        let (message, hint) = (clean(message), hint.map(clean));
         Diagnostic { file: self.path(place.file).into(), line: place.line, column: place.column, message, source, hint }
     }
 
@@ -166,7 +176,10 @@ impl Sources {
         let source = self.files.get(place.file)?;
         let index = place.line.checked_sub(1)?;
         let text = source.lines.get(index)?;
-        let shown = if source.secret.contains(&index) { secret::mask(text) } else { text.clone() };
+        let shown = match source.hidden.get(&index) {
+            Some(keep) => text.chars().take(*keep).chain(['…']).collect(),
+            None => text.clone(),
+        };
         // Nothing of a file may steer the terminal.
         Some(shown.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect())
     }
@@ -187,7 +200,7 @@ pub(super) fn quote(value: &str) -> String {
 }
 
 /// `did you mean …?` for the nearest of the valid names, else the valid names themselves.
-pub(super) fn suggest<'a>(wrong: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub fn suggest<'a>(wrong: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let valid: Vec<&str> = valid.into_iter().collect();
     let short: String = wrong.chars().take(64).collect::<String>().to_lowercase();
     let distance = |name: &str| strsim::damerau_levenshtein(&short, &name.to_lowercase());

@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 
 use super::diagnostic::{Problem, quote, suggest};
 use super::tree::Node;
-use super::valid::{at, bounds, distinct, exactly_one, given};
+use super::valid::{at, distinct, exactly_one, given};
 
 /// Checks the rules of `network`.
 pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
-    bounds(root, "network.interfaces.[].vlan.id", 1..=4094, problems);
-    bounds(root, "network.interfaces.[].mtu", 576..=9216, problems);
     distinct(at(root, "network.interfaces.[].plane"), "the plane", problems);
     let interfaces = at(root, "network.interfaces.[]");
     for interface in interfaces.iter().filter(|i| !i.entries().is_empty()) {
@@ -49,7 +47,7 @@ fn members(root: &Node, names: &BTreeMap<&str, &Node>, problems: &mut Vec<Proble
     distinct(all.iter().copied(), "the member", problems);
     for node in all {
         let Some(interface) = node.text().and_then(|name| names.get(name)) else { continue };
-        let addressed = at(interface, "dhcp").iter().any(|n| n.text() == Some("true")) || !at(interface, "addresses.[]").is_empty();
+        let addressed = at(interface, "dhcp").iter().any(|n| n.is_true()) || !at(interface, "addresses.[]").is_empty();
         if addressed {
             problems.push(Problem::new(node.place, "a member of a bond or bridge cannot have addresses or DHCP of its own"));
         }

@@ -39,27 +39,36 @@ pub(super) fn is_secret_key(key: &str) -> bool {
     KEYS.iter().any(|k| plain.ends_with(k))
 }
 
-/// Indices of the lines that hold a secret, as far as lines alone can tell.
-pub(super) fn lines(lines: &[String]) -> Vec<usize> {
-    let (mut found, mut inside) = (Vec::new(), false);
+/// The lines that hold a secret, as far as lines alone can tell: index, and how many characters of it are harmless.
+pub(super) fn lines(lines: &[String]) -> Vec<(usize, usize)> {
+    let (mut found, mut inside, mut below) = (Vec::new(), false, None);
     for (n, line) in lines.iter().enumerate() {
         let key = line.contains("PRIVATE KEY");
-        inside |= key && line.contains("BEGIN ");
-        if inside || key || kind(line).is_some() || line.split_once(':').is_some_and(|(k, _)| is_secret_key(k)) {
-            found.push(n);
+        let indent = line.len() - line.trim_start_matches([' ', '-']).len();
+        below = below.filter(|outer| indent > *outer || line.trim().is_empty());
+        if inside || below.is_some() {
+            found.push((n, 0));
+        } else if key || kind(line).is_some() || has_secret_key(line) {
+            found.push((n, harmless(line)));
         }
-        inside &= !(key && line.contains("END "));
+        if has_secret_key(line) {
+            below = below.or(Some(indent));
+        }
+        inside = (inside || key && line.contains("BEGIN ")) && !(key && line.contains("END "));
     }
     found
 }
 
-/// A line without its values: what stands before the first colon stays, if that is harmless.
-pub(super) fn mask(line: &str) -> String {
-    let key = line.split_once(':').map(|(key, _)| key).filter(|k| k.len() <= 40 && kind(k).is_none() && !k.contains(['"', '\'']));
-    match key.filter(|k| k.trim_start_matches(['-', ' ', '{', '?']).chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))) {
-        Some(key) => format!("{key}: …"),
-        None => "…".into(),
-    }
+/// Whether some word before a colon says that a secret follows.
+fn has_secret_key(line: &str) -> bool {
+    line.match_indices(':').any(|(n, _)| is_secret_key(line[..n].rsplit([',', '{', '[', ':']).next().unwrap_or("")))
+}
+
+/// How many characters at the start of a line may be shown: a plain key, if the line begins with one.
+fn harmless(line: &str) -> usize {
+    let Some((key, _)) = line.split_once(':').filter(|(key, _)| key.len() <= 40 && kind(key).is_none()) else { return 0 };
+    let plain = key.trim_start_matches(['-', ' ', '{', '?']).chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+    if plain { key.len() + 2 } else { 0 }
 }
 
 /// The text from each `start` character on.
@@ -149,16 +158,22 @@ mod tests {
     }
 
     #[test]
-    fn a7_masked_lines_keep_at_most_the_key() {
-        assert_eq!(mask("  password: hunter2"), "  password: …");
-        assert_eq!(mask("- \"hunter:2\""), "…");
-        assert_eq!(mask("hunter2"), "…");
-        assert_eq!(mask("AKIAIOSFODNN7EXAMPLE: x"), "…");
-    }
-
-    #[test]
-    fn a7_private_keys_hide_all_their_lines() {
-        let text = ["a: |", "  -----BEGIN RSA PRIVATE KEY-----", "  MIIabc", "  -----END RSA PRIVATE KEY-----", "b: 1"].map(String::from);
-        assert_eq!(lines(&text), [1, 2, 3]);
+    fn a7_lines_with_secrets_show_at_most_the_key() {
+        let text = [
+            "a: |",
+            "  -----BEGIN RSA PRIVATE KEY-----",
+            "  MIIabc",
+            "  -----END RSA PRIVATE KEY-----",
+            "users: [{name: a, password: hunter2",
+            "- \"hunter: password\": 2",
+            "AKIAIOSFODNN7EXAMPLE: x",
+            "  token: |",
+            "    first",
+            "",
+            "    second: line",
+            "  b: 1",
+        ];
+        let expected = [(1, 0), (2, 0), (3, 0), (4, 7), (5, 0), (6, 0), (7, 9), (8, 0), (9, 0), (10, 0)];
+        assert_eq!(lines(&text.map(String::from)), expected);
     }
 }

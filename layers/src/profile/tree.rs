@@ -74,6 +74,11 @@ impl Node {
         matches!(&self.kind, Kind::Text(text, Style::Plain) if NULLS.contains(&text.as_str()))
     }
 
+    /// Whether this is the truth value `true`.
+    pub fn is_true(&self) -> bool {
+        matches!(&self.kind, Kind::Text(text, Style::Plain) if matches!(text.as_str(), "true" | "True" | "TRUE"))
+    }
+
     fn cost(&self) -> usize {
         match &self.kind {
             Kind::Text(text, _) => 1 + text.len() / 64,

@@ -189,6 +189,7 @@ pub struct Boot {
     /// Words added to the kernel command line.
     pub command_line: Vec<String>,
     /// Seconds that the boot menu waits, 0 to 600.
+    #[schemars(range(min = 0, max = 600))]
     pub timeout: u16,
 }
 
@@ -217,6 +218,7 @@ pub struct User {
     pub name: String,
     /// Numeric id; given out from 1000 upwards in order of the profile when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 60000))]
     pub uid: Option<u32>,
     /// Additional groups.
     #[serde(default)]
@@ -321,6 +323,7 @@ pub struct Interface {
     pub dns: Vec<String>,
     /// Maximum transmission unit in bytes, 576 to 9216.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 576, max = 9216))]
     pub mtu: Option<u16>,
     /// This interface is a VLAN.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -365,6 +368,7 @@ pub enum Plane {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Vlan {
     /// VLAN id, 1 to 4094.
+    #[schemars(range(min = 1, max = 4094))]
     pub id: u16,
     /// Name of the interface below.
     pub parent: String,

@@ -26,9 +26,9 @@ pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
     }
     users(root, problems);
     files(root, problems);
+    parents(root, problems);
     sysctl(root, problems);
     hostname(root, problems);
-    bounds(root, "boot.timeout", 0..=600, problems);
     network::check(root, problems);
     disk(root, problems);
 }
@@ -39,16 +39,6 @@ pub(super) fn at<'n>(root: &'n Node, path: &str) -> Vec<&'n Node> {
         let step = |node: &'n Node| if part == "[]" { node.items().iter().collect() } else { Vec::from_iter(node.get(part)) };
         nodes.into_iter().flat_map(step).filter(|n| !n.is_null()).collect()
     })
-}
-
-/// Checks that numbers at a path are within bounds; what is no number the schema has named already.
-pub(super) fn bounds(root: &Node, path: &str, range: std::ops::RangeInclusive<i64>, problems: &mut Vec<Problem>) {
-    for node in at(root, path) {
-        if let Some(text) = node.text().filter(|t| t.parse().is_ok_and(|n: i64| !range.contains(&n))) {
-            let key = path.rsplit('.').next().unwrap_or(path);
-            problems.push(Problem::new(node.place, format!("`{key}` must be from {} to {}, not {}", range.start(), range.end(), quote(text))));
-        }
-    }
 }
 
 /// The keys of a map that have a value.
@@ -88,19 +78,31 @@ fn unique(root: &Node, list: &str, problems: &mut Vec<Problem>) {
 }
 
 fn users(root: &Node, problems: &mut Vec<Problem>) {
-    bounds(root, "users.[].uid", 1..=60_000, problems);
     distinct(at(root, "users.[].uid"), "the uid", problems);
 }
 
 fn files(root: &Node, problems: &mut Vec<Problem>) {
     for file in at(root, "files.[]").into_iter().filter(|f| !f.entries().is_empty()) {
         exactly_one(file, &["content", "source", "link"], "a file", problems);
-        if let Some(template) = file.get("template").filter(|t| t.text() == Some("true") && !given(file, &["link"]).is_empty()) {
+        if let Some(template) = file.get("template").filter(|t| t.is_true() && !given(file, &["link"]).is_empty()) {
             problems.push(Problem::new(template.place, "a link cannot be a template"));
         }
         let below = |path: &str| MOUNTED_OVER.into_iter().find(|m| path.strip_prefix(m).is_some_and(|r| r.is_empty() || r.starts_with('/')));
         if let Some((node, mount)) = file.get("path").and_then(|n| Some((n, below(n.text()?)?))) {
             problems.push(Problem::new(node.place, format!("nothing can lie below {mount}: the running system mounts over it")));
+        }
+    }
+}
+
+/// A4: a file must not be written through another one, which may be a link.
+fn parents(root: &Node, problems: &mut Vec<Problem>) {
+    let paths: Vec<&Node> = at(root, "files.[].path");
+    let known: std::collections::BTreeSet<&str> = paths.iter().filter_map(|n| n.text()).collect();
+    for node in paths {
+        let Some(text) = node.text() else { continue };
+        let mut above = text.match_indices('/').map(|(n, _)| &text[..n]).filter(|p| !p.is_empty());
+        if let Some(parent) = above.find(|p| known.contains(p)) {
+            problems.push(Problem::new(node.place, format!("{} lies below {}, which is a file or link itself", quote(text), quote(parent))));
         }
     }
 }
@@ -164,14 +166,13 @@ fn room(root: &Node, disk: Option<&Node>, problems: &mut Vec<Problem>) {
     let (esp, state) = (size(disk, "espSize").unwrap_or(default.esp_size), size(disk, "stateSize").unwrap_or(default.state_size));
     let verity = Bytes(slot.0.div_ceil(64)).round_up(MIB);
     let parts = [esp.0, MIB, slot.0, slot.0, verity.0, verity.0, state.0, 2 * MIB];
-    let needed = Bytes(parts.iter().fold(0, |sum: u64, n| sum.saturating_add(*n)));
-    if given < needed {
+    let sum: u128 = parts.iter().map(|n| u128::from(*n)).sum();
+    if u128::from(given.0) < sum {
+        let needed = Bytes(u64::try_from(sum).unwrap_or(u64::MAX));
         let node = disk.map(|d| d.get("size").unwrap_or(d));
         let message = format!(
             "the disk is too small: {given} given, {needed} needed ({esp} EFI system partition, 2 × {slot} slot, 2 × {verity} verity, {state} state, 3MiB boot and tables)"
         );
-        problems.push(
-            Problem::new(node.unwrap_or(root).place, message).hint(Some(format!("set `size` to at least {}", Bytes(needed.0.div_ceil(MIB) * MIB)))),
-        );
+        problems.push(Problem::new(node.unwrap_or(root).place, message).hint(Some(format!("set `size` to at least {}MiB", needed.0.div_ceil(MIB)))));
     }
 }

@@ -1,0 +1,36 @@
+//! The JSON schema that editors use, and the profile as YAML text.
+
+use serde_json::{Value, json};
+
+use crate::Context as _;
+use crate::error::{Fault, Result};
+
+use super::Profile;
+
+/// The JSON schema (2020-12) of a profile as it is written, with `extends`.
+pub fn json_schema() -> Value {
+    let mut schema = schemars::schema_for!(Profile).to_value();
+    let extends = json!({
+        "description": "Profiles that this one builds on: a path or a list of paths, relative to this file; later ones go over earlier ones.\n\
+            Maps merge by key, scalars and lists replace. `packages` appends; `layers`, `users`, `interfaces` (by `name`), `files` and `mounts` \
+            (by `path`) merge entry by entry.",
+        "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
+    });
+    if let Some(map) = schema.as_object_mut() {
+        map.insert("title".into(), "chasi-bod profile".into());
+        if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
+            properties.shift_insert(0, "extends".into(), extends);
+        }
+        // What a profile must have may also come from one that it extends.
+        if let Some(required) = map.shift_remove("required") {
+            map.insert("if".into(), json!({ "not": { "required": ["extends"] } }));
+            map.insert("then".into(), json!({ "required": required }));
+        }
+    }
+    schema
+}
+
+/// The profile as YAML that [`load`](super::load) reads back to an equal profile.
+pub fn to_yaml(profile: &Profile) -> Result<String> {
+    serde_saphyr::to_string(profile).fault(Fault::Internal, || format!("writing profile {}", profile.name))
+}
