@@ -2,9 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod layer;
 pub mod lock;
 pub mod node;
+pub mod plan;
 pub mod profile;
+pub mod template;
 pub mod units;
 
 pub use error::{Context, Error, Fault, Result};
