@@ -1,5 +1,7 @@
 //! How an image is made: resolve, fetch, unpack, configure, assemble, emit.
 
+pub mod assemble;
+pub mod defs;
 pub mod disk;
 pub mod exec;
 pub mod store;

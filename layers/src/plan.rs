@@ -415,13 +415,20 @@ fn plan_file<'a>(spec: &FileSpec, data: &Value, source: &impl Fn(&str) -> Result
         (Some(text), None, None) => Body::Bytes(rendered(spec, &path, text.as_bytes(), data)?),
         (None, Some(name), None) if name == NODE_BINARY => Body::Node,
         (None, Some(name), None) => Body::Bytes(rendered(spec, &path, source(name)?, data)?),
-        (None, None, Some(target)) if !target.is_empty() && !target.contains('\0') => Body::Link(target.clone()),
-        (None, None, Some(target)) => return Err(Error::input(format!("`{}` cannot be the target of a link", target.escape_debug()))),
+        (None, None, Some(target)) => Body::Link(link_target(spec, &path, target, data)?),
         _ => return Err(Error::input("exactly one of `content`, `source` and `link` must be given")),
     };
     let mode = u16::from_str_radix(&spec.mode, 8).ok().filter(|m| *m <= 0o7777);
     let mode = mode.ok_or_else(|| Error::input(format!("mode `{}` is not an octal number up to 7777", spec.mode)))?;
     Ok(PlannedFile { path, mode, owner: spec.owner.clone(), group: spec.group.clone(), overrides: spec.overrides, body })
+}
+
+fn link_target(spec: &FileSpec, path: &str, target: &str, data: &Value) -> Result<String> {
+    let target = if spec.template { template::render(path, target, data)? } else { target.into() };
+    if target.is_empty() || target.contains('\0') || target.len() > 4095 {
+        return Err(Error::input(format!("`{}` cannot be the target of a link", target.escape_debug())));
+    }
+    Ok(target)
 }
 
 fn rendered(spec: &FileSpec, path: &str, bytes: &[u8], data: &Value) -> Result<Vec<u8>> {
