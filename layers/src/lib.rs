@@ -4,10 +4,13 @@
 pub mod bootstate;
 pub mod error;
 pub mod fatnames;
+pub mod layer;
 pub mod lock;
 pub mod node;
+pub mod plan;
 pub mod profile;
 pub mod settings;
+pub mod template;
 pub mod units;
 
 pub use error::{Context, Error, Fault, Result};
