@@ -292,6 +292,9 @@ fn a_lock_says_what_was_chosen_and_the_store_fills_once() {
     for package in &lock.packages {
         assert_eq!(std::fs::read(world.store.blob(&package.sha256)).unwrap(), world.debs[&package.path]);
     }
+    std::fs::write(world.store.blob(&lock.packages[0].sha256), "").unwrap();
+    fetch(&world.archive(), &lock).unwrap();
+    assert_eq!(std::fs::read(world.store.blob(&lock.packages[0].sha256)).unwrap(), world.debs[&lock.packages[0].path], "a cut blob is healed");
     world.server.misbehave(|_, _| Fault::Status(500));
     fetch(&Archive { offline: Offline::Required, ..world.archive() }, &lock).unwrap();
     assert!(world.server.state.lock().unwrap().log.is_empty(), "a full store asks nobody");
@@ -439,7 +442,8 @@ fn b7_wishes_that_cannot_be_met_are_explained() {
         assert!(says.iter().all(|s| error.to_string().contains(s)), "{list}: {error}");
         assert_eq!(error.fault(), layers::Fault::Input);
     }
-    assert_eq!(names(&world.lock("single").unwrap()), "core=1 only=1");
+    let lock = world.lock("single").unwrap();
+    assert_eq!((names(&lock).as_str(), lock.packages[1].wanted_by.clone()), ("core=1 only=1", vec!["os".to_string()]));
 }
 
 #[test]
