@@ -99,7 +99,7 @@ impl Progress {
 impl State {
     fn line(&self) -> String {
         let rate = self.bytes.0 as f64 / self.started.elapsed().as_secs_f64().max(0.001);
-        let (done, total) = (Bytes(self.bytes.0), Bytes(self.bytes.1));
+        let (done, total) = (Bytes(self.bytes.0.min(self.bytes.1)), Bytes(self.bytes.1));
         format!("{}: {}/{} files, {done} of {total}, {}/s", self.what, self.files.0, self.files.1, Bytes(rate as u64))
     }
 }

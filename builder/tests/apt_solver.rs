@@ -10,12 +10,13 @@ use std::time::{Instant, SystemTime};
 
 use builder::progress::Progress;
 use builder::source::deb::index::Index;
-use builder::source::deb::solve::Base;
-use builder::source::deb::{Archive, Mirrors, Offline, Request, Update, Updates, keyring, lock};
+use builder::source::deb::solve::{Base, Source, Universe, solve};
+use builder::source::deb::{Archive, Mirrors, Offline, Request, Update, Updates, fetch, keyring, lock};
 use builder::source::http::{Client, Limits};
 use builder::store::Store;
 use layers::lock::Lock;
 use layers::profile::Debian;
+use layers::units::Digest;
 
 struct World {
     dir: tempfile::TempDir,
@@ -191,6 +192,61 @@ fn b7_what_apt_refuses_we_refuse_and_name() {
 #[test]
 fn a_tool_root_without_base_is_as_apt_has_it() {
     compare(Base::None, "grub-pc-bin grub-efi-amd64-bin grub-common mtools xorriso erofs-utils e2fsprogs dosfstools qemu-utils");
+}
+
+#[test]
+fn b9_the_same_archive_gives_the_same_lock() {
+    let list = request(Base::Minbase, "linux-image-cloud-amd64 systemd-sysv containerd default-mta python3 git");
+    let first = lock(&WORLD.archive(), &list, None, &Update::None).unwrap().to_yaml().unwrap();
+    for _ in 0..3 {
+        assert_eq!(lock(&WORLD.archive(), &list, None, &Update::None).unwrap().to_yaml().unwrap(), first);
+    }
+    assert_eq!(lock(&WORLD.archive(), &list, Some(&Lock::from_yaml(&first, "x").unwrap()), &Update::None).unwrap().to_yaml().unwrap(), first);
+}
+
+#[test]
+fn a_node_is_fetched_whole_from_the_machines_mirror() {
+    let world = World::new();
+    let mut list = request(Base::Minbase, "linux-image-cloud-amd64 systemd-sysv containerd runc nftables ca-certificates dbus");
+    list.tools = vec!["grub-pc-bin".into(), "grub-efi-amd64-bin".into()];
+    let start = Instant::now();
+    let lock = lock(&world.archive(), &list, None, &Update::None).unwrap();
+    let locked = start.elapsed();
+    fetch(&world.archive(), &lock).unwrap();
+    let bytes: u64 = lock.packages.iter().chain(&lock.tools).map(|p| p.size.0).sum();
+    println!(
+        "{} packages and {} tools, {bytes} bytes: locked in {locked:?}, fetched in {:?}",
+        lock.packages.len(),
+        lock.tools.len(),
+        start.elapsed() - locked
+    );
+    for package in lock.packages.iter().chain(&lock.tools) {
+        let file = world.store.blob(&package.sha256);
+        assert_eq!(Digest::of(&fs::read(&file).unwrap()), package.sha256, "{}", package.name);
+    }
+    let sample = lock.packages.iter().find(|p| p.name == "containerd").unwrap();
+    let field = |name: &str| {
+        let output = builder::exec::run(Command::new("dpkg-deb").arg("-f").arg(world.store.blob(&sample.sha256)).arg(name)).unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_string()
+    };
+    assert_eq!((field("Package"), field("Version")), ("containerd".into(), sample.version.clone()));
+    fetch(&Archive { offline: Offline::Required, ..world.archive() }, &lock).unwrap();
+}
+
+#[test]
+fn choosing_is_quick() {
+    let dir = WORLD.dir.path().join("apt");
+    let repositories = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path().join("Packages.xz")).filter(|p| p.exists());
+    let read = |p| Index::read(builder::exec::run(Command::new("xzcat").arg(p)).unwrap().stdout.as_slice(), "amd64").unwrap();
+    let indices: Vec<_> = repositories.map(read).collect();
+    let sources: Vec<_> = indices.iter().map(|index| Source { suite: "trixie", index }).collect();
+    let (nothing, keep) = (Index::default(), BTreeMap::new());
+    let start = Instant::now();
+    let universe = Universe::new(&sources, &nothing, &keep).unwrap();
+    let collected = start.elapsed();
+    let found = solve(&universe, Base::Minbase, &["linux-image-cloud-amd64", "systemd-sysv", "containerd", "default-mta", "python3", "git"]).unwrap();
+    println!("collected in {collected:?}, {} packages chosen in {:?}", found.len(), start.elapsed() - collected);
+    assert!(found.len() > 100);
 }
 
 #[test]

@@ -65,6 +65,14 @@ pub struct Package {
     pub wanted_by: Vec<String>,
 }
 
+/// The line, counted from 1, of a field; of the package at that position where one is given: each has one `name:`, its first key.
+fn line_of(text: &str, package: Option<usize>, field: &str) -> usize {
+    let key = |line: &str, key: &str| line.trim_start_matches([' ', '-']).starts_with(key);
+    let lines: Vec<_> = text.lines().collect();
+    let start = package.and_then(|n| lines.iter().enumerate().filter(|(_, l)| key(l, "name:")).nth(n)).map_or(0, |(at, _)| at);
+    lines[start..].iter().position(|l| key(l, field)).map_or(start, |n| start + n) + 1
+}
+
 /// Whether a path stays below the archive's base URL: relative, plain characters, no `..`.
 pub fn is_pool_path(path: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/.+-_~%:".contains(c);
@@ -88,24 +96,26 @@ impl Lock {
         let options = serde_saphyr::options! { with_snippet: false };
         let lock: Self = serde_saphyr::from_str_with_options(text, options)
             .map_err(|e| Error::input(format!("reading lock {}: {}", place(&e), e.without_snippet())).with_hint(hint))?;
-        lock.check().map_err(|(name, what)| {
-            let line = text.lines().position(|l| l.contains(&name)).map_or(0, |n| n + 1);
-            Error::input(format!("reading lock {file}:{line}: {what}")).with_hint(hint)
+        lock.check().map_err(|(package, field, what)| {
+            Error::input(format!("reading lock {file}:{}: {what}", line_of(text, package, field))).with_hint(hint)
         })?;
         Ok(lock)
     }
 
-    /// What the types cannot say; an error names the text to look for and what is wrong with it.
-    fn check(&self) -> Result<(), (String, String)> {
+    /// What the types cannot say; an error carries the position of the package, the field and what is wrong.
+    fn check(&self) -> Result<(), (Option<usize>, &'static str, String)> {
         if self.lock_version != Self::VERSION {
-            return Err(("lockVersion".into(), format!("this program reads lock version {}, not {}", Self::VERSION, self.lock_version)));
+            return Err((None, "lockVersion:", format!("this program reads lock version {}, not {}", Self::VERSION, self.lock_version)));
         }
-        for list in [&self.packages, &self.tools] {
-            if let Some(pair) = list.windows(2).find(|pair| pair[0].name >= pair[1].name) {
-                return Err((format!("name: {}", pair[1].name), format!("package {} is out of order or twice there", pair[1].name)));
-            }
-            if let Some(package) = list.iter().find(|p| !is_pool_path(&p.path)) {
-                return Err((package.path.clone(), format!("package {}: `{}` is not a path below the archive", package.name, package.path)));
+        for (list, before) in [(&self.packages, 0), (&self.tools, self.packages.len())] {
+            for (n, package) in list.iter().enumerate() {
+                let name = &package.name;
+                if n > 0 && list[n - 1].name >= *name {
+                    return Err((Some(before + n), "name:", format!("package {name} is out of order or there twice")));
+                }
+                if !is_pool_path(&package.path) {
+                    return Err((Some(before + n), "path:", format!("package {name}: `{}` is not a path below the archive", package.path)));
+                }
             }
         }
         Ok(())
@@ -151,6 +161,16 @@ mod tests {
         assert_eq!(Lock::from_yaml(&text, "x.lock").unwrap().to_yaml().unwrap(), text);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_version_survives(version in "[0-9a-zA-Z.+:~-]{1,12}", name in "[a-z0-9][a-z0-9.+-]{1,6}") {
+            let mut lock = lock();
+            lock.tools = vec![Package { name, version, ..lock.packages[1].clone() }];
+            let text = lock.to_yaml().unwrap();
+            proptest::prop_assert_eq!(Lock::from_yaml(&text, "x").unwrap(), lock);
+        }
+    }
+
     #[test]
     fn b7_a_broken_lock_is_named_by_file_and_line() {
         let text = lock().to_yaml().unwrap();
@@ -166,6 +186,6 @@ mod tests {
         refuse("lockVersion: 1", "lockVersion: 9", "lock version 1, not 9");
         refuse("path: pool/main/a", "path: ../main/a", "not a path below");
         refuse("name: b", "name: a", "out of order");
-        refuse("suite: trixie\n    version", "sweet: trixie\n    version", "");
+        refuse("suite: trixie\n  path", "sweet: trixie\n  path", "sweet");
     }
 }

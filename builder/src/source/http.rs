@@ -207,6 +207,7 @@ fn disk(error: io::Error) -> Failure {
 fn transport(error: ureq::Error) -> Failure {
     let unreachable = match &error {
         ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => true,
+        ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
         ureq::Error::Io(e) => e.kind() == io::ErrorKind::ConnectionRefused,
         ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::TooManyRedirects => {
             return Failure::Fatal(Error::environment(error.to_string()));

@@ -33,7 +33,7 @@ pub enum Got {
 pub fn fetch(archive: &Archive, lock: &Lock) -> Result<()> {
     let mut missing: BTreeMap<Digest, &Package> = BTreeMap::new();
     for package in lock.packages.iter().chain(&lock.tools) {
-        if !archive.store.blob(&package.sha256).exists() {
+        if !present(archive, &package.sha256, package.size.0) {
             missing.insert(package.sha256, package);
         }
     }
@@ -145,7 +145,7 @@ fn components(lock: &Lock, suite: &str) -> Vec<String> {
 /// Gets one blob: from the store, else from the first address that has it. Two processes may want the same one: the second waits for the first.
 pub fn obtain(archive: &Archive, want: &Want) -> Result<Got> {
     let (store, blob) = (archive.store, archive.store.blob(&want.sha256));
-    if blob.exists() {
+    if present(archive, &want.sha256, want.size) {
         return Ok(Got::Present);
     }
     let mut wrong = None;
@@ -153,7 +153,7 @@ pub fn obtain(archive: &Archive, want: &Want) -> Result<Got> {
     let mut url = urls.next();
     while let Some(address) = url {
         let mut file = partial(archive, want)?;
-        if blob.exists() {
+        if present(archive, &want.sha256, want.size) {
             let _ = fs::remove_file(store.partial(&want.sha256));
             return Ok(Got::Present);
         }
@@ -172,6 +172,11 @@ pub fn obtain(archive: &Archive, want: &Want) -> Result<Got> {
         }
     }
     Ok(wrong.map_or(Got::Missing, Got::Wrong))
+}
+
+/// Whether the store has a blob. One of another size was cut by a crash of the machine: it counts as absent and is written anew.
+fn present(archive: &Archive, sha256: &Digest, size: u64) -> bool {
+    fs::metadata(archive.store.blob(sha256)).is_ok_and(|m| m.len() == size)
 }
 
 /// The unfinished download, locked for us alone.

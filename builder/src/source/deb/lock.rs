@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::index::Index;
 use super::solve::{Base, Found, Source, Universe, assumed_index, solve};
 use super::suite::{self, Suite};
-use super::{Archive, Assumed};
+use super::{Archive, Assumed, relation};
 
 /// What is asked of the archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,13 +81,13 @@ pub fn lock(archive: &Archive, request: &Request, previous: Option<&Lock>, updat
     let wanted: Vec<_> = request.packages.keys().map(String::as_str).collect();
     let keep = keep(previous.map(|l| l.packages.as_slice()), update);
     let found = choose(&suites, &assumed, &keep, request.base, &wanted).context(|| "choosing the packages of the image".into())?;
-    let packages = found.iter().map(|f| locked(f, Some(&request.packages))).collect();
+    let packages = found.iter().map(|f| Package { wanted_by: wanted_by(f, &request.packages), ..locked(f) }).collect();
 
     let nothing = Index::default();
     let wanted: Vec<_> = request.tools.iter().collect::<BTreeSet<_>>().into_iter().map(String::as_str).collect();
     let keep = self::keep(previous.map(|l| l.tools.as_slice()), update);
     let found = choose(&suites, &nothing, &keep, Base::None, &wanted).context(|| "choosing the packages of the tool root".into())?;
-    let tools = found.iter().map(|f| locked(f, None)).collect();
+    let tools = found.iter().map(locked).collect();
 
     let epoch = suites.iter().map(|s| s.locked.date).max().unwrap_or_default();
     let indices = suites.into_iter().map(|s| s.locked).collect();
@@ -132,7 +132,16 @@ fn choose<'a>(suites: &'a [Suite], assumed: &'a Index, keep: &'a BTreeMap<String
     solve(&Universe::new(&sources, assumed, keep)?, base, wanted)
 }
 
-fn locked(found: &Found, wanted: Option<&Wanted>) -> Package {
+/// Who asked for a package, by its own name or, when there is no such package, by one that it provides.
+fn wanted_by(found: &Found, wanted: &Wanted) -> Vec<String> {
+    let package = found.package;
+    let provided = relation::list(package.provides()).unwrap_or_default();
+    let names = std::iter::once(package.name()).chain(provided.iter().map(|r| r.name));
+    let who: BTreeSet<_> = names.filter_map(|name| wanted.get(name)).flatten().cloned().collect();
+    who.into_iter().collect()
+}
+
+fn locked(found: &Found) -> Package {
     let package = found.package;
     Package {
         name: package.name().into(),
@@ -143,6 +152,6 @@ fn locked(found: &Found, wanted: Option<&Wanted>) -> Package {
         suite: found.suite.into(),
         path: package.filename().into(),
         source: package.source().map(str::to_string),
-        wanted_by: wanted.and_then(|w| w.get(package.name())).cloned().unwrap_or_default(),
+        wanted_by: Vec::new(),
     }
 }

@@ -54,7 +54,11 @@ fn read(
     }
     let url = format!("{base}/InRelease");
     let signed = archive.http.get(&url, release::LIMIT)?;
-    let signed = signed.ok_or_else(|| Error::environment("there is no InRelease").with_hint("check the suite's name and the mirror's base URL"))?;
+    let signed = signed.ok_or_else(|| {
+        Error::environment("there is no InRelease").with_hint(
+            "check the suite's name and the mirror's base URL; a suite without updates of its own, such as sid, needs `debian.updates: false`",
+        )
+    })?;
     let release = release::open(&signed, suite, keyring, archive.now).context(|| "verifying InRelease".into())?;
     check_replay(&release, previous)?;
     let mut indices = Vec::new();
