@@ -80,7 +80,9 @@ pub fn configure(store: &Store, packages: &[(Package, Unpacked)], assumed: &[Ass
     let policy = pack.add(b"#!/bin/sh\nexit 101\n")?;
     tree.insert(TreePath::new(POLICY).map_err(Error::internal)?, Node::new(Kind::File(policy), 0o755, epoch));
     pack.finish()?;
+    let start = std::time::Instant::now(); // TIMING
     let root = Root::materialize(store, &tree)?;
+    eprintln!("materialise {:?}", start.elapsed()); // TIMING
     let session = Session { store, key, root: &root, options: Options::new(epoch) };
     session.configure_packages(packages)?;
     session.check_diversions(packages, &owners)?;
@@ -88,7 +90,9 @@ pub fn configure(store: &Store, packages: &[(Package, Unpacked)], assumed: &[Ass
         session.step(&["/bin/sh", "-euc", &script.text], || format!("running script {}", script.name))?;
     }
     let mut pack = store.new_pack(output)?;
+    let start = std::time::Instant::now(); // TIMING
     let mut configured = root.read_back(&tree, epoch, &mut pack)?;
+    eprintln!("read back {:?}", start.elapsed()); // TIMING
     clean(&mut configured, &tree, &mut pack, epoch)?;
     pack.finish()?;
     store.save("configured", &key, &configured)?;
@@ -131,7 +135,9 @@ impl Session<'_> {
 
     /// Runs one command; a failure names the package and script where the log tells, and the log is kept.
     fn step(&self, argv: &[&str], naming: impl Fn() -> String) -> Result<()> {
+        let start = std::time::Instant::now(); // TIMING
         let output = self.root.run(argv, &self.options).context(&naming)?;
+        eprintln!("{} {:?}", naming(), start.elapsed()); // TIMING
         if output.status == 0 {
             return Ok(());
         }

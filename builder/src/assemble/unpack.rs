@@ -73,11 +73,6 @@ impl Control {
     pub fn conffiles(&self) -> Vec<String> {
         self.file("conffiles").lines().map(str::trim).filter(|l| l.starts_with('/')).map(Into::into).collect()
     }
-
-    /// Paths of former configuration files that an upgrade removes (deb-conffiles(5)).
-    pub fn removed_conffiles(&self) -> Vec<String> {
-        self.file("conffiles").lines().filter_map(|l| l.trim().strip_prefix("remove-on-upgrade ")).map(|l| l.trim().into()).collect()
-    }
 }
 
 /// Unpacks all packages, biggest first, on all cores; `progress` hears each package as it is done. What was unpacked before is read
