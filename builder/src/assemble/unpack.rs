@@ -302,3 +302,19 @@ impl<R: Read> Read for Metered<R> {
         Ok(n)
     }
 }
+
+/// What the fuzz target `tar` runs, and the tests over its corpus.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    let _ = read_control(bytes);
+    let Ok(dir) = tempfile::tempdir() else { return };
+    let Ok(store) = Store::open(dir.path()) else { return };
+    let Ok(mut pack) = store.new_pack(Digest::of(bytes)) else { return };
+    let Ok((tree, _)) = read_data(bytes, &mut pack) else { return };
+    for (path, node) in &tree.entries {
+        assert!(path.parent().is_none_or(|p| tree.get(&p).is_some_and(Node::is_dir)), "{path} has no directory above it");
+        if let Kind::HardLink(target) = &node.kind {
+            assert!(matches!(tree.get(target).map(|n| &n.kind), Some(Kind::File(_))), "{path} links to no file");
+        }
+    }
+}
