@@ -11,8 +11,8 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use builder::assemble::configure::{Assumed, Script, configure};
-use builder::assemble::scratch::{self, Options, Root};
+use builder::assemble::configure::{Script, configure};
+use builder::assemble::scratch;
 use builder::assemble::unpack::{self, Unpacked};
 use builder::store::Store;
 use builder::tree::{Kind, Node, Tree, TreePath};
@@ -252,4 +252,96 @@ fn the_configured_tree_equals_mmdebstraps_but_for_listed_differences() {
         }
     }
     assert!(unlisted.is_empty(), "unlisted differences:\n{unlisted}");
+}
+
+/// What a layer's script may do that is hard to read back: other owners, closed folders, capabilities, links, pipes, sockets' absence.
+fn hard_script() -> Vec<Script> {
+    let text = "mkdir -m 0700 /srv/closed; echo secret > /srv/closed/file; chown -R 33:65534 /srv/closed; chmod 0600 /srv/closed/file
+        cp /bin/true /srv/capable; chown 7:8 /srv/capable; setcap cap_net_raw+ep /srv/capable
+        echo one > /srv/b; ln /srv/b /srv/a; mkfifo -m 0640 /srv/pipe; ln -s /nowhere /srv/link; chmod 4755 /srv/a
+        date > /tmp/gone; date > /run/gone; echo \"$SOURCE_DATE_EPOCH $TZ $(umask) $(hostname) $(id -u) $(nproc >/dev/null; echo x)\" > /srv/surroundings
+        test ! -e /sys/kernel; test -z \"$(ls /sys)\"; ! grep -v -e lo: -e '|' /proc/net/dev";
+    vec![Script { name: "hard".into(), text: text.into() }]
+}
+
+/// Not a test by itself: the other one runs it as another user.
+#[test]
+#[ignore = "run by the test below as another user"]
+fn child_configures() {
+    let var = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
+    scratch::use_executable(&var("CHASI_BOD_EXE"));
+    let store = Store::open(&var("CHASI_BOD_TEST_STORE")).unwrap();
+    let tree = ours(&store, &var("CHASI_BOD_TEST_DEBS"), &hard_script());
+    fs::write(var("CHASI_BOD_TEST_STORE").join("answer"), fingerprint(&store, &tree)).unwrap();
+    assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 0, "scratch is gone although other ids owned files");
+}
+
+/// Everything about a tree: every entry, and the bytes of the packs that hold what scripts wrote.
+fn fingerprint(store: &Store, tree: &Tree) -> String {
+    let packs: std::collections::BTreeSet<_> = tree.entries.values().filter_map(|n| if let Kind::File(c) = &n.kind { Some(c.pack) } else { None }).collect();
+    let mut out = String::new();
+    for (path, node) in &tree.entries {
+        let _ = writeln!(out, "{path} {node:?}");
+    }
+    for pack in packs {
+        let _ = writeln!(out, "pack {} {}", pack.short(), Digest::of(&fs::read(store.pack(&pack)).unwrap()).short());
+    }
+    out
+}
+
+/// B9 for the tree: as whoever runs the tests, and as an ordinary user with another umask, zone, language and one core.
+#[test]
+fn b9_the_same_tree_comes_from_root_and_from_an_ordinary_user() {
+    let debs = reference().join("debs/archives");
+    let dir = tempfile::tempdir().unwrap();
+    let is_root = rustix::process::getuid().is_root();
+    let place = |name: &str| dir.path().join(name);
+    fs::copy(env!("CARGO_BIN_EXE_chasi-bod"), place("chasi-bod")).unwrap();
+    fs::copy(std::env::current_exe().unwrap(), place("test")).unwrap();
+    fs::create_dir(place("debs")).unwrap();
+    for entry in fs::read_dir(&debs).unwrap().map(|e| e.unwrap()).filter(|e| e.path().extension().is_some_and(|e| e == "deb")) {
+        fs::copy(entry.path(), place("debs").join(entry.file_name())).unwrap();
+    }
+    fs::create_dir(place("store")).unwrap();
+    let mut command = if is_root {
+        let user = "chasi-bod-test";
+        let _ = Command::new("useradd").args(["--create-home", user]).output().unwrap();
+        assert!(Command::new("chown").args(["-R", user]).arg(dir.path()).status().unwrap().success());
+        let mut command = Command::new("runuser");
+        command.args(["-u", user, "--"]);
+        command
+    } else {
+        Command::new("env")
+    };
+    let line = format!("umask 077; exec taskset -c 0 {} --exact child_configures --ignored --nocapture", place("test").display());
+    command.args(["sh", "-c", &line]).current_dir(dir.path());
+    command.envs([("TZ", "Asia/Tokyo"), ("LANG", "de_DE.UTF-8"), ("RAYON_NUM_THREADS", "1")]);
+    command.envs([("CHASI_BOD_EXE", place("chasi-bod")), ("CHASI_BOD_TEST_STORE", place("store")), ("CHASI_BOD_TEST_DEBS", place("debs"))]);
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+
+    let own = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = Store::open(own.path()).unwrap();
+    let tree = ours(&store, &debs, &hard_script());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (a, b) = (fingerprint(&store, &tree), fs::read_to_string(place("store/answer")).unwrap());
+    let different: Vec<_> = a.lines().zip(b.lines()).filter(|(a, b)| a != b).take(20).collect();
+    assert!(different.is_empty() && a.len() == b.len(), "{different:#?}");
+    assert_hard(&store, &tree);
+}
+
+fn assert_hard(store: &Store, tree: &Tree) {
+    let node = |path: &str| tree.at(path).unwrap_or_else(|| panic!("{path} is missing"));
+    let owner = |path: &str| (node(path).mode, node(path).uid, node(path).gid);
+    assert_eq!(owner("srv/closed"), (0o700, 33, 65534));
+    assert_eq!(owner("srv/closed/file"), (0o600, 33, 65534));
+    assert_eq!(owner("srv/capable"), (0o755, 7, 8));
+    assert_eq!(node("srv/capable").xattrs[b"security.capability".as_slice()][..4], [1, 0, 0, 2], "version 2, effective");
+    assert_eq!(node("srv/b").kind, Kind::HardLink(TreePath::new("srv/a").unwrap()));
+    assert_eq!((owner("srv/a"), node("srv/a").mtime), ((0o4755, 0, 0), EPOCH));
+    assert_eq!((&node("srv/pipe").kind, node("srv/pipe").mode), (&Kind::Fifo, 0o640));
+    assert_eq!(node("srv/link").kind, Kind::Symlink(b"/nowhere".to_vec()));
+    let Kind::File(content) = &node("srv/surroundings").kind else { panic!() };
+    assert_eq!(store.read(content).unwrap(), format!("{EPOCH} UTC 0022 chasi-bod 0 x\n").into_bytes());
+    assert!(tree.at("tmp/gone").is_none() && tree.at("run/gone").is_none() && tree.at("usr/sbin/policy-rc.d").is_none());
 }

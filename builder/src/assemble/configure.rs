@@ -8,6 +8,7 @@ use layers::lock::Package;
 use layers::units::Digest;
 use layers::{Context, Error, Result};
 
+use super::readback::Fate;
 use super::scratch::{Options, Root};
 use super::unpack::Unpacked;
 use super::{database, merge};
@@ -88,8 +89,9 @@ pub fn configure(store: &Store, packages: &[(Package, Unpacked)], assumed: &[Ass
         session.step(&["/bin/sh", "-euc", &script.text], || format!("running script {}", script.name))?;
     }
     let mut pack = store.new_pack(output)?;
-    let mut configured = root.read_back(&tree, epoch, &mut pack)?;
-    clean(&mut configured, &tree, &mut pack, epoch)?;
+    let mut configured = root.read_back(&tree, epoch, &|path, size| fate(path, size, &tree), &mut pack)?;
+    // No file looks younger than the image.
+    configured.entries.values_mut().for_each(|node| node.mtime = node.mtime.min(epoch));
     pack.finish()?;
     store.save("configured", &key, &configured)?;
     Ok(configured)
@@ -237,26 +239,13 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// Takes out what depends on the clock, the machine or chance.
-fn clean(tree: &mut Tree, before: &Tree, pack: &mut crate::store::PackWriter<'_>, epoch: i64) -> Result<()> {
-    for path in DROPPED {
-        tree.entries.remove(&TreePath::new(path).map_err(Error::internal)?);
+/// Takes out what depends on the clock, the machine or chance; a secret of them must not even reach the store.
+fn fate(path: &TreePath, size: Option<u64>, before: &Tree) -> Fate {
+    let text = path.as_bytes();
+    // A log with something in it that no package brought; empty ones carry owner and mode for programs that do not make their own.
+    let is_log = text.starts_with(b"var/log/") && size.is_some_and(|s| s > 0) && before.get(path).is_none();
+    if is_log || text.starts_with(b"etc/ssh/ssh_host_") || DROPPED.iter().any(|d| d.as_bytes() == text) {
+        return Fate::Drop;
     }
-    tree.entries.retain(|path, node| !(is_host_key(path) || is_log(path, node, before)));
-    let machine_id = TreePath::new("etc/machine-id").map_err(Error::internal)?;
-    if let Some(node) = tree.entries.get_mut(&machine_id) {
-        *node = Node::new(Kind::File(pack.add(b"")?), 0o644, epoch);
-    }
-    // A later file never looks older than the image, and no file looks younger.
-    tree.entries.values_mut().for_each(|node| node.mtime = node.mtime.min(epoch));
-    Ok(())
-}
-
-fn is_host_key(path: &TreePath) -> bool {
-    path.as_bytes().starts_with(b"etc/ssh/ssh_host_")
-}
-
-/// A log with something in it that no package brought.
-fn is_log(path: &TreePath, node: &Node, before: &Tree) -> bool {
-    path.as_bytes().starts_with(b"var/log/") && before.get(path).is_none() && matches!(&node.kind, Kind::File(c) if c.size > 0)
+    if text == b"etc/machine-id" { Fate::Empty } else { Fate::Keep }
 }

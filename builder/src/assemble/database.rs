@@ -62,12 +62,16 @@ fn stanza(control: &Control) -> String {
     for line in control.text().lines().filter(|l| !l.trim().is_empty()) {
         let _ = writeln!(out, "{line}");
     }
-    let (kept, removed) = (control.conffiles(), control.removed_conffiles());
-    if !kept.is_empty() || !removed.is_empty() {
+    let conffiles = control.file("conffiles");
+    let lines: Vec<_> = conffiles.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    if !lines.is_empty() {
         out += "Conffiles:\n";
     }
-    kept.iter().for_each(|path| out += &format!(" {path} newconffile\n"));
-    removed.iter().for_each(|path| out += &format!(" {path} newconffile remove-on-upgrade\n"));
+    for line in lines {
+        // A former file, listed in the package so that an upgrade removes it (deb-conffiles(5)).
+        let removed = line.strip_prefix("remove-on-upgrade ");
+        let _ = writeln!(out, " {} newconffile{}", removed.unwrap_or(line).trim(), if removed.is_some() { " remove-on-upgrade" } else { "" });
+    }
     out + "\n"
 }
 

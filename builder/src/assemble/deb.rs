@@ -188,3 +188,12 @@ fn compression(name: &str) -> Result<Compression> {
         _ => Err(Error::input(format!("ar member `{name}` has an unknown compression"))),
     }
 }
+
+/// What the fuzz target `ar` runs, and the tests over its corpus.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(mut deb) = Deb::open(io::Cursor::new(bytes)) else { return };
+    let drain = |reader: Result<Box<dyn Read + '_>>| reader.is_ok_and(|r| io::copy(&mut r.take(1 << 24), &mut io::sink()).is_ok());
+    drain(deb.control());
+    drain(deb.data());
+}

@@ -28,6 +28,17 @@ pub(super) enum Contents {
     Leave,
 }
 
+/// What becomes of a path that is read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays.
+    Keep,
+    /// It is left out; its bytes reach neither tree nor store.
+    Drop,
+    /// It stays as an empty file.
+    Empty,
+}
+
 /// One listed entry.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -150,15 +161,31 @@ pub(super) fn next(input: &mut impl Read) -> Result<Option<Record>> {
     postcard::from_bytes(&bytes).map(Some).map_err(|e| Error::internal(format!("decoding the sandbox's listing: {e}")))
 }
 
-/// Turns a listing into a tree. A time that was not in the tree before is the clock's and becomes `epoch`.
-pub(super) fn collect(input: &mut impl Read, before: &Tree, epoch: i64, pack: &mut PackWriter<'_>) -> Result<Tree> {
+/// How a listing becomes a tree.
+pub(super) struct Rules<'a> {
+    /// What was materialised.
+    pub before: &'a Tree,
+    /// Replaces each time that was not in the tree before: it is the clock's.
+    pub epoch: i64,
+    /// Asked for every path, with a file's size.
+    pub fate: &'a dyn Fn(&TreePath, Option<u64>) -> Fate,
+}
+
+/// Turns a listing into a tree.
+pub(super) fn collect(input: &mut impl Read, rules: &Rules<'_>, pack: &mut PackWriter<'_>) -> Result<Tree> {
+    let Rules { before, epoch, fate } = *rules;
     let known: HashMap<Digest, Content> = before.entries.values().filter_map(content).map(|c| (c.sha256, c.clone())).collect();
     let times: BTreeSet<i64> = before.entries.values().map(|n| n.mtime).collect();
     let (mut tree, mut first) = (Tree::default(), HashMap::<u64, TreePath>::new());
     while let Some(record) = next(input)? {
         let Record { path, mut node, .. } = record;
+        let bytes = record.sent.map(|size| take(input, size)).transpose()?;
+        let bytes = match fate(&path, content(&node).map(|c| c.size)) {
+            Fate::Keep => bytes,
+            Fate::Drop => continue,
+            Fate::Empty => Some(Vec::new()),
+        };
         if let Kind::File(_) = node.kind {
-            let bytes = record.sent.map(|size| take(input, size)).transpose()?;
             let again = (record.links > 1).then(|| first.get(&record.stamp.0).cloned()).flatten();
             node.kind = match (again, bytes) {
                 (Some(other), _) => Kind::HardLink(other),

@@ -137,6 +137,7 @@ fn remove() -> Result<()> {
 fn run(argv: &[String], env: &BTreeMap<String, String>) -> Result<ExitCode> {
     change_root()?;
     rustix::system::sethostname(b"chasi-bod").context(|| "setting the host name".into())?;
+    sys::ignore_flushes().context(|| "installing the flush filter".into())?;
     limit(Resource::Core, 0)?;
     limit(Resource::Nofile, 1024)?;
     let (program, args) = argv.split_first().ok_or_else(|| Error::internal("running nothing"))?;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use layers::{Context, Error, Fault, Result};
 use rustix::fs::{Timespec, Timestamps};
 
-use super::readback::{self, Stamp};
+use super::readback::{self, Fate, Stamp};
 use super::sandbox::{FAILED, Job, Order};
 use super::unpack::in_parallel;
 use crate::exec;
@@ -115,9 +115,11 @@ impl Root {
         output
     }
 
-    /// The tree as it stands now; new contents go to `pack`, new times become `epoch`. `before` is what was materialised.
-    pub fn read_back(&self, before: &Tree, epoch: i64, pack: &mut PackWriter<'_>) -> Result<Tree> {
-        let mut tree = self.job(Job::Walk, &self.stamps, |input| readback::collect(input, before, epoch, pack))?;
+    /// The tree as it stands now; new contents go to `pack`, new times become `epoch`. `before` is what was materialised; `fate` is
+    /// asked for every path, with a file's size.
+    pub fn read_back(&self, before: &Tree, epoch: i64, fate: &dyn Fn(&TreePath, Option<u64>) -> Fate, pack: &mut PackWriter<'_>) -> Result<Tree> {
+        let rules = readback::Rules { before, epoch, fate };
+        let mut tree = self.job(Job::Walk, &self.stamps, |input| readback::collect(input, &rules, pack))?;
         for dir in ["proc", "dev", "run", "tmp", "sys", "work"] {
             if before.at(dir).is_none() {
                 tree.remove_below(&TreePath::new(dir).map_err(Error::internal)?);

@@ -73,11 +73,6 @@ impl Control {
     pub fn conffiles(&self) -> Vec<String> {
         self.file("conffiles").lines().map(str::trim).filter(|l| l.starts_with('/')).map(Into::into).collect()
     }
-
-    /// Paths of former configuration files that an upgrade removes (deb-conffiles(5)).
-    pub fn removed_conffiles(&self) -> Vec<String> {
-        self.file("conffiles").lines().filter_map(|l| l.trim().strip_prefix("remove-on-upgrade ")).map(|l| l.trim().into()).collect()
-    }
 }
 
 /// Unpacks all packages, biggest first, on all cores; `progress` hears each package as it is done. What was unpacked before is read
@@ -305,5 +300,21 @@ impl<R: Read> Read for Metered<R> {
         let left = self.allowance.get().checked_sub(n as u64).ok_or_else(|| io::Error::other("the headers before one entry exceed 1 MiB"))?;
         self.allowance.set(left);
         Ok(n)
+    }
+}
+
+/// What the fuzz target `tar` runs, and the tests over its corpus.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    let _ = read_control(bytes);
+    let Ok(dir) = tempfile::tempdir() else { return };
+    let Ok(store) = Store::open(dir.path()) else { return };
+    let Ok(mut pack) = store.new_pack(Digest::of(bytes)) else { return };
+    let Ok((tree, _)) = read_data(bytes, &mut pack) else { return };
+    for (path, node) in &tree.entries {
+        assert!(path.parent().is_none_or(|p| tree.get(&p).is_some_and(Node::is_dir)), "{path} has no directory above it");
+        if let Kind::HardLink(target) = &node.kind {
+            assert!(matches!(tree.get(target).map(|n| &n.kind), Some(Kind::File(_))), "{path} links to no file");
+        }
     }
 }
