@@ -71,7 +71,7 @@ fn d9_fsck_and_mtools_agree() {
         file.read_at(&mut ours, 0).unwrap();
         assert!(theirs == ours, "{name}");
         let place = String::from_utf8(run(Command::new("mshowfat").arg("-i").arg(&path).arg(format!("::{name}")))).unwrap();
-        assert!(file.len() == 0 || place.matches('<').count() == 1, "not contiguous: {place}");
+        assert!(file.is_empty() || place.matches('<').count() == 1, "not contiguous: {place}");
     }
     let listing = String::from_utf8(run(Command::new("mdir").arg("-i").arg(&path).arg("::slot-a"))).unwrap();
     assert_eq!(listing.matches("2023-11-14  22:13").count(), 4, "times of 4 files: {listing}");

@@ -186,7 +186,7 @@ fn read_copy(disk: &dyn ReadAt, lba: u64) -> Result<Table> {
 
 fn read_entries(disk: &dyn ReadAt, header: &[u8]) -> Result<Vec<Entry>> {
     let (start, count, size) = (le64(header, 72), le32(header, 80) as usize, le32(header, 84) as usize);
-    if size < ENTRY || size > 4096 || count > 1024 {
+    if !(ENTRY..=4096).contains(&size) || count > 1024 {
         return Err(Error::input(format!("the header claims {count} entries of {size} bytes")));
     }
     let mut bytes = vec![0; count * size];
