@@ -8,6 +8,7 @@ use builder::disk::ReadAt;
 use builder::disk::file::FileAt;
 use builder::fs::fat::{Files, Options, build, label, list, read};
 use layers::units::{Bytes, Digest};
+use proptest::prelude::*;
 
 fn options() -> Options {
     Options { size: Bytes::mib(512), label: "CHASI".into(), serial: 0x1234_5678, epoch: 1_700_000_000, offset: 1 << 20 }
@@ -145,5 +146,22 @@ fn d2_damaged_file_systems_give_errors_not_panics() {
         bad[at] ^= 0xff;
         let _ = (list(&bad), read(&bad, "slot-a/boot.cfg"));
         bad[at] = good[at];
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn d9_any_files_read_back_and_pass_fsck(names in proptest::collection::btree_set("[a-z]{1,3}/[a-zé0-9_ -]{0,20}[a-z0-9](\\.[a-z0-9]{1,5})?", 0..30), size in 0_usize..20_000) {
+        let dir = tempfile::tempdir().unwrap();
+        let files: Files = names.iter().enumerate().map(|(n, name)| (name.clone(), Arc::new(pattern(size * n % 50_000)) as Arc<dyn ReadAt>)).collect();
+        let image = build(&Options { size: Bytes::mib(40), ..options() }, &files, dir.path()).unwrap();
+        let listed: Vec<_> = list(&image).unwrap().into_iter().filter_map(|l| Some((l.path, l.size?))).collect();
+        prop_assert_eq!(listed, files.iter().map(|(name, file)| (name.clone(), file.len())).collect::<Vec<_>>());
+        for (n, name) in names.iter().enumerate() {
+            prop_assert_eq!(read(&image, name).unwrap(), pattern(size * n % 50_000));
+        }
+        run(Command::new("fsck.fat").arg("-n").arg(write(&image, dir.path())));
     }
 }
