@@ -8,6 +8,7 @@ use builder::disk::ReadAt;
 use builder::disk::file::FileAt;
 use builder::fs::fat::{Files, Options, build, label, list, read};
 use layers::units::{Bytes, Digest};
+use proptest::prelude::*;
 
 fn options() -> Options {
     Options { size: Bytes::mib(512), label: "CHASI".into(), serial: 0x1234_5678, epoch: 1_700_000_000, offset: 1 << 20 }
@@ -71,7 +72,7 @@ fn d9_fsck_and_mtools_agree() {
         file.read_at(&mut ours, 0).unwrap();
         assert!(theirs == ours, "{name}");
         let place = String::from_utf8(run(Command::new("mshowfat").arg("-i").arg(&path).arg(format!("::{name}")))).unwrap();
-        assert!(file.len() == 0 || place.matches('<').count() == 1, "not contiguous: {place}");
+        assert!(file.is_empty() || place.matches('<').count() == 1, "not contiguous: {place}");
     }
     let listing = String::from_utf8(run(Command::new("mdir").arg("-i").arg(&path).arg("::slot-a"))).unwrap();
     assert_eq!(listing.matches("2023-11-14  22:13").count(), 4, "times of 4 files: {listing}");
@@ -145,5 +146,22 @@ fn d2_damaged_file_systems_give_errors_not_panics() {
         bad[at] ^= 0xff;
         let _ = (list(&bad), read(&bad, "slot-a/boot.cfg"));
         bad[at] = good[at];
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn d9_any_files_read_back_and_pass_fsck(names in proptest::collection::btree_set("[a-z]{1,3}/[a-zé0-9_ -]{0,20}[a-z0-9](\\.[a-z0-9]{1,5})?", 0..30), size in 0_usize..20_000) {
+        let dir = tempfile::tempdir().unwrap();
+        let files: Files = names.iter().enumerate().map(|(n, name)| (name.clone(), Arc::new(pattern(size * n % 50_000)) as Arc<dyn ReadAt>)).collect();
+        let image = build(&Options { size: Bytes::mib(40), ..options() }, &files, dir.path()).unwrap();
+        let listed: Vec<_> = list(&image).unwrap().into_iter().filter_map(|l| Some((l.path, l.size?))).collect();
+        prop_assert_eq!(listed, files.iter().map(|(name, file)| (name.clone(), file.len())).collect::<Vec<_>>());
+        for (n, name) in names.iter().enumerate() {
+            prop_assert_eq!(read(&image, name).unwrap(), pattern(size * n % 50_000));
+        }
+        run(Command::new("fsck.fat").arg("-n").arg(write(&image, dir.path())));
     }
 }

@@ -10,7 +10,7 @@ use builder::disk::layout::Layout;
 use builder::disk::{Disk, ReadAt, bios, gpt};
 use builder::emit::{OutputFormat, emit};
 use builder::fs::fat;
-use builder::inspect::check::{CHUNK, Check, FileCheck, verify};
+use builder::inspect::check::{CHUNK, Check, FileCheck, VerityCheck, verify};
 use builder::inspect::{Content, inspect};
 use layers::profile;
 use layers::units::{Bytes, Seed};
@@ -157,6 +157,16 @@ fn d2_flipped_bytes_on_the_disk_are_placed() {
         file.write_all_at(&byte, part.offset + at).unwrap();
     }
     assert_eq!(verify(&path, &check, None).unwrap(), []);
+    let mut odd = [check.clone(), check.clone(), check.clone()];
+    odd[0].partitions[2].size = u64::MAX;
+    let verity = |check: &mut Check| check.partitions.iter_mut().find_map(|p| p.verity.take()).unwrap();
+    let root = odd[1].partitions.iter().position(|p| p.verity.is_some()).unwrap();
+    let tree = verity(&mut odd[1]);
+    odd[1].partitions[root].verity = Some(VerityCheck { data_blocks: u64::MAX / 2, ..tree.clone() });
+    odd[2].partitions[root].verity = Some(VerityCheck { hashes: u64::MAX, ..tree });
+    for odd in odd {
+        assert!(verify(&path, &odd, None).unwrap_err().to_string().contains("reading the record of"));
+    }
     file.set_len(200 << 20).unwrap();
     assert_eq!(verify(&path, &check, None).unwrap()[0].partition, "disk");
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use builder::disk::file::FileAt;
 use builder::disk::{Disk, ReadAt};
+use builder::emit::qcow2::format::{Compression, Header};
 use builder::emit::qcow2::reader::Reader;
 use builder::emit::{OutputFormat, emit, open};
 use layers::units::Digest;
@@ -148,6 +149,25 @@ fn d2_flipped_and_cut_files_give_errors_not_panics() {
             read_all(&reader);
         }
     }
+}
+
+#[test]
+fn many_tables_in_a_small_file_are_refused() {
+    let mut file = vec![0; 4 << 20];
+    let header = Header {
+        cluster_bits: 21,
+        size: 1 << 56,
+        l1_size: 1 << 18,
+        l1_offset: 2 << 20,
+        refcount_offset: 0,
+        refcount_clusters: 0,
+        compression: Compression::Zstd,
+    };
+    file[..112].copy_from_slice(&header.to_bytes());
+    file[2 << 20..].chunks_exact_mut(8).for_each(|entry| entry.copy_from_slice(&(2_u64 << 20).to_be_bytes()));
+    assert!(Reader::open(Arc::new(file.clone())).unwrap_err().to_string().contains("262144 L2 tables do not fit"));
+    file[..112].copy_from_slice(&Header { size: u64::MAX, ..header }.to_bytes());
+    assert!(Reader::open(Arc::new(file)).is_err());
 }
 
 const HEADER_AND_ENTRIES: usize = 112;

@@ -50,6 +50,8 @@ impl ReadAt for FileAt {
             let start = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
                 Ok(start) => start,
                 Err(Errno::NXIO) => break,
+                // Block devices know no holes.
+                Err(Errno::INVAL) => return Ok(std::iter::once(0..self.len).collect()),
                 Err(e) => return Err(e).context(|| format!("looking for data in {}", self.name)),
             };
             let end = rustix::fs::seek(&self.file, SeekFrom::Hole(start)).context(|| format!("looking for holes in {}", self.name))?;

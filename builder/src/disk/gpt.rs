@@ -186,7 +186,7 @@ fn read_copy(disk: &dyn ReadAt, lba: u64) -> Result<Table> {
 
 fn read_entries(disk: &dyn ReadAt, header: &[u8]) -> Result<Vec<Entry>> {
     let (start, count, size) = (le64(header, 72), le32(header, 80) as usize, le32(header, 84) as usize);
-    if size < ENTRY || size > 4096 || count > 1024 {
+    if !(ENTRY..=4096).contains(&size) || count > 1024 {
         return Err(Error::input(format!("the header claims {count} entries of {size} bytes")));
     }
     let mut bytes = vec![0; count * size];
@@ -263,17 +263,15 @@ mod tests {
         crate::emit::raw::write(&disk, &path).unwrap();
         let said = crate::exec::run(Command::new("sgdisk").arg("-v").arg(&path)).unwrap();
         assert!(String::from_utf8_lossy(&said.stdout).contains("No problems found"), "{said:?}");
-        let said = crate::exec::run(Command::new("sfdisk").args(["--json"]).arg(&path)).unwrap();
-        let table = serde_json::from_slice::<serde_json::Value>(&said.stdout).unwrap();
-        let table = &table["partitiontable"];
-        assert_eq!(table["id"].as_str().unwrap().to_lowercase(), layout.uuid.to_string());
-        for (index, p) in layout.partitions.iter().enumerate() {
-            let theirs = &table["partitions"][index];
-            assert_eq!((theirs["name"].as_str(), theirs["type"].as_str()), (Some(p.name), Some(p.kind)));
-            assert_eq!((theirs["start"].as_u64(), theirs["size"].as_u64()), (Some(p.offset / 512), Some(p.size / 512)));
-            assert_eq!(theirs["uuid"].as_str().unwrap().to_lowercase(), p.uuid.to_string());
-        }
-        assert_eq!(table["partitions"].as_array().unwrap().len(), layout.partitions.len());
+        let said = crate::exec::run(Command::new("partx").args(["--pairs", "--output", "START,SECTORS,NAME,UUID,TYPE"]).arg(&path)).unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        let pair = |p: &crate::disk::layout::Partition| {
+            let (start, sectors, kind) = (p.offset / 512, p.size / 512, p.kind.to_lowercase());
+            format!("START=\"{start}\" SECTORS=\"{sectors}\" NAME=\"{}\" UUID=\"{}\" TYPE=\"{kind}\"\n", p.name, p.uuid)
+        };
+        assert_eq!(said, layout.partitions.iter().map(pair).collect::<String>());
+        let said = crate::exec::run(Command::new("sgdisk").arg("-p").arg(&path)).unwrap();
+        assert!(String::from_utf8_lossy(&said.stdout).to_lowercase().contains(&format!("guid): {}", layout.uuid)), "{said:?}");
         let head = bytes_of(&disk);
         let sectors = (layout.size / 512 - 1) as u32;
         assert_eq!((head[450], le32(&head, 454), le32(&head, 458), &head[510..512]), (0xee, 1, sectors, [0x55, 0xaa].as_slice()));
@@ -316,6 +314,20 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn any_layout_reads_back(esp in 33_u64..2000, slot in 1_u64..9000, free in 0_u64..100_000, name in ".{0,9}") {
+            let rules = profile::Disk { esp_size: Bytes::mib(esp), slot_size: Some(Bytes::mib(slot)), ..profile::Disk::default() };
+            let rules = profile::Disk { size: Bytes::mib(3000 + esp + 3 * slot + free), ..rules };
+            let layout = Layout::new(&rules, Bytes(0), Bytes(0), &Seed::new(&name)).unwrap();
+            let mut disk = Disk::new(layout.size);
+            put(&layout, None, &mut disk).unwrap();
+            let table = read(&disk).unwrap();
+            proptest::prop_assert_eq!((table.uuid, table.damaged), (layout.uuid, None));
+            let ours: Vec<_> = layout.partitions.iter().map(|p| (p.name.to_string(), p.uuid, p.offset, p.size)).collect();
+            let theirs: Vec<_> = table.entries.into_iter().map(|e| (e.name, e.uuid, e.offset, e.size)).collect();
+            proptest::prop_assert_eq!(ours, theirs);
+        }
+
         #[test]
         fn hostile_tables_do_not_panic(at in 512_usize..1024, bytes in proptest::collection::vec(proptest::num::u8::ANY, 1..64)) {
             let (_, disk) = disk();

@@ -5,7 +5,8 @@ pub mod qcow2;
 pub mod raw;
 
 use std::fs::File;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -89,19 +90,51 @@ pub fn open(path: &Path) -> Result<(OutputFormat, Arc<dyn ReadAt>)> {
 /// Writes a disk to `path` in a format.
 pub fn emit(format: OutputFormat, disk: &dyn ReadAt, path: &Path) -> Result<()> {
     let format = format.format();
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().ok_or_else(|| Error::input(format!("writing {}: it names no file", path.display())))?;
-    let temp = tempfile::Builder::new()
-        .prefix(&format!(".{}.partial-", name.to_string_lossy()))
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(parent)
-        .fault(Fault::Environment, || format!("creating a file in {}", parent.display()))?;
-    if let Err(error) = format.emit(disk, temp.as_file()) {
+    let partial = Partial::create(path)?;
+    if let Err(error) = format.emit(disk, &partial.file) {
         let need = format.layout(disk)?;
         return Err::<(), _>(error).context(|| format!("writing {} (it may take up to {need})", path.display()));
     }
-    temp.persist(path).fault(Fault::Environment, || format!("naming {}", path.display()))?;
-    Ok(())
+    partial.persist(path)
+}
+
+/// A file under way, `.<name>.partial` beside its final place: removed when dropped, taken over by the next build when its own was killed.
+struct Partial {
+    file: File,
+    path: PathBuf,
+}
+
+impl Partial {
+    fn create(target: &Path) -> Result<Self> {
+        let name = target.file_name().ok_or_else(|| Error::input(format!("writing {}: it names no file", target.display())))?;
+        let path = target.with_file_name(format!(".{}.partial", name.to_string_lossy()));
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.fault(Fault::Environment, || format!("creating {}", path.display()))?;
+        // The name is looked up again because the build before may have given the file its final name while we waited for nothing but the lock.
+        let ours = file.try_lock().is_ok() && same_file(&file, &path);
+        if !ours {
+            return Err(Error::environment(format!("writing {}: another build is writing it", target.display())));
+        }
+        let partial = Self { file, path };
+        partial.file.set_len(0).fault(Fault::Environment, || format!("emptying {}", partial.path.display()))?;
+        Ok(partial)
+    }
+
+    fn persist(self, target: &Path) -> Result<()> {
+        std::fs::rename(&self.path, target).fault(Fault::Environment, || format!("naming {}", target.display()))
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Gone already when it has its final name; nothing can be done about any other failure.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn same_file(file: &File, path: &Path) -> bool {
+    let (Ok(ours), Ok(there)) = (file.metadata(), std::fs::metadata(path)) else { return false };
+    (ours.dev(), ours.ino()) == (there.dev(), there.ino())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The disk byte by byte, as a sparse file: blocks of zeros become holes.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -42,11 +43,24 @@ pub fn write(disk: &dyn ReadAt, path: &Path) -> Result<()> {
 fn copy(disk: &dyn ReadAt, out: &File, number: u64, buffer: &mut [u8]) -> Result<()> {
     let start = number * COPY as u64;
     let bytes = read_block(disk, number, buffer)?;
-    for (index, block) in bytes.chunks(HOLE).enumerate().filter(|(_, block)| !is_zero(block)) {
-        let at = start + (index * HOLE) as u64;
-        out.write_all_at(block, at).fault(Fault::Environment, || format!("writing {} bytes at {at}", block.len()))?;
+    for run in runs(bytes) {
+        let at = start + run.start as u64;
+        out.write_all_at(&bytes[run.clone()], at).fault(Fault::Environment, || format!("writing {} bytes at {at}", run.len()))?;
     }
     Ok(())
+}
+
+/// The parts between holes.
+fn runs(bytes: &[u8]) -> Vec<Range<usize>> {
+    let mut out: Vec<Range<usize>> = Vec::new();
+    for (index, block) in bytes.chunks(HOLE).enumerate().filter(|(_, block)| !is_zero(block)) {
+        let start = index * HOLE;
+        match out.last_mut() {
+            Some(last) if last.end == start => last.end += block.len(),
+            _ => out.push(start..start + block.len()),
+        }
+    }
+    out
 }
 
 #[cfg(test)]

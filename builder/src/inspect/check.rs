@@ -104,6 +104,9 @@ impl Check {
             let reason = format!("the disk has {} bytes, its record says {}", disk.len(), self.size);
             return Ok(vec![Finding { partition: "disk".into(), offset: disk.len().min(self.size), length: 0, reason }]);
         }
+        for part in &self.partitions {
+            part.validate(self.size)?;
+        }
         let mut out = Vec::new();
         for part in &self.partitions {
             out.extend(part.compare(disk)?.into_iter().map(|f| (part.offset + f.offset, f)));
@@ -183,6 +186,18 @@ impl PartitionCheck {
         Finding { partition: self.name.clone(), offset, length: length.min(self.size - offset), reason: reason.into() }
     }
 
+    /// A record comes from a file, so its numbers are checked before they are added up.
+    fn validate(&self, size: u64) -> Result<()> {
+        let within = |offset: u64, count: u64, unit: u64, limit: u64| {
+            count.checked_mul(unit).and_then(|len| len.checked_add(offset)).is_some_and(|end| end <= limit)
+        };
+        let tree = |v: &VerityCheck| within(0, v.data_blocks, BLOCK, self.size) && within(v.hashes, v.data_blocks, HASH, size);
+        if !within(self.offset, self.size, 1, size) || !self.verity.as_ref().is_none_or(tree) {
+            return Err(Error::input(format!("reading the record of {}: it is outside the disk of {size} bytes", self.name)));
+        }
+        Ok(())
+    }
+
     fn compare(&self, disk: &dyn ReadAt) -> Result<Vec<Finding>> {
         let chunks: BTreeSet<u64> = listed(disk, self)?.into_iter().chain(self.chunks.keys().copied()).collect();
         let chunks: Vec<_> = chunks.into_iter().filter(|chunk| chunk.saturating_mul(CHUNK) < self.size).collect();
@@ -204,10 +219,6 @@ impl PartitionCheck {
         let Some(verity) = &self.verity else { return Ok(Vec::new()) };
         let salt =
             hex::decode(&verity.salt).map_err(|_| Error::input(format!("reading the record of {}: `{}` is no salt", self.name, verity.salt)))?;
-        let room = verity.data_blocks.checked_mul(BLOCK).is_some_and(|end| end <= self.size);
-        if !room {
-            return Err(Error::input(format!("reading the record of {}: {} blocks do not fit", self.name, verity.data_blocks)));
-        }
         let groups = verity.data_blocks.div_ceil(BLOCKS_AT_ONCE);
         let seeded = Sha256::new_with_prefix(&salt);
         let one = |buffer: &mut Vec<u8>, group: u64| self.compare_group(disk, verity, &seeded, group, buffer, damaged);

@@ -12,6 +12,7 @@ use layers::{Context, Result};
 use serde::Serialize;
 use uuid::Uuid;
 
+pub use check::{Check, FileCheck, Finding, verify};
 pub use superblock::{Erofs, Verity};
 
 use crate::disk::file::Window;

@@ -45,6 +45,11 @@ impl Reader {
             return Err(Error::input(format!("reading the QCOW2 header: {} L1 entries for {} bytes", header.l1_size, header.size)));
         }
         let l1 = read_table(file.as_ref(), header.l1_offset, length).context(|| "reading the L1 table".into())?;
+        // Each table in use is its own cluster, so a small file cannot ask for endless work.
+        let tables = l1.iter().filter(|entry| **entry & OFFSET != 0).count() as u64;
+        if tables << header.cluster_bits > file.len() {
+            return Err(Error::input(format!("reading the L1 table: {tables} L2 tables do not fit into {} bytes", file.len())));
+        }
         Ok(Self { file, header, l1, tables: Mutex::default(), last: Mutex::default() })
     }
 

@@ -1,0 +1,119 @@
+//! Row D1 of the fault list: whatever ends the writing of an artifact, no file with a final name is left, and the next try succeeds. The
+//! victim is this test program itself, started again for the test `victim`.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use builder::disk::{Disk, ReadAt};
+use builder::emit::{OutputFormat, emit, open};
+
+const SIZE: usize = 24 << 20;
+const DIR: &str = "CHASI_BOD_TEST_DIR";
+const FORMAT: &str = "CHASI_BOD_TEST_FORMAT";
+
+fn disk() -> Disk {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 56) as u8
+    };
+    let mut disk = Disk::new(1 << 30);
+    disk.put(1 << 20, Arc::new((0..SIZE).map(|_| next()).collect::<Vec<u8>>())).unwrap();
+    disk
+}
+
+/// Not a test of its own: writes the disk where the environment says.
+#[test]
+#[ignore = "started by the other tests"]
+fn victim() {
+    let Ok(dir) = std::env::var(DIR) else { return };
+    let format: OutputFormat = std::env::var(FORMAT).unwrap().parse().unwrap();
+    let path = Path::new(&dir).join("artifact");
+    println!("started");
+    if let Err(error) = emit(format, &disk(), &path) {
+        println!("said: {error}; fault {:?}; left {}", error.fault(), std::fs::read_dir(&dir).unwrap().count());
+        std::process::exit(3);
+    }
+}
+
+fn victim_command(program: &str, dir: &Path, format: OutputFormat) -> Command {
+    let mut command = Command::new(program);
+    command.env(DIR, dir).env(FORMAT, format.extension()).stderr(Stdio::null());
+    command
+}
+
+const VICTIM: [&str; 5] = ["--ignored", "--exact", "victim", "--nocapture", "--test-threads=1"];
+
+fn is_whole(path: &Path) -> bool {
+    let (disk, back) = (disk(), open(path).unwrap().1);
+    let (mut ours, mut theirs) = (vec![0; SIZE + (2 << 20)], vec![0; SIZE + (2 << 20)]);
+    disk.read_at(&mut ours, 0).unwrap();
+    back.read_at(&mut theirs, 0).unwrap();
+    back.len() == disk.len() && ours == theirs
+}
+
+#[test]
+fn d1_killed_at_any_time_leaves_a_whole_file_or_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("artifact");
+    let program = std::env::current_exe().unwrap().display().to_string();
+    let mut killed = 0;
+    for round in 0..50 {
+        let format = OutputFormat::ALL[round % 2];
+        let mut child = victim_command(&program, dir.path(), format).args(VICTIM).stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(round as u64 * 7));
+        child.kill().unwrap();
+        killed += usize::from(!child.wait().unwrap().success());
+        if path.exists() {
+            assert!(is_whole(&path), "round {round}");
+            std::fs::remove_file(&path).unwrap();
+        }
+        assert!(std::fs::read_dir(dir.path()).unwrap().count() <= 1, "unfinished files pile up");
+    }
+    assert!(killed >= 10, "only {killed} were killed before they were done");
+    for format in OutputFormat::ALL {
+        emit(format, &disk(), &path).unwrap();
+        assert!(is_whole(&path) && std::fs::read_dir(dir.path()).unwrap().count() == 1);
+    }
+}
+
+#[test]
+fn d1_a_full_disk_is_named_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = std::env::current_exe().unwrap().display().to_string();
+    for round in 0..20 {
+        let format = OutputFormat::ALL[round % 2];
+        let kib = 64 + round * 1200;
+        let script = format!("mount -t tmpfs -o size={kib}k none \"${DIR}\" && exec \"$0\" \"$@\"");
+        let mut command = victim_command("unshare", dir.path(), format);
+        let output = command.args(["-Urm", "sh", "-c", &script, &program]).args(VICTIM).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.code() == Some(3), "{kib} KiB: {said}");
+        for part in ["writing ", "/artifact (it may take up to 24", "No space left on device", "fault Environment; left 0"] {
+            assert!(said.contains(part), "{kib} KiB: {part}: {said}");
+        }
+    }
+}
+
+#[test]
+fn d1_two_builds_of_one_file_do_not_mix() {
+    #[derive(Debug)]
+    struct Nested(std::path::PathBuf);
+    impl ReadAt for Nested {
+        fn len(&self) -> u64 {
+            100
+        }
+        fn read_at(&self, buffer: &mut [u8], _: u64) -> layers::Result<()> {
+            let error = emit(OutputFormat::Raw, &disk(), &self.0).unwrap_err().to_string();
+            assert!(error.contains("another build is writing it"), "{error}");
+            buffer.fill(1);
+            Ok(())
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("artifact");
+    emit(OutputFormat::Raw, &Nested(path.clone()), &path).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), [1; 100]);
+}
