@@ -71,8 +71,23 @@ fn format(site: &Site<'_>, device: &Path) -> Result<()> {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).context(|| format!("setting the mode of {}", path.display()))?;
     }
     let (layout, target) = (layout.display().to_string(), device.display().to_string());
-    let options =
-        ["-q", "-F", "-t", "ext4", "-L", "state", "-m", "1", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "-d", &layout, &target];
+    let options = [
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-b",
+        "4096",
+        "-L",
+        "state",
+        "-m",
+        "1",
+        "-E",
+        "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
+        "-d",
+        &layout,
+        &target,
+    ];
     exec::in_root_ok(site.tools, "mke2fs", &options).context(|| format!("formatting the state partition {target}"))?;
     let device = File::open(device).context(|| format!("opening {target}"))?;
     device.sync_all().context(|| format!("flushing {target}"))

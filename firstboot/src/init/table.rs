@@ -7,9 +7,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use gpt::GptConfig;
 use gpt::disk::LogicalBlockSize;
 use gpt::partition::Partition;
+use gpt::{GptConfig, GptDisk, GptError};
 use layers::node::partition;
 use layers::units::Bytes;
 use layers::{Context, Error, Fault, Result};
@@ -46,9 +46,9 @@ impl Entry {
 
 /// Reads the used entries of a disk's table, from whichever copy is whole.
 pub fn read(disk: &Path) -> Result<Vec<Entry>> {
-    let file = File::open(disk).context(|| format!("opening {}", disk.display()))?;
-    let gpt = GptConfig::new().writable(false).open_from_device(file);
-    let gpt = gpt.fault(Fault::Environment, || format!("reading the partition table of {}", disk.display()))?;
+    let doing = || format!("reading the partition table of {}", disk.display());
+    let file = File::open(disk).context(doing)?;
+    let gpt = open(&file).fault(Fault::Environment, doing)?;
     Ok(gpt.partitions().iter().filter(|(_, p)| p.is_used()).map(|(n, p)| entry(*n, p)).collect())
 }
 
@@ -97,9 +97,7 @@ pub fn plan(entries: &[Entry], sectors: u64, least: Bytes, most: Option<Bytes>) 
 pub fn write(disk: &Path, entry: &Entry) -> Result<()> {
     let doing = || format!("writing the partition table of {}", disk.display());
     let file = File::options().read(true).write(true).open(disk).context(doing)?;
-    let overlay = Overlay::new(&file).context(doing)?;
-    let config = GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
-    let mut gpt = config.open_from_device(overlay).fault(Fault::Environment, doing)?;
+    let mut gpt = open(&file).fault(Fault::Environment, doing)?;
     let mut parts = gpt.take_partitions();
     parts.retain(|number, part| part.is_used() && (*number == entry.number || entry_name(part) != UNFINISHED));
     let old = parts.remove(&entry.number);
@@ -107,6 +105,17 @@ pub fn write(disk: &Path, entry: &Entry) -> Result<()> {
     gpt.update_partitions(parts).fault(Fault::Environment, doing)?;
     let overlay = gpt.write().fault(Fault::Environment, doing)?;
     overlay.commit().context(doing)
+}
+
+/// Opens the table by the copy that is whole. The crate gives up when the first header is good and its entries are not: then the
+/// first copy is looked away from.
+fn open(file: &File) -> std::result::Result<GptDisk<Overlay<'_>>, GptError> {
+    let config = || GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
+    config().open_from_device(Overlay::new(file)?).or_else(|_| {
+        let mut overlay = Overlay::new(file)?;
+        overlay.sectors.insert(1, [0; SECTOR as usize]);
+        config().open_from_device(overlay)
+    })
 }
 
 fn entry_name(part: &Partition) -> &str {
