@@ -3,3 +3,6 @@
 pub mod exec;
 pub mod init;
 pub mod sys;
+pub mod config;
+pub mod exec;
+pub mod host;

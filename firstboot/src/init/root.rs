@@ -101,7 +101,7 @@ pub fn switch() -> Result<std::convert::Infallible> {
     };
     step().fault(Fault::Environment, || "stepping into the root".into())?;
     take_console();
-    Err(exec::replace(program, &[])).context(|| format!("starting {program}"))
+    Err(exec::become_init(program))
 }
 
 /// Only what lies in memory is removed to give it back: never the files of a disk.
