@@ -1,21 +1,19 @@
-//! From verified packages to a configured image tree, without root: read each .deb, keep its files in the store, merge the trees,
-//! run the maintainer scripts in a namespace sandbox and read back what they changed.
+//! From verified packages and a plan to a configured image tree, without root: read each .deb, keep its files in the store, merge the trees,
+//! run the maintainer scripts in a namespace sandbox, read back what they changed, and put the layers' own content on top.
 
+pub mod apply;
 pub mod configure;
 pub mod database;
 pub mod deb;
-pub mod merge;
-pub mod readback;
-pub mod sandbox;
-pub mod scratch;
-pub mod unpack;
-//! From a plan to the image tree.
-
-pub mod apply;
 pub mod editor;
 pub mod finalize;
 pub mod glob;
 pub mod lint;
+pub mod merge;
 pub mod modules;
+pub mod readback;
+pub mod sandbox;
+pub mod scratch;
 pub mod unit_links;
+pub mod unpack;
 pub mod users;

@@ -24,10 +24,6 @@ use args::{BuildArgs, CacheCommand, Cli, Command, FileArg, Global, LockArgs, Run
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    // Started again by ourselves inside new namespaces: nothing of the command line applies there.
-    if let Some(code) = crate::assemble::sandbox::entry() {
-        return code;
-    }
     let cli = Cli::parse();
     match dispatch(cli.command, &cli.global) {
         Ok(code) => code,
@@ -78,7 +74,7 @@ fn cache_dir(global: &Global) -> Result<PathBuf> {
 }
 
 fn progress(global: &Global) -> Progress {
-    if global.quiet { Progress::quiet() } else { Progress::new() }
+    if global.quiet { Progress::silent() } else { Progress::stderr() }
 }
 
 /// Data goes to stdout; a reader that went away (`| head`) is no error.

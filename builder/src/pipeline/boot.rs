@@ -10,12 +10,14 @@ use layers::units::{Bytes, Digest, Seed};
 use layers::{Error, Result};
 
 use super::grub::{self, Grub};
+use crate::assemble::editor::Editor;
 use crate::disk::ReadAt;
 use crate::disk::file::FileAt;
 use crate::disk::layout::Partition;
-use crate::fs::{fat, initramfs};
-use crate::store::{PackWriter, Store};
-use crate::tree::{Kind, Node, Tree, TreePath};
+use crate::fs::initramfs::Contents;
+use crate::fs::{cpio, fat, initramfs};
+use crate::store::Store;
+use crate::tree::{Kind, Tree, TreePath};
 
 /// Folder of the root that holds kernel and initramfs once more, so that one delta covers them.
 const BOOT_DIR: &str = "usr/lib/chasi-bod/boot";
@@ -33,26 +35,20 @@ pub struct BootFiles {
 }
 
 /// Takes the kernel out of the tree, makes the initramfs, and puts both into the root.
-pub fn files(tree: &mut Tree, store: &Store, modules: &[String], node: &[u8], epoch: i64, pack: &mut PackWriter<'_>) -> Result<BootFiles> {
-    let (path, release) = kernel(tree)?;
-    let Some(Node { kind: Kind::File(content), .. }) = tree.get(&path).cloned() else {
-        return Err(Error::input(format!("taking the kernel from {path}: it is not a regular file")));
-    };
-    let kernel = store.read(&content)?;
-    let initrd = initramfs::build(tree, store, &release, modules, node, epoch)?;
+pub fn files(editor: &mut Editor<'_, '_>, modules: &[String], node: &[u8]) -> Result<BootFiles> {
+    let (path, release) = kernel(editor.tree)?;
+    let kernel = editor.read(&path)?.unwrap_or_default();
+    let mtime = u32::try_from(editor.epoch).unwrap_or_default();
+    let contents = Contents { init: node.to_vec(), kernel_version: &release, modules, mtime };
+    let mut initrd = Vec::new();
+    cpio::write(&initramfs::entries(editor.tree, editor.store, &contents)?, &mut initrd)?;
     // The package's own copies below /boot would only take space: GRUB reads the ESP.
     let boot = TreePath::new("boot").map_err(Error::internal)?;
-    let mode = tree.get(&boot).cloned();
-    tree.remove_below(&boot);
-    tree.insert(boot, mode.unwrap_or_else(|| Node::new(Kind::Directory, 0o755, epoch)));
-    let mut put = |name: &str, kind: Kind| -> Result<()> {
-        let path = TreePath::new(format!("{BOOT_DIR}/{name}")).map_err(Error::internal)?;
-        tree.ensure_parents(&path, epoch);
-        tree.insert(path, Node::new(kind, 0o644, epoch));
-        Ok(())
-    };
-    put("vmlinuz", Kind::File(content))?;
-    put("initrd", Kind::File(pack.add(&initrd)?))?;
+    editor.tree.remove_below(&boot);
+    editor.directory("boot", 0o755)?;
+    for (name, bytes) in [("vmlinuz", &kernel), ("initrd", &initrd)] {
+        editor.put(TreePath::new(format!("{BOOT_DIR}/{name}")).map_err(Error::internal)?, bytes, 0o644, (0, 0))?;
+    }
     Ok(BootFiles { release, kernel: Arc::new(kernel), initrd: Arc::new(initrd) })
 }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{Locking, Network, Planned, grub};
 use crate::progress::Progress;
-use crate::source::deb::{self, Archive, Fetched, Mirrors, Offline, Request, Update, Updates, Wanted};
+use crate::source::deb::{self, Archive, Fetched, Mirrors, Offline, Request, Update, Updates};
 use crate::source::http::{Client, Limits};
 use crate::store::Store;
 
@@ -69,21 +69,15 @@ pub fn locks_below(folders: &[PathBuf]) -> Result<Vec<Lock>> {
 /// What the archive is asked for.
 pub fn request(planned: &Planned) -> Request {
     let debian = &planned.profile.debian;
-    let mut packages = Wanted::new();
-    for layer in &planned.plan.layers {
-        for name in &layer.packages {
-            packages.entry(name.clone()).or_default().push(layer.name.clone());
-        }
-    }
     Request {
         suite: debian.suite.clone(),
         components: debian.components.clone(),
         updates: if debian.updates { Updates::Taken } else { Updates::Ignored },
         architecture: planned.profile.architecture.debian().into(),
         base: deb::solve::Base::Minbase,
-        packages,
+        packages: planned.plan.packages(),
         tools: grub::TOOLS.map(String::from).to_vec(),
-        assumed: planned.assumed().map(|a| deb::Assumed { name: a.name.clone(), version: ASSUMED_VERSION.into(), provides: a.provides.clone() }).collect(),
+        assumed: planned.plan.assumed().into_iter().map(|a| deb::Assumed { name: a.name, version: ASSUMED_VERSION.into(), provides: a.provides }).collect(),
     }
 }
 

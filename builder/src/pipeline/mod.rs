@@ -12,7 +12,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use layers::layer::Assumed;
 use layers::lock::Lock;
 use layers::node::partition;
 use layers::plan::Plan;
@@ -96,11 +95,6 @@ impl Planned {
     pub fn seed(&self) -> Seed {
         Seed::new(self.profile.seed.as_ref().unwrap_or(&self.profile.name))
     }
-
-    /// Packages that stand for something the image has by other means.
-    pub fn assumed(&self) -> impl Iterator<Item = &Assumed> {
-        self.plan.layers.iter().flat_map(|l| &l.assume)
-    }
 }
 
 /// What a build did.
@@ -156,8 +150,10 @@ impl fmt::Display for Outcome {
 pub fn plan(path: &Path) -> Result<Planned> {
     let mut read = |name: &str| fs::read_to_string(name).context(|| format!("reading profile {name}"));
     let loaded = profile::load(&path.to_string_lossy(), &mut read)?;
-    let layers = defs::load(&loaded.profile)?;
-    let plan = layers::plan::plan(&loaded.profile, &layers)?;
+    // Paths in a loaded profile are relative to the current folder.
+    let here = Path::new("");
+    let layers = defs::for_profile(&loaded.profile, here)?;
+    let plan = layers::plan::plan(&loaded.profile, &defs::profile_sources(&loaded.profile, here)?, &layers)?;
     // Sizes that cannot work are said before anything is fetched.
     Layout::new(&loaded.profile.disk, Bytes(0), Bytes(0), &Seed::new(&loaded.profile.name))?;
     Ok(Planned { path: path.to_path_buf(), profile: loaded.profile, plan })

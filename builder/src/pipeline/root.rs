@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use layers::lock::Lock;
 use layers::node::{IMAGE_RECORD, ImageRecord};
 use layers::units::Digest;
-use layers::{Context, Error, Result};
+use layers::{Error, Result};
 
 use super::boot::{self, BootFiles};
 use super::Planned;
 use crate::assemble::configure::{self, Script};
+use crate::assemble::editor::Editor;
 use crate::assemble::{apply, finalize, lint, modules, unpack};
 use crate::progress::Progress;
-use crate::store::{PackWriter, Store};
-use crate::tree::{Kind, Node, Tree, TreePath};
+use crate::store::Store;
+use crate::tree::{Kind, Tree, TreePath};
 
 /// A root, ready for the file system.
 #[derive(Debug)]
@@ -31,13 +32,14 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     let key = Digest::of_parts([b"layers v1".as_slice(), &inputs, &planned.plan.digest().0, node]);
     let mut pack = store.new_pack(key)?;
     let mut tree = configured;
+    let mut editor = Editor::new(&mut tree, store, &mut pack, lock.epoch);
     for layer in &planned.plan.layers {
-        apply::apply(&mut tree, layer, node, &mut pack, store, lock.epoch).context(|| format!("applying layer `{}`", layer.name))?;
+        apply::apply(&mut editor, layer, node)?;
     }
-    image_record(&mut tree, planned, lock, &mut pack)?;
-    finalize::finalize(&mut tree, &mut pack, store, lock.epoch)?;
-    let wanted: Vec<String> = planned.plan.layers.iter().flat_map(|l| l.initrd_modules.clone()).collect();
-    let boot = boot::files(&mut tree, store, &wanted, node, lock.epoch, &mut pack)?;
+    image_record(&mut editor, planned, lock)?;
+    let modules: Vec<String> = planned.plan.initrd_modules().into_iter().collect();
+    let boot = boot::files(&mut editor, &modules, node)?;
+    finalize::finalize(&mut editor)?;
     pack.finish()?;
     lint::lint(&tree, store)?;
     Ok(Root { tree, boot })
@@ -52,19 +54,18 @@ fn configure_packages(planned: &Planned, lock: &Lock, store: &Store, progress: &
     progress.finish();
     let unpacked = modules::decompress_all(unpacked?, store)?;
     let packages: Vec<_> = lock.packages.iter().cloned().zip(unpacked).collect();
-    let assumed: Vec<_> = planned.assumed().map(|a| configure::Assumed { name: a.name.clone(), provides: a.provides.clone() }).collect();
-    let scripts: Vec<_> = planned.plan.layers.iter().flat_map(|l| &l.scripts).map(|s| Script { name: s.name.clone(), text: s.text.clone() }).collect();
+    let assumed: Vec<_> = planned.plan.assumed().into_iter().map(|a| configure::Assumed { name: a.name, provides: a.provides }).collect();
+    let scripts = planned.plan.layers.iter().flat_map(|l| &l.scripts);
+    let scripts: Vec<_> = scripts.map(|s| Script { name: s.name.clone(), text: String::from_utf8_lossy(&s.text).into_owned() }).collect();
     configure::configure(store, &packages, &assumed, &scripts, lock.epoch)
 }
 
 /// What the node must know of its image.
-fn image_record(tree: &mut Tree, planned: &Planned, lock: &Lock, pack: &mut PackWriter<'_>) -> Result<()> {
+fn image_record(editor: &mut Editor<'_, '_>, planned: &Planned, lock: &Lock) -> Result<()> {
     let record = ImageRecord::of(&planned.profile, lock.epoch);
     let text = serde_json::to_vec_pretty(&record).map_err(|e| Error::internal(format!("encoding the image record: {e}")))?;
     let path = TreePath::new(IMAGE_RECORD).map_err(Error::internal)?;
-    tree.ensure_parents(&path, lock.epoch);
-    tree.insert(path, Node::new(Kind::File(pack.add(&text)?), 0o644, lock.epoch));
-    Ok(())
+    editor.put(path, &text, 0o644, (0, 0))
 }
 
 /// The copyright file of each package, for the SBOM.

@@ -29,8 +29,17 @@ pub enum Got {
     Wrong(Digest),
 }
 
+/// How fetching a lock's packages ended.
+#[derive(Debug)]
+pub enum Fetched {
+    /// All of them are in the store.
+    Complete,
+    /// No address has some of them any more; the error lists them all.
+    Gone(Error),
+}
+
 /// Makes sure that every package of a lock lies in the store. What is there already is not asked for again.
-pub fn fetch(archive: &Archive, lock: &Lock) -> Result<()> {
+pub fn fetch(archive: &Archive, lock: &Lock) -> Result<Fetched> {
     let mut missing: BTreeMap<Digest, &Package> = BTreeMap::new();
     for package in lock.packages.iter().chain(&lock.tools) {
         if !present(archive, &package.sha256, package.size.0) {
@@ -38,7 +47,7 @@ pub fn fetch(archive: &Archive, lock: &Lock) -> Result<()> {
         }
     }
     if missing.is_empty() {
-        return Ok(());
+        return Ok(Fetched::Complete);
     }
     let mut packages: Vec<_> = missing.into_values().collect();
     if archive.offline == Offline::Required {
@@ -51,8 +60,8 @@ pub fn fetch(archive: &Archive, lock: &Lock) -> Result<()> {
     let gone = fetch_all(archive, packages);
     archive.progress.finish();
     match gone? {
-        gone if gone.is_empty() => Ok(()),
-        gone => Err(moved(archive, lock, gone)),
+        gone if gone.is_empty() => Ok(Fetched::Complete),
+        gone => Ok(Fetched::Gone(moved(archive, lock, gone))),
     }
 }
 

@@ -22,7 +22,7 @@ pub mod release;
 pub mod solve;
 pub mod suite;
 
-pub use fetch::fetch;
+pub use fetch::{Fetched, fetch};
 pub use lock::{Request, Update, Updates, Wanted, lock};
 pub use mirror::Mirrors;
 
