@@ -213,6 +213,13 @@ fn network_rules_name_what_is_wrong() {
 }
 
 #[test]
+fn long_chains_of_interfaces_are_walked_once() {
+    let chain: String = (0..10_000).map(|n| format!("    - {{name: i{n}, vlan: {{id: 1, parent: i{}}}}}\n", (n + 1) % 10_000)).collect();
+    let shown = with(&format!("network:\n  interfaces:\n{chain}")).unwrap_err();
+    assert_eq!(shown.matches("in a circle").count(), 1);
+}
+
+#[test]
 fn other_rules_name_what_is_wrong() {
     let table = [
         ("files: [{path: /a}]", "a file needs one of `content`, `source`, `link`"),

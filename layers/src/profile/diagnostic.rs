@@ -121,7 +121,7 @@ impl From<Diagnostics> for Error {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Sources {
     files: Vec<Source>,
-    /// Secret values, as a message would quote them.
+    /// Secret values, as a message would show them.
     secrets: Vec<String>,
 }
 
@@ -150,6 +150,10 @@ impl Sources {
     /// Keeps a secret that begins at a place from ever being shown.
     pub fn hide(&mut self, place: Place, last_line: usize, value: &str) {
         self.secrets.push(quote(value));
+        // A short value could be part of any word; quoted it is recognised all the same.
+        if value.len() >= 6 {
+            self.secrets.push(value.into());
+        }
         let Some(source) = self.files.get_mut(place.file) else { return };
         for line in place.line..=last_line {
             let keep = if line == place.line { place.column.saturating_sub(1) } else { 0 };
@@ -167,7 +171,7 @@ impl Sources {
 
     fn diagnostic(&self, Problem { place, message, hint }: Problem) -> Diagnostic {
         let source = self.line(place).map(|text| (text, place.width));
-        let clean = |text: String| self.secrets.iter().fold(text, |text, secret| text.replace(secret, "`…`"));
+        let clean = |text: String| self.secrets.iter().fold(text, |text, secret| text.replace(secret, "…"));
         let (message, hint) = (clean(message), hint.map(clean));
         Diagnostic { file: self.path(place.file).into(), line: place.line, column: place.column, message, source, hint }
     }

@@ -1,6 +1,6 @@
 //! The rules of a profile's network: each interface is one thing, refers to what exists, and never to itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::diagnostic::{Problem, quote, suggest};
 use super::tree::Node;
@@ -54,36 +54,27 @@ fn members(root: &Node, names: &BTreeMap<&str, &Node>, problems: &mut Vec<Proble
     }
 }
 
-/// Reports each circle once, at the reference of its first interface in the order of names.
+/// Reports every reference that closes a circle. Walks down without recursion, so that no chain is too long.
 fn circles(names: &BTreeMap<&str, &Node>, problems: &mut Vec<Problem>) {
-    let mut done = std::collections::BTreeSet::new();
-    for start in names.keys().copied() {
-        if let Some(circle) = circle_from(start, names, &done) {
-            let place = names.get(circle[0]).map_or_else(Default::default, |n| below(n).first().map_or(n.place, |b| b.place));
-            problems.push(Problem::new(place, format!("interfaces stand on each other in a circle: {}", circle.join(" → "))));
-            done.extend(circle);
-        }
-        done.insert(start);
-    }
-}
-
-/// Walks down from an interface without recursion, so that no chain is too long; gives the first circle met.
-fn circle_from<'n>(start: &'n str, names: &BTreeMap<&'n str, &'n Node>, done: &std::collections::BTreeSet<&'n str>) -> Option<Vec<&'n str>> {
     let next = |name: &str| names.get(name).map(|n| below(n)).unwrap_or_default();
-    let (mut chain, mut open, mut finished) = (vec![start], vec![next(start)], std::collections::BTreeSet::new());
-    while let Some(list) = open.last_mut() {
-        let Some(name) = list.pop().and_then(Node::text) else {
-            open.pop();
-            finished.extend(chain.pop());
-            continue;
-        };
-        if let Some(n) = chain.iter().position(|c| *c == name) {
-            return Some(chain[n..].iter().copied().chain([name]).collect());
-        }
-        if !done.contains(name) && !finished.contains(name) {
-            chain.push(name);
-            open.push(next(name));
+    let mut done = BTreeSet::new();
+    for start in names.keys().copied() {
+        // The way down from `start`, with what is still to be looked at below each, and the depth of each.
+        let (mut chain, mut depth) = (vec![(start, next(start))], BTreeMap::from([(start, 0)]));
+        while let Some((name, list)) = chain.last_mut().filter(|_| !done.contains(start)) {
+            let Some((node, text)) = list.pop().and_then(|n| Some((n, n.text()?))) else {
+                done.insert(*name);
+                depth.remove(name);
+                chain.pop();
+                continue;
+            };
+            if let Some(n) = depth.get(text) {
+                let circle = chain[*n..].iter().map(|(name, _)| *name).chain([text]).collect::<Vec<_>>().join(" → ");
+                problems.push(Problem::new(node.place, format!("interfaces stand on each other in a circle: {circle}")));
+            } else if !done.contains(text) {
+                depth.insert(text, chain.len());
+                chain.push((text, next(text)));
+            }
         }
     }
-    None
 }

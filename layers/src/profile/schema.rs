@@ -9,7 +9,8 @@ use super::Profile;
 
 /// The JSON schema (2020-12) of a profile as it is written, with `extends`.
 pub fn json_schema() -> Value {
-    let mut schema = schemars::schema_for!(Profile).to_value();
+    // Serialising puts the schema's keys in a readable order.
+    let mut schema = serde_json::to_value(schemars::schema_for!(Profile)).unwrap_or_default();
     let extends = json!({
         "description": "Profiles that this one builds on: a path or a list of paths, relative to this file; later ones go over earlier ones.\n\
             Maps merge by key, scalars and lists replace. `packages` appends; `layers`, `users`, `interfaces` (by `name`), `files` and `mounts` \
