@@ -32,7 +32,7 @@ pub struct Report {
     pub uuid: Uuid,
     /// The copy of the partition table that is damaged, and how.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub damaged_table: Option<(gpt::Copy, String)>,
+    pub damaged_table: Option<(gpt::TableCopy, String)>,
     /// Partitions in table order.
     pub partitions: Vec<Partition>,
     /// Slots whose boot configuration is on the EFI system partition.
