@@ -246,6 +246,7 @@ impl ErrorType for Device<'_> {
 
 impl BlockDevice for Device<'_> {
     fn block_size(&self) -> BlockSize {
+        // Evaluated when compiled.
         const SIZE: BlockSize = BlockSize::new(SECTOR).unwrap();
         SIZE
     }
