@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use builder::disk::{Disk, ReadAt};
 use builder::emit::{OutputFormat, emit, open};
+use builder::fs::fat;
+use layers::units::Bytes;
 
 const SIZE: usize = 24 << 20;
 const DIR: &str = "CHASI_BOD_TEST_DIR";
@@ -29,18 +31,26 @@ fn disk() -> Disk {
 #[ignore = "started by the other tests"]
 fn victim() {
     let Ok(dir) = std::env::var(DIR) else { return };
-    let format: OutputFormat = std::env::var(FORMAT).unwrap().parse().unwrap();
     let path = Path::new(&dir).join("artifact");
-    println!("started");
-    if let Err(error) = emit(format, &disk(), &path) {
+    let result = match std::env::var(FORMAT).unwrap().as_str() {
+        "fat" => make_fat(Path::new(&dir)),
+        format => emit(format.parse().unwrap(), &disk(), &path),
+    };
+    if let Err(error) = result {
         println!("said: {error}; fault {:?}; left {}", error.fault(), std::fs::read_dir(&dir).unwrap().count());
         std::process::exit(3);
     }
 }
 
-fn victim_command(program: &str, dir: &Path, format: OutputFormat) -> Command {
+fn make_fat(dir: &Path) -> layers::Result<()> {
+    let options = fat::Options { size: Bytes::mib(64), label: "CHASI".into(), serial: 7, epoch: 0, offset: 0 };
+    let files = [("slot-a/vmlinuz".to_string(), Arc::new(vec![1_u8; SIZE]) as Arc<dyn ReadAt>)].into();
+    fat::build(&options, &files, dir).map(|_| ())
+}
+
+fn victim_command(program: &str, dir: &Path, format: &str) -> Command {
     let mut command = Command::new(program);
-    command.env(DIR, dir).env(FORMAT, format.extension()).stderr(Stdio::null());
+    command.env(DIR, dir).env(FORMAT, format).stderr(Stdio::null());
     command
 }
 
@@ -61,8 +71,7 @@ fn d1_killed_at_any_time_leaves_a_whole_file_or_none() {
     let program = std::env::current_exe().unwrap().display().to_string();
     let mut killed = 0;
     for round in 0..50 {
-        let format = OutputFormat::ALL[round % 2];
-        let mut child = victim_command(&program, dir.path(), format).args(VICTIM).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = victim_command(&program, dir.path(), ["raw", "qcow2"][round % 2]).args(VICTIM).stdout(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(round as u64 * 7));
         child.kill().unwrap();
         killed += usize::from(!child.wait().unwrap().success());
@@ -84,14 +93,15 @@ fn d1_a_full_disk_is_named_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let program = std::env::current_exe().unwrap().display().to_string();
     for round in 0..20 {
-        let format = OutputFormat::ALL[round % 2];
+        let format = ["raw", "qcow2", "fat"][round % 3];
         let kib = 64 + round * 1200;
         let script = format!("mount -t tmpfs -o size={kib}k none \"${DIR}\" && exec \"$0\" \"$@\"");
         let mut command = victim_command("unshare", dir.path(), format);
         let output = command.args(["-Urm", "sh", "-c", &script, &program]).args(VICTIM).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.code() == Some(3), "{kib} KiB: {said}");
-        for part in ["writing ", "/artifact (it may take up to 24", "No space left on device", "fault Environment; left 0"] {
+        let named = if format == "fat" { "writing the 64MiB FAT file system (1 files of 24MiB)" } else { "/artifact (it may take up to 24" };
+        for part in ["writing ", named, "No space left on device", "fault Environment; left 0"] {
             assert!(said.contains(part), "{kib} KiB: {part}: {said}");
         }
     }

@@ -119,7 +119,13 @@ fn inspect_reads_what_others_made_and_names_what_it_cannot() {
     std::fs::File::create(&path).unwrap().set_len(100 << 20).unwrap();
     run(Command::new("sgdisk").args(["-n1:2048:+40M", "-t1:ef00", "-c1:their esp", "-n2:0:0", "-t2:8300"]).arg(&path));
     run(Command::new("mkfs.fat").args(["-F32", "-n", "THEIRS", "--offset", "2048"]).arg(&path).arg("40960"));
+    run(Command::new("mke2fs")
+        .args(["-q", "-t", "ext4", "-L", "data", "-U", ROOT_UUID, "-E", &format!("offset={}", 41 << 20)])
+        .arg(&path)
+        .arg("20M"));
     let report = inspect(&path).unwrap();
+    let Content::Ext4(ext4) = &report.partitions[1].content else { panic!("{report}") };
+    assert_eq!((ext4.label.as_str(), ext4.uuid.to_string().as_str(), ext4.size), ("data", ROOT_UUID, Bytes::mib(20)));
     assert_eq!((report.partitions.len(), report.partitions[0].name.as_str()), (2, "their esp"));
     assert!(matches!(&report.partitions[0].content, Content::Fat { label, .. } if label.as_deref() == Some("THEIRS")), "{report}");
     std::fs::write(&path, b"nothing of this kind").unwrap();
@@ -167,6 +173,10 @@ fn d2_flipped_bytes_on_the_disk_are_placed() {
     for odd in odd {
         assert!(verify(&path, &odd, None).unwrap_err().to_string().contains("reading the record of"));
     }
+    let esp = check.partitions.iter().find(|p| p.name == "esp").unwrap();
+    file.write_all_at(&vec![9; 1 << 20], esp.offset + (20 << 20)).unwrap();
+    let found = verify(&path, &check, None).unwrap();
+    assert_eq!(found.iter().map(|f| (f.partition.as_str(), f.offset, f.length)).collect::<Vec<_>>(), [("esp", 20 << 20, 1 << 20)]);
     file.set_len(200 << 20).unwrap();
     assert_eq!(verify(&path, &check, None).unwrap()[0].partition, "disk");
 }

@@ -115,7 +115,7 @@ impl Seek for Edges {
 /// One of the two copies of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Copy {
+pub enum TableCopy {
     /// At the start of the disk.
     Primary,
     /// At the end of the disk.
@@ -147,7 +147,7 @@ pub struct Table {
     /// Used entries in table order.
     pub entries: Vec<Entry>,
     /// The copy that cannot be used, or that contradicts the primary, and why.
-    pub damaged: Option<(Copy, String)>,
+    pub damaged: Option<(TableCopy, String)>,
 }
 
 /// Reads the table from a disk with 512-byte sectors. One damaged copy is tolerated and named; two are an error.
@@ -158,9 +158,9 @@ pub fn read(disk: &dyn ReadAt) -> Result<Table> {
     }
     match (read_copy(disk, 1), read_copy(disk, sectors - 1)) {
         (Ok(primary), Ok(backup)) if primary == backup => Ok(primary),
-        (Ok(primary), Ok(_)) => Ok(Table { damaged: Some((Copy::Backup, "it contradicts the primary table".into())), ..primary }),
-        (Ok(primary), Err(e)) => Ok(Table { damaged: Some((Copy::Backup, e.to_string())), ..primary }),
-        (Err(e), Ok(backup)) => Ok(Table { damaged: Some((Copy::Primary, e.to_string())), ..backup }),
+        (Ok(primary), Ok(_)) => Ok(Table { damaged: Some((TableCopy::Backup, "it contradicts the primary table".into())), ..primary }),
+        (Ok(primary), Err(e)) => Ok(Table { damaged: Some((TableCopy::Backup, e.to_string())), ..primary }),
+        (Err(e), Ok(backup)) => Ok(Table { damaged: Some((TableCopy::Primary, e.to_string())), ..backup }),
         (Err(primary), Err(backup)) => Err(Error::input(format!("reading the partition table: primary: {primary}; backup: {backup}"))),
     }
 }
@@ -304,10 +304,10 @@ mod tests {
             read(&disk)
         };
         let (primary_header, primary_entry, backup_entry, backup_header) = (520, 1100, HEAD as usize + 40, all.len() - 500);
-        assert_eq!(with(&[primary_header]).unwrap().damaged.unwrap().0, Copy::Primary);
-        assert_eq!(with(&[primary_entry]).unwrap().damaged.unwrap().0, Copy::Primary);
-        assert_eq!(with(&[backup_entry]).unwrap().damaged.unwrap().0, Copy::Backup);
-        assert_eq!(with(&[backup_header]).unwrap().damaged.unwrap().0, Copy::Backup);
+        assert_eq!(with(&[primary_header]).unwrap().damaged.unwrap().0, TableCopy::Primary);
+        assert_eq!(with(&[primary_entry]).unwrap().damaged.unwrap().0, TableCopy::Primary);
+        assert_eq!(with(&[backup_entry]).unwrap().damaged.unwrap().0, TableCopy::Backup);
+        assert_eq!(with(&[backup_header]).unwrap().damaged.unwrap().0, TableCopy::Backup);
         assert_eq!(with(&[primary_entry]).unwrap().entries, with(&[]).unwrap().entries);
         let error = with(&[primary_entry, backup_header]).unwrap_err().to_string();
         assert!(error.contains("primary: ") && error.contains("backup: "), "{error}");

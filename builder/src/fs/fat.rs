@@ -53,7 +53,7 @@ pub fn build(options: &Options, files: &Files, scratch: &Path) -> Result<FileAt>
     let need: u64 = files.values().map(|f| f.len()).sum();
     let what = || format!("writing the {} FAT file system ({} files of {})", options.size, files.len(), Bytes(need));
     let mut device = Device { disk: &image, file: Some(&file) };
-    format(&mut device, &fat_options(options)?).fault(Fault::Input, what)?;
+    written(format(&mut device, &fat_options(options)?), what)?;
     let fat = FatFs::mount(device, MountOptions::new()).map_err(|e| Error::internal(format!("mounting our own FAT file system: {e}")))?;
     fill(fat, files, times(options.epoch)?).context(what)?;
     Ok(image)
@@ -79,13 +79,13 @@ fn fill(fat: FatFs<Device<'_>>, files: &Files, times: SetAttr) -> Result<()> {
     let volume = Volume::new(fat);
     for (path, file) in files {
         if let Some((dir, _)) = path.rsplit_once('/') {
-            volume.create_dir_all(dir).fault(Fault::Input, || format!("making folder {dir}"))?;
+            written(volume.create_dir_all(dir), || format!("making folder {dir}"))?;
         }
         copy(&volume, path, file.as_ref())?;
     }
     // Last, as each entry made in a folder touches the folder.
     for path in files.keys().flat_map(|path| prefixes(path)) {
-        volume.set_attr(path, &times).fault(Fault::Internal, || format!("setting times of {path}"))?;
+        written(volume.set_attr(path, &times), || format!("setting times of {path}"))?;
     }
     let fat = volume.into_inner().map_err(|_| Error::internal("closing the FAT file system: a file is still open"))?;
     fat.unmount().map_err(|e| Error::internal(format!("closing the FAT file system: {e}")))?;
@@ -99,17 +99,23 @@ fn prefixes(path: &str) -> impl Iterator<Item = &str> {
 
 fn copy(volume: &Volume<FatFs<Device<'_>>>, path: &str, file: &dyn ReadAt) -> Result<()> {
     let options = OpenOptions::new().write().create_new();
-    let mut out = volume.open(path, options).fault(Fault::Input, || format!("making {path}"))?;
+    let mut out = written(volume.open(path, options), || format!("making {path}"))?;
     let mut buffer = vec![0; COPY];
     for at in (0..file.len()).step_by(COPY) {
         let part = &mut buffer[..(file.len() - at).min(COPY as u64) as usize];
         file.read_at(part, at).context(|| format!("reading what becomes {path}"))?;
         let mut done = 0;
         while done < part.len() {
-            done += out.write(&part[done..]).fault(Fault::Input, || format!("writing {path} of {}", Bytes(file.len())))?;
+            done += written(out.write(&part[done..]), || format!("writing {path} of {}", Bytes(file.len())))?;
         }
     }
-    out.close().fault(Fault::Internal, || format!("closing {path}"))
+    written(out.close(), || format!("closing {path}"))
+}
+
+/// A file system that is too small is the user's doing, a disk that is full is not.
+fn written<T>(result: FsResult<T, std::io::Error>, what: impl FnOnce() -> String) -> Result<T> {
+    let device = result.as_ref().err().is_some_and(|e| e.device_error().is_some());
+    result.fault(if device { Fault::Environment } else { Fault::Input }, what)
 }
 
 /// Refuses names that FAT cannot keep or keep apart (row A9 of the fault list).
@@ -240,6 +246,7 @@ impl ErrorType for Device<'_> {
 
 impl BlockDevice for Device<'_> {
     fn block_size(&self) -> BlockSize {
+        // Evaluated when compiled.
         const SIZE: BlockSize = BlockSize::new(SECTOR).unwrap();
         SIZE
     }

@@ -116,8 +116,21 @@ impl Check {
             out.extend(part.compare_verity(disk, &damaged)?.into_iter().map(|f| (part.offset + f.offset, f)));
         }
         out.sort_by_key(|(at, _)| *at);
-        Ok(out.into_iter().map(|(_, finding)| finding).collect())
+        Ok(joined(out.into_iter().map(|(_, finding)| finding)))
     }
+}
+
+/// Neighbours with one reason become one finding, so that a file of another build does not give thousands.
+fn joined(findings: impl Iterator<Item = Finding>) -> Vec<Finding> {
+    findings.fold(Vec::new(), |mut out: Vec<Finding>, next| {
+        match out.last_mut() {
+            Some(last) if last.partition == next.partition && last.reason == next.reason && last.offset + last.length == next.offset => {
+                last.length += next.length
+            }
+            _ => out.push(next),
+        }
+        out
+    })
 }
 
 /// The disk's parts without gaps.
@@ -284,7 +297,8 @@ impl FileCheck {
         let size = (found.size != self.size)
             .then(|| finding(found.size.min(self.size), 0, format!("it has {} bytes, its record says {}", found.size, self.size)));
         let wrong = (0..).zip(found.chunks.iter().zip(&self.chunks)).filter(|(_, (a, b))| a != b);
-        Ok(size.into_iter().chain(wrong.map(|(n, _)| finding(n * CHUNK, CHUNK, "its digest differs from the record".into()))).collect())
+        let wrong = wrong.map(|(n, _)| finding(n * CHUNK, CHUNK.min(found.size - n * CHUNK), "its digest differs from the record".into()));
+        Ok(size.into_iter().chain(joined(wrong)).collect())
     }
 }
 

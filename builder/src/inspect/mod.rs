@@ -13,7 +13,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 pub use check::{Check, FileCheck, Finding, verify};
-pub use superblock::{Erofs, Verity};
+pub use superblock::{Erofs, Ext4, Verity};
 
 use crate::disk::file::Window;
 use crate::disk::{ReadAt, gpt};
@@ -32,7 +32,7 @@ pub struct Report {
     pub uuid: Uuid,
     /// The copy of the partition table that is damaged, and how.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub damaged_table: Option<(gpt::Copy, String)>,
+    pub damaged_table: Option<(gpt::TableCopy, String)>,
     /// Partitions in table order.
     pub partitions: Vec<Partition>,
     /// Slots whose boot configuration is on the EFI system partition.
@@ -77,6 +77,8 @@ pub enum Content {
     Verity(Verity),
     /// An EROFS file system.
     Erofs(Erofs),
+    /// An ext4 file system.
+    Ext4(Ext4),
     /// Something that looks like a known structure but cannot be read.
     Damaged {
         /// Why.
@@ -148,6 +150,9 @@ fn content(partition: &dyn ReadAt) -> Result<Content> {
     if let Some(erofs) = Erofs::parse(&head) {
         return Ok(Content::Erofs(erofs));
     }
+    if let Some(ext4) = Ext4::parse(&head) {
+        return Ok(Content::Ext4(ext4));
+    }
     if head[510..512] == [0x55, 0xaa] && (head[82..87] == *b"FAT32" || head[54..57] == *b"FAT") {
         return Ok(Content::Fat { label: fat::label(partition)?, files: fat::list(partition)? });
     }
@@ -187,6 +192,7 @@ impl fmt::Display for Content {
                 write!(f, "verity {} of {} ({} blocks)", v.algorithm, Bytes(v.data_blocks.saturating_mul(v.data_block.into())), v.data_blocks)
             }
             Self::Erofs(e) => write!(f, "EROFS `{}`, {}, {} files, {}", e.label, e.size, e.inodes, e.uuid),
+            Self::Ext4(e) => write!(f, "ext4 `{}`, {}, {}", e.label, e.size, e.uuid),
             Self::Damaged { reason } => write!(f, "damaged: {reason}"),
             Self::Unknown => f.write_str("unknown data"),
         }

@@ -1,4 +1,5 @@
-//! Superblocks of dm-verity (cryptsetup: docs/on-disk-format of verity, version 1) and EROFS (Linux: fs/erofs/erofs_fs.h).
+//! Superblocks of dm-verity (cryptsetup: docs/on-disk-format of verity, version 1) EROFS (Linux: fs/erofs/erofs_fs.h)
+//! and ext4 (Linux: Documentation/filesystems/ext4/super.rst).
 
 use layers::units::Bytes;
 use layers::{Error, Result};
@@ -67,6 +68,28 @@ impl Erofs {
         let block = bytes.get(1024..1152).filter(|s| le32(s, 0) == 0xe0f5_e1e2)?;
         let size = u64::from(le32(block, 36)).checked_shl(block[12].into()).unwrap_or(0);
         Some(Self { label: text(&block[64..80]), uuid: uuid(block, 48), size: Bytes(size), inodes: le64(block, 16), epoch: le64(block, 24) })
+    }
+}
+
+/// Facts of an ext4 superblock, such as that of the state partition of a disk that has been booted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ext4 {
+    /// Volume label.
+    pub label: String,
+    /// UUID of the file system.
+    pub uuid: Uuid,
+    /// Size in bytes.
+    pub size: Bytes,
+}
+
+impl Ext4 {
+    /// Reads the superblock from the first 4096 bytes of a file system; none when there is none.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let block = bytes.get(1024..2048).filter(|s| s[56..58] == [0x53, 0xef])?;
+        let blocks = u64::from(le32(block, 4)) | u64::from(le32(block, 336)) << 32;
+        let size = blocks.saturating_mul(1024_u64.checked_shl(le32(block, 24)).unwrap_or(0));
+        Some(Self { label: text(&block[120..136]), uuid: uuid(block, 104), size: Bytes(size) })
     }
 }
 
