@@ -307,7 +307,8 @@ fn place(inodes: &mut [Plan<'_>], epoch: i64) -> Result<Range<u64>> {
         inode.at = next;
         next = (next + record).next_multiple_of(SLOT);
     }
-    let mut block = next.div_ceil(BLOCK);
+    // fsck.erofs looks for an xattr header (12 bytes) even behind an inode that has none: the last one must not end the image.
+    let mut block = (next + 12).div_ceil(BLOCK);
     for inode in inodes.iter_mut().filter(|i| matches!(i.node.kind, Kind::Directory | Kind::Symlink(_))) {
         block = inode.assign(block)?;
     }
