@@ -299,7 +299,14 @@ impl Image {
         if body > 0 && end.is_none_or(|end| end > self.source.len()) {
             return Err(bad(nid, "its data lies outside of the image"));
         }
-        if inode.has_tail() { self.read_data(nid, inode, &mut [0], inode.size - 1) } else { Ok(()) }
+        if !inode.has_tail() {
+            return Ok(());
+        }
+        let behind = self.place(nid)? + inode.form.len() + inode.xattr_len;
+        if behind % BLOCK + inode.size % BLOCK > BLOCK {
+            return Err(bad(nid, "its tail crosses a block boundary"));
+        }
+        self.read_data(nid, inode, &mut [0], inode.size - 1)
     }
 }
 

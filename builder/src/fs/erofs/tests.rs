@@ -342,6 +342,15 @@ fn an_unchanged_file_keeps_its_block_aligned_bytes() {
 }
 
 #[test]
+fn d9_an_inode_at_the_very_end_of_its_block_passes_fsck() {
+    for len in (1..1600).step_by(32) {
+        let mut nodes: Vec<_> = (0..30).map(|i| (path(format!("p{i}")), Node::new(Kind::Fifo, 0o600, EPOCH), vec![])).collect();
+        nodes.push((path("link"), Node::new(Kind::Symlink(vec![b'x'; len]), 0o777, EPOCH), vec![]));
+        exec::run(Command::new("fsck.erofs").arg(Sample::new(nodes).write())).unwrap();
+    }
+}
+
+#[test]
 fn what_cannot_be_kept_is_refused_by_name() {
     let node = |kind| Node::new(kind, 0o644, EPOCH);
     let mut with_xattr = node(no_content());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use layers::units::Digest;
 use layers::{Error, Result};
+use rustix::fs::{SeekFrom, seek};
 
 use super::format::{self, BLOCK, Dirent, Form, Inode, Layout, PATH_MAX, SLOT, SUPER_LEN, SUPER_OFFSET, Superblock, mode};
 use crate::disk::ReadAt;
@@ -192,9 +193,16 @@ impl Erofs {
         let first = segment.content.offset + segment.skip;
         let last = first + segment.len;
         let (mut out, mut at) = (Vec::new(), first);
-        while let Some(from) = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(at)).ok().filter(|from| *from < last) {
-            at = rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(from)).unwrap_or(last).min(last);
-            out.push(segment.start + from - first..segment.start + at - first);
+        while at < last {
+            let from = match seek(&file, SeekFrom::Data(at)) {
+                Err(rustix::io::Errno::NXIO) => break,
+                // A file system that cannot tell has no holes.
+                other => other.unwrap_or(at),
+            };
+            at = seek(&file, SeekFrom::Hole(from)).unwrap_or(last).min(last);
+            if from < at {
+                out.push(segment.start + from - first..segment.start + at - first);
+            }
         }
         Ok(out)
     }
@@ -299,7 +307,8 @@ fn place(inodes: &mut [Plan<'_>], epoch: i64) -> Result<Range<u64>> {
         inode.at = next;
         next = (next + record).next_multiple_of(SLOT);
     }
-    let mut block = next.div_ceil(BLOCK);
+    // fsck.erofs looks for an xattr header (12 bytes) even behind an inode that has none: the last one must not end the image.
+    let mut block = (next + 12).div_ceil(BLOCK);
     for inode in inodes.iter_mut().filter(|i| matches!(i.node.kind, Kind::Directory | Kind::Symlink(_))) {
         block = inode.assign(block)?;
     }
