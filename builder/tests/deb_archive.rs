@@ -529,6 +529,27 @@ fn b8_broken_transfers_go_on_where_they_stopped() {
 }
 
 #[test]
+fn b8_an_endless_release_is_cut_off() {
+    let world = small();
+    world.server.misbehave(|p, _| if p.ends_with("InRelease") { Fault::Other(vec![b'a'; 17 << 20]) } else { Fault::None });
+    world.refused("InRelease: more than 16777216 bytes");
+}
+
+#[test]
+fn two_at_once_share_each_download() {
+    let world = small();
+    let lock = world.lock("app").unwrap();
+    world.server.misbehave(|_, _| Fault::None);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| fetch(&world.archive(), &lock).unwrap());
+        }
+    });
+    assert!(lock.packages.iter().all(|p| world.server.asked(&p.path).len() == 1), "the second waits for the first");
+    assert_eq!(std::fs::read_dir(world.store.root().join("partial")).unwrap().count(), 0);
+}
+
+#[test]
 fn b8_a_dead_server_is_named() {
     let world = small();
     let lock = world.lock("lib").unwrap();

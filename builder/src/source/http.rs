@@ -70,6 +70,8 @@ impl Client {
             .timeout_connect(Some(limits.stall))
             .timeout_recv_response(Some(limits.stall))
             .timeout_per_read(Some(limits.stall))
+            .max_idle_connections(16)
+            .max_idle_connections_per_host(16)
             .user_agent("chasi-bod")
             .accept_encoding("identity");
         Self { agent: config.build().new_agent(), limits }

@@ -142,14 +142,38 @@ mod tests {
             ("0:1", "1", "eq"),
         ];
         for (a, b, order) in table {
-            let status = crate::exec::run(std::process::Command::new("dpkg").args(["--compare-versions", a, order, b]));
-            assert!(status.is_ok(), "dpkg disagrees with the table: {a} {b}");
+            assert!(ask_dpkg(a, order, b), "dpkg disagrees with the table: {a} {b}");
             let ours = match compare(a, b) {
                 Ordering::Less => "lt",
                 Ordering::Equal => "eq",
                 Ordering::Greater => "gt",
             };
             assert_eq!(ours, order, "{a} {b}");
+        }
+    }
+
+    fn ask_dpkg(a: &str, order: &str, b: &str) -> bool {
+        crate::exec::run(std::process::Command::new("dpkg").args(["--compare-versions", a, order, b])).is_ok()
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(200))]
+        #[test]
+        fn any_versions_compare_as_dpkg_does(a in "([0-3]:)?[0-2][0-2a.+~]{0,3}(-[0-2][0-2a.+~]{0,2})?", b in "([0-3]:)?[0-2][0-2a.+~]{0,3}(-[0-2][0-2a.+~]{0,2})?") {
+            let order = match compare(&a, &b) {
+                Ordering::Less => "lt",
+                Ordering::Equal => "eq",
+                Ordering::Greater => "gt",
+            };
+            proptest::prop_assert!(ask_dpkg(&a, order, &b), "{} {} {}", a, order, b);
+        }
+
+        #[test]
+        fn any_field_is_read_or_refused(text in "[a-z0-9 ,|():<>=.~+-]{0,60}") {
+            if let Ok(groups) = groups(&text) {
+                let print = groups.iter().map(|g| g.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ")).collect::<Vec<_>>().join(", ");
+                proptest::prop_assert_eq!(super::groups(&print).unwrap(), groups);
+            }
         }
     }
 }
