@@ -253,7 +253,9 @@ mod tests {
             ("tmp/x", ""),
         ]);
         assert_eq!((bench.text("etc/machine-id").as_str(), bench.tree.at("etc/machine-id").unwrap().mode), ("", 0o444));
-        for path in ["etc/hostname", "etc/ssh/ssh_host_rsa_key", "etc/passwd-", "etc/x/y.dpkg-new", "usr/lib/python3/__pycache__/a.pyc", "run/lock", "tmp/x"] {
+        for path in
+            ["etc/hostname", "etc/ssh/ssh_host_rsa_key", "etc/passwd-", "etc/x/y.dpkg-new", "usr/lib/python3/__pycache__/a.pyc", "run/lock", "tmp/x"]
+        {
             assert!(bench.tree.at(path).is_none(), "{path}");
         }
         assert_eq!(bench.target("etc/resolv.conf"), Some("../run/systemd/resolve/stub-resolv.conf".into()));

@@ -156,7 +156,10 @@ mod tests {
 
     fn bench() -> Bench {
         Bench::new(&[
-            ("usr/lib/systemd/system/a.service", "[Unit]\nWantedBy=no.target\n[Install]\nWantedBy=multi-user.target \\\n x.target\nAlias=alias.service\nAlso=b.socket\n"),
+            (
+                "usr/lib/systemd/system/a.service",
+                "[Unit]\nWantedBy=no.target\n[Install]\nWantedBy=multi-user.target \\\n x.target\nAlias=alias.service\nAlso=b.socket\n",
+            ),
             ("usr/lib/systemd/system/b.socket", "[Install]\nRequiredBy=sockets.target\nAlso=a.service\n"),
             ("usr/lib/systemd/system/c@.service", "[Install]\nWantedBy=dev-%i.device\nDefaultInstance=tty1\n"),
             ("usr/lib/systemd/system/plain.service", "[Service]\n"),
