@@ -80,7 +80,7 @@ fn b4_each_broken_ar_archive_is_refused_by_name() {
         (ar(&[VERSION, CONTROL, DATA, ("data.tar.xz", b"")]), "`data.tar.xz` comes twice"),
         (ar(&[VERSION, CONTROL, ("other", b"")]), "`other` is unknown"),
         (ar(&[VERSION, CONTROL, ("data.tar.lz4", b"")]), "unknown compression"),
-        (ar(&[VERSION, CONTROL, ("data.tar.xz", b"no xz")]), "format"),
+        (ar(&[VERSION, CONTROL, ("data.tar.xz", b"this is no xz stream at all")]), "format"),
     ];
     for (bytes, reason) in cases {
         let said = refusal(bytes);
@@ -187,7 +187,8 @@ fn b5_what_is_accepted_lists_as_gnu_tar_lists_it() {
     std::fs::write(&file, bytes).unwrap();
     let output = std::process::Command::new("tar").args(["--numeric-owner", "-tvf"]).arg(&file).output().unwrap();
     let theirs = String::from_utf8(output.stdout).unwrap();
-    let kinds: String = theirs.lines().map(|l| l.chars().next().unwrap()).collect();
+    // `C`, contiguous, is a regular file to everyone but the listing.
+    let kinds: String = theirs.lines().map(|l| l.chars().next().unwrap()).map(|c| if c == 'C' { '-' } else { c }).collect();
     assert_eq!(kinds, "dd-hlpd-");
     let letter = |path: &str| match tree.at(path).unwrap().kind {
         Kind::Directory => 'd',
@@ -203,7 +204,7 @@ fn b5_what_is_accepted_lists_as_gnu_tar_lists_it() {
 #[test]
 fn pax_xattrs_are_kept() {
     let mut bytes = Vec::new();
-    add(&mut bytes, b'x', "pax", "", b"33 SCHILY.xattr.user.note=a\0value\n");
+    add(&mut bytes, b'x', "pax", "", b"34 SCHILY.xattr.user.note=a\0value\n");
     add(&mut bytes, b'0', "./a", "", b"");
     bytes.resize(bytes.len() + 1024, 0);
     let (tree, _) = read(&bytes).unwrap();

@@ -151,7 +151,12 @@ impl Session<'_> {
         for triple in lines.chunks_exact(3) {
             let owner = TreePath::new(triple[0]).ok().and_then(|p| owners.get(&p)).map(|i| packages[*i].0.name.as_str());
             if owner.is_some_and(|o| o != triple[2]) {
-                return Err(Error::input(format!("configuring packages: {} diverts {} of {}, which is not supported", triple[2], triple[0], owner.unwrap_or(""))));
+                return Err(Error::input(format!(
+                    "configuring packages: {} diverts {} of {}, which is not supported",
+                    triple[2],
+                    triple[0],
+                    owner.unwrap_or("")
+                )));
             }
         }
         Ok(())

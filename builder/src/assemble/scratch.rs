@@ -88,7 +88,12 @@ impl Root {
             tree.entries.entry(path).or_insert_with(|| Node::new(Kind::Directory, 0o755, 0));
         }
         write_tree(store, &tree, &root.path()).context(|| "writing the scratch root".into())?;
-        let special: Vec<_> = tree.entries.iter().filter(|(_, n)| !is_plain(n) && !matches!(n.kind, Kind::CharDevice(..) | Kind::BlockDevice(..))).map(|(p, n)| (p.clone(), n.clone())).collect();
+        let special: Vec<_> = tree
+            .entries
+            .iter()
+            .filter(|(_, n)| !is_plain(n) && !matches!(n.kind, Kind::CharDevice(..) | Kind::BlockDevice(..)))
+            .map(|(p, n)| (p.clone(), n.clone()))
+            .collect();
         root.stamps = root.job(Job::Apply, &special, |input| {
             let mut stamps = BTreeMap::new();
             while let Some(record) = readback::next(input)? {
@@ -146,7 +151,12 @@ impl Root {
     }
 
     /// Runs a job that takes a table and answers with a stream.
-    fn job<T>(&self, job: Job, table: &impl serde::Serialize, read: impl FnOnce(&mut BufReader<&mut std::process::ChildStdout>) -> Result<T>) -> Result<T> {
+    fn job<T>(
+        &self,
+        job: Job,
+        table: &impl serde::Serialize,
+        read: impl FnOnce(&mut BufReader<&mut std::process::ChildStdout>) -> Result<T>,
+    ) -> Result<T> {
         let (mut child, log) = self.enter(&Order { root: self.path(), work: None, job })?;
         let bytes = postcard::to_stdvec(table).map_err(|e| Error::internal(format!("encoding a sandbox table: {e}")))?;
         let sent = child.stdin.take().map_or(Ok(()), |mut input| input.write_all(&bytes));
@@ -340,7 +350,8 @@ fn write_file(store: &Store, node: &Node, content: &Content, path: &Path, owner:
     let pack = store.pack_file(&content.pack)?;
     let (mut from, mut left) = (content.offset, content.size);
     while left > 0 {
-        let n = rustix::fs::copy_file_range(&*pack, Some(&mut from), &file, None, usize::try_from(left).unwrap_or(1 << 30).min(1 << 30)).context(naming)?;
+        let n = rustix::fs::copy_file_range(&*pack, Some(&mut from), &file, None, usize::try_from(left).unwrap_or(1 << 30).min(1 << 30))
+            .context(naming)?;
         if n == 0 {
             return Err(Error::internal(format!("pack {} is shorter than its contents", content.pack.short())));
         }
