@@ -424,34 +424,7 @@ fn a_failed_postinst_names_package_and_script_and_keeps_its_log() {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     scratch::use_executable(Path::new(env!("CARGO_BIN_EXE_chasi-bod")));
     let store = Store::open(&dir.path().join("store")).unwrap();
-    let wanted = [
-        "base-",
-        "bash",
-        "coreutils",
-        "dash",
-        "debconf",
-        "diffutils",
-        "dpkg",
-        "findutils",
-        "grep",
-        "gzip",
-        "hostname",
-        "init-system",
-        "lib",
-        "mawk",
-        "ncurses",
-        "perl-base",
-        "sed",
-        "tar",
-        "util-linux",
-        "zlib1g",
-        "gcc-",
-        "login",
-        "passwd",
-        "openssl-provider",
-    ];
     let mut packages = lock(&store, &debs);
-    packages.retain(|p| wanted.iter().any(|w| p.name.starts_with(w)));
     packages.extend(lock(&store, &more));
     let unpacked = unpack::unpack_all(&store, &packages, &|_| ()).unwrap();
     let both: Vec<_> = packages.into_iter().zip(unpacked).collect();
