@@ -268,7 +268,10 @@ fn kind<R: Read>(entry: &tar::Entry<'_, R>, path: &TreePath, slash: bool, node: 
         tar::EntryType::Fifo => Kind::Fifo,
         tar::EntryType::Char | tar::EntryType::Block => return Err(Error::input(format!("entry {path} is a device node"))),
         other => {
-            return Err(Error::input(format!("entry {path} is of type `{}`, which packages do not hold", char::from(other.as_byte()).escape_debug())));
+            return Err(Error::input(format!(
+                "entry {path} is of type `{}`, which packages do not hold",
+                char::from(other.as_byte()).escape_debug()
+            )));
         }
     };
     Ok(What::Other)
