@@ -477,3 +477,38 @@ fn a_tool_runs_in_an_unpacked_root_with_a_work_folder_and_a_time_limit() {
     let error = root.run(&["no-such-tool"], &options).unwrap_err().to_string();
     assert!(error.contains("no-such-tool"), "{error}");
 }
+
+/// Figures for a folder of packages (`CHASI_BOD_TEST_DEBS`), a kernel without initramfs tools among them.
+#[test]
+#[ignore = "a measurement, run by hand"]
+fn measure() {
+    scratch::use_executable(Path::new(env!("CARGO_BIN_EXE_chasi-bod")));
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let packages = lock(&store, &PathBuf::from(std::env::var_os("CHASI_BOD_TEST_DEBS").unwrap()));
+    let time = |what: &str, start: Instant| eprintln!("{what}: {:?}", start.elapsed());
+    let start = Instant::now();
+    let unpacked = unpack::unpack_all(&store, &packages, &|_| ()).unwrap();
+    time("unpack", start);
+    let start = Instant::now();
+    unpack::unpack_all(&store, &packages, &|_| ()).unwrap();
+    time("unpack again", start);
+    let both: Vec<_> = packages.into_iter().zip(unpacked).collect();
+    let tree = builder::assemble::merge::merge(&both).unwrap().tree;
+    let start = Instant::now();
+    let root = scratch::Root::materialize(&store, &tree).unwrap();
+    time("materialise", start);
+    let start = Instant::now();
+    let mut pack = store.new_pack(Digest::of(b"measure")).unwrap();
+    let back = root.read_back(&tree, EPOCH, &|_, _| builder::assemble::readback::Fate::Keep, &mut pack).unwrap();
+    time("read back", start);
+    assert_eq!(back.entries.len(), tree.entries.len());
+    let start = Instant::now();
+    drop(root);
+    time("remove", start);
+    let start = Instant::now();
+    let initramfs = builder::assemble::configure::Assumed { name: "chasi-bod-init".into(), provides: vec!["linux-initramfs-tool".into()] };
+    let tree = configure(&store, &both, &[initramfs], &[], EPOCH).unwrap_or_else(|e| panic!("{e} {:?}", e.hint()));
+    time("configure", start);
+    eprintln!("{} packages, {} entries", both.len(), tree.entries.len());
+}
