@@ -259,6 +259,10 @@ fn ids() -> Result<Ids> {
     let (uids, gids) = (range("/etc/subuid"), range("/etc/subgid"));
     if uid == 0 {
         let start = uids.filter(|s| gids == Some(*s)).unwrap_or(ROOT_RANGE);
+        if !(owns("/proc/self/uid_map", start) && owns("/proc/self/gid_map", start)) {
+            return Err(Error::environment(format!("entering the sandbox: this root user lacks the ids {start} to {}", start + 65535))
+                .with_hint("give the container 65536 more ids, or name a range it has in /etc/subuid and /etc/subgid (root:<first>:65536)"));
+        }
         return Ok(Ids { root_as: Some(start), uids: start, gids: start });
     }
     match (uids, gids) {
@@ -266,6 +270,15 @@ fn ids() -> Result<Ids> {
         _ => Err(Error::environment("entering the sandbox: this user has no range of 65536 subordinate ids in /etc/subuid and /etc/subgid")
             .with_hint("as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 <user>")),
     }
+}
+
+/// True when the map of this user namespace (user_namespaces(7)) covers 65536 ids from `start`.
+fn owns(map: &str, start: u32) -> bool {
+    let text = fs::read_to_string(map).unwrap_or_default();
+    text.lines().any(|line| match line.split_whitespace().map(str::parse::<u64>).collect::<Vec<_>>()[..] {
+        [Ok(first), _, Ok(count)] => first <= u64::from(start) && u64::from(start) + 65536 <= first + count,
+        _ => false,
+    })
 }
 
 fn user_name(uid: u32) -> Option<String> {
