@@ -10,7 +10,8 @@ pub fn unshare() -> io::Result<()> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("other threads run"));
     }
-    let flags = UnshareFlags::NEWUSER | UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWNET | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC;
+    let flags =
+        UnshareFlags::NEWUSER | UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWNET | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC;
     // SAFETY: what makes it unsafe is sharing the file table or the working directory with other threads; there is only this one.
     unsafe { rustix::thread::unshare_unsafe(flags) }?;
     Ok(())
@@ -23,7 +24,8 @@ pub fn ignore_flushes() -> io::Result<()> {
     const CALLS: [i64; 6] = [libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_sync, libc::SYS_syncfs, libc::SYS_sync_file_range, libc::SYS_msync];
     const ARCH_X86_64: u32 = 0xC000_003E;
     let op = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
-    let (load, equal, answer) = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::BPF_RET | libc::BPF_K);
+    let (load, equal, answer) =
+        (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::BPF_RET | libc::BPF_K);
     // struct seccomp_data: the call's number at 0, the architecture at 4.
     let mut filter = vec![op(load, 4, 0, 0), op(equal, ARCH_X86_64, 1, 0), op(answer, libc::SECCOMP_RET_ALLOW, 0, 0), op(load, 0, 0, 0)];
     for (i, call) in CALLS.iter().enumerate() {

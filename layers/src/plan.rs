@@ -292,7 +292,8 @@ impl Sorter<'_> {
         let error = Error::input(format!("layer `{name}`{by} does not exist"));
         match nearest(name, self.known.keys().copied()) {
             Some(near) => error.with_hint(format!("did you mean `{near}`?")),
-            None => error.with_hint(format!("known layers: {}; a layer of your own needs `path`", self.known.keys().copied().collect::<Vec<_>>().join(", "))),
+            None => error
+                .with_hint(format!("known layers: {}; a layer of your own needs `path`", self.known.keys().copied().collect::<Vec<_>>().join(", "))),
         }
     }
 }
@@ -401,7 +402,8 @@ fn items(items: &[Item], data: &Value) -> Result<Vec<String>> {
 }
 
 fn plan_files<'a>(specs: &[FileSpec], data: &Value, source: &impl Fn(&str) -> Result<&'a [u8]>) -> Result<Vec<PlannedFile>> {
-    let mut out: Vec<_> = specs.iter().map(|spec| plan_file(spec, data, source).context(|| format!("file `{}`", spec.path.escape_debug()))).collect::<Result<_>>()?;
+    let mut out: Vec<_> =
+        specs.iter().map(|spec| plan_file(spec, data, source).context(|| format!("file `{}`", spec.path.escape_debug()))).collect::<Result<_>>()?;
     out.sort_by(|a, b| a.path.cmp(&b.path));
     if let Some(twice) = out.windows(2).find(|w| w[0].path == w[1].path) {
         return Err(Error::input(format!("file `{}` is listed twice", twice[0].path)));
@@ -456,7 +458,9 @@ fn destination(path: &str) -> Result<String> {
     }
     let path = format!("/{}", parts.join("/"));
     if ACCOUNT_FILES.contains(&path.as_str()) {
-        return Err(Error::input("accounts come from packages, sysusers.d and the profile's `users`").with_hint("put a file into /usr/lib/sysusers.d"));
+        return Err(
+            Error::input("accounts come from packages, sysusers.d and the profile's `users`").with_hint("put a file into /usr/lib/sysusers.d")
+        );
     }
     if parts.is_empty() || HIDDEN.contains(&format!("/{}", parts[0]).as_str()) {
         return Err(Error::input("the image holds no files there").with_hint("let /usr/lib/tmpfiles.d make it at boot"));

@@ -133,7 +133,9 @@ mod tests {
                 let back: std::collections::BTreeMap<String, String> = serde_saphyr::from_str(&out).unwrap();
                 assert_eq!(back["k"], value, "{out}");
             }
-            for (path, text) in [("a.sh", "printf %s {{parameters.x}}"), ("a", "#!/bin/sh\nprintf %s {{parameters.x}}"), ("a", "printf %s {{shell parameters.x}}")] {
+            for (path, text) in
+                [("a.sh", "printf %s {{parameters.x}}"), ("a", "#!/bin/sh\nprintf %s {{parameters.x}}"), ("a", "printf %s {{shell parameters.x}}")]
+            {
                 let out = render(path, text, &data).unwrap();
                 assert!(out.ends_with(&shell(value)), "{out}");
             }

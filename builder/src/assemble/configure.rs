@@ -140,7 +140,7 @@ impl Session<'_> {
         let log = self.store.derived("log", &self.key)?;
         self.store.write_atomic(&log, output.log.as_bytes())?;
         let culprit = culprit(&output.log).map(|c| format!(": {c}")).unwrap_or_default();
-        let text = format!("{}{culprit}: exit status {}{}", naming(), output.status, exec::tail(output.log.as_bytes()));
+        let text = format!("{}{culprit}: exit status {}{}", naming(), output.status, exec::tail(until_failure(&output.log).as_bytes()));
         Err(Error::input(text).with_hint(format!("the whole log is in {}", log.display())))
     }
 
@@ -151,7 +151,12 @@ impl Session<'_> {
         for triple in lines.chunks_exact(3) {
             let owner = TreePath::new(triple[0]).ok().and_then(|p| owners.get(&p)).map(|i| packages[*i].0.name.as_str());
             if owner.is_some_and(|o| o != triple[2]) {
-                return Err(Error::input(format!("configuring packages: {} diverts {} of {}, which is not supported", triple[2], triple[0], owner.unwrap_or(""))));
+                return Err(Error::input(format!(
+                    "configuring packages: {} diverts {} of {}, which is not supported",
+                    triple[2],
+                    triple[0],
+                    owner.unwrap_or("")
+                )));
             }
         }
         Ok(())
@@ -169,6 +174,12 @@ fn culprit(log: &str) -> Option<String> {
     let reason = lines.next().unwrap_or_default().trim();
     let script = [("post-installation", "postinst"), ("pre-installation", "preinst")].iter().find(|(long, _)| reason.contains(long));
     Some(format!("package {package}{}", script.map(|(_, s)| format!(", script {s}")).unwrap_or_default()))
+}
+
+/// The log up to dpkg's first complaint: dpkg goes on with other packages and buries what the failed script said.
+fn until_failure(log: &str) -> &str {
+    let Some(at) = log.find("dpkg: error processing package ") else { return log };
+    log[at..].match_indices('\n').nth(1).map_or(log, |(end, _)| &log[..at + end])
 }
 
 /// A shell program that runs every preinst as dpkg would for a first installation.

@@ -164,15 +164,16 @@ pub mod testing {
             let store = Store::open(dir.path()).unwrap();
             let mut bench = Self { dir, store, tree: Tree::default(), packs: 0 };
             bench.tree.insert(TreePath::root(), Node::new(Kind::Directory, 0o755, 1));
-            bench.edit(|e| {
-                e.put_text("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n_apt:x:42:65534::/nonexistent:/usr/sbin/nologin\n")?;
-                e.put_text("etc/group", "root:x:0:\nsudo:x:27:\nssl-cert:x:105:\n")?;
-                e.put(known("etc/shadow")?, b"root:*:20000:0:99999:7:::\n", 0o640, (0, 42))?;
-                e.put_text("usr/bin/bash", "bash")?;
-                e.link(known("bin")?, "usr/bin")?;
-                files.iter().try_for_each(|(path, text)| e.put_text(path, text))
-            })
-            .unwrap();
+            bench
+                .edit(|e| {
+                    e.put_text("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n_apt:x:42:65534::/nonexistent:/usr/sbin/nologin\n")?;
+                    e.put_text("etc/group", "root:x:0:\nsudo:x:27:\nssl-cert:x:105:\n")?;
+                    e.put(known("etc/shadow")?, b"root:*:20000:0:99999:7:::\n", 0o640, (0, 42))?;
+                    e.put_text("usr/bin/bash", "bash")?;
+                    e.link(known("bin")?, "usr/bin")?;
+                    files.iter().try_for_each(|(path, text)| e.put_text(path, text))
+                })
+                .unwrap();
             bench
         }
 

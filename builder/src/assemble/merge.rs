@@ -58,7 +58,8 @@ fn add(merged: &mut Merged, packages: &[(Package, Unpacked)], index: usize) -> R
 
 /// Whether what stands at a path stays, as dpkg decides it.
 fn keeps(merged: &Merged, before: &Node, place: &TreePath, node: &Node, packages: &[(Package, Unpacked)], index: usize) -> Result<bool> {
-    let leads_to_dir = || behind_links(&merged.tree, &place.join(b"x")).ok().and_then(|p| p.parent()).and_then(|p| merged.tree.get(&p)).is_some_and(Node::is_dir);
+    let leads_to_dir =
+        || behind_links(&merged.tree, &place.join(b"x")).ok().and_then(|p| p.parent()).and_then(|p| merged.tree.get(&p)).is_some_and(Node::is_dir);
     if before.is_dir() && node.is_dir() {
         return Ok(true);
     }

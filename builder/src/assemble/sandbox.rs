@@ -67,10 +67,10 @@ fn decode(order: &str) -> Result<Order> {
 /// Leaves the namespaces, waits for the id maps, becomes their root and starts process 1.
 fn enter(order: &Order, text: &str) -> Result<ExitCode> {
     std::env::set_current_dir(&order.root).context(|| format!("entering {}", order.root.display()))?;
-    // Opened here because the new root user may not be able to reach it by path.
-    let work = order.work.as_ref().map(|p| open_path(p)).transpose()?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     sys::unshare().context(|| "creating namespaces".into())?;
+    // Now, because the mapped root user may not be able to reach it by path; later it is attached by its number, so without CLOEXEC.
+    let work = order.work.as_ref().map(|p| detached(p)).transpose()?;
     let failed = || "waiting for id maps".to_string();
     rustix::io::write(io::stdout(), b"U").context(failed)?;
     let mut answer = [0; 1];
@@ -87,9 +87,8 @@ fn enter(order: &Order, text: &str) -> Result<ExitCode> {
     Ok(ExitCode::from(code(status)))
 }
 
-fn open_path(path: &Path) -> Result<OwnedFd> {
-    // Without CLOEXEC: process 1 binds it by its number.
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).context(|| format!("opening {}", path.display()))
+fn detached(path: &Path) -> Result<OwnedFd> {
+    rustix::mount::open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE).context(|| format!("opening {}", path.display()))
 }
 
 fn become_root() -> io::Result<()> {
@@ -171,8 +170,9 @@ fn change_root() -> Result<()> {
     rustix::mount::mount("tmpfs", "tmp", "tmpfs", safe, c"mode=1777").context(step("/tmp"))?;
     rustix::mount::mount("tmpfs", "dev", "tmpfs", MountFlags::NOSUID, c"mode=755").context(step("/dev"))?;
     devices().context(step("/dev"))?;
-    if let Ok(work) = std::env::var("CHASI_BOD_WORK") {
-        rustix::mount::mount_bind(format!("/proc/self/fd/{work}"), "work").context(step("/work"))?;
+    if let Ok(number) = std::env::var("CHASI_BOD_WORK") {
+        let work = rustix::fs::open(format!("/proc/self/fd/{number}"), OFlags::PATH, Mode::empty()).context(step("/work"))?;
+        rustix::mount::move_mount(&work, "", CWD, "work", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).context(step("/work"))?;
     }
     rustix::process::pivot_root(".", ".").context(step("the root"))?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).context(step("the root"))?;

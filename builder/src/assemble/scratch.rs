@@ -88,7 +88,12 @@ impl Root {
             tree.entries.entry(path).or_insert_with(|| Node::new(Kind::Directory, 0o755, 0));
         }
         write_tree(store, &tree, &root.path()).context(|| "writing the scratch root".into())?;
-        let special: Vec<_> = tree.entries.iter().filter(|(_, n)| !is_plain(n) && !matches!(n.kind, Kind::CharDevice(..) | Kind::BlockDevice(..))).map(|(p, n)| (p.clone(), n.clone())).collect();
+        let special: Vec<_> = tree
+            .entries
+            .iter()
+            .filter(|(_, n)| !is_plain(n) && !matches!(n.kind, Kind::CharDevice(..) | Kind::BlockDevice(..)))
+            .map(|(p, n)| (p.clone(), n.clone()))
+            .collect();
         root.stamps = root.job(Job::Apply, &special, |input| {
             let mut stamps = BTreeMap::new();
             while let Some(record) = readback::next(input)? {
@@ -146,7 +151,12 @@ impl Root {
     }
 
     /// Runs a job that takes a table and answers with a stream.
-    fn job<T>(&self, job: Job, table: &impl serde::Serialize, read: impl FnOnce(&mut BufReader<&mut std::process::ChildStdout>) -> Result<T>) -> Result<T> {
+    fn job<T>(
+        &self,
+        job: Job,
+        table: &impl serde::Serialize,
+        read: impl FnOnce(&mut BufReader<&mut std::process::ChildStdout>) -> Result<T>,
+    ) -> Result<T> {
         let (mut child, log) = self.enter(&Order { root: self.path(), work: None, job })?;
         let bytes = postcard::to_stdvec(table).map_err(|e| Error::internal(format!("encoding a sandbox table: {e}")))?;
         let sent = child.stdin.take().map_or(Ok(()), |mut input| input.write_all(&bytes));
@@ -249,6 +259,10 @@ fn ids() -> Result<Ids> {
     let (uids, gids) = (range("/etc/subuid"), range("/etc/subgid"));
     if uid == 0 {
         let start = uids.filter(|s| gids == Some(*s)).unwrap_or(ROOT_RANGE);
+        if !(owns("/proc/self/uid_map", start) && owns("/proc/self/gid_map", start)) {
+            return Err(Error::environment(format!("entering the sandbox: this root user lacks the ids {start} to {}", start + 65535))
+                .with_hint("give the container 65536 more ids, or name a range it has in /etc/subuid and /etc/subgid (root:<first>:65536)"));
+        }
         return Ok(Ids { root_as: Some(start), uids: start, gids: start });
     }
     match (uids, gids) {
@@ -256,6 +270,15 @@ fn ids() -> Result<Ids> {
         _ => Err(Error::environment("entering the sandbox: this user has no range of 65536 subordinate ids in /etc/subuid and /etc/subgid")
             .with_hint("as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 <user>")),
     }
+}
+
+/// True when the map of this user namespace (user_namespaces(7)) covers 65536 ids from `start`.
+fn owns(map: &str, start: u32) -> bool {
+    let text = fs::read_to_string(map).unwrap_or_default();
+    text.lines().any(|line| match line.split_whitespace().map(str::parse::<u64>).collect::<Vec<_>>()[..] {
+        [Ok(first), _, Ok(count)] => first <= u64::from(start) && u64::from(start) + 65536 <= first + count,
+        _ => false,
+    })
 }
 
 fn user_name(uid: u32) -> Option<String> {
@@ -340,7 +363,8 @@ fn write_file(store: &Store, node: &Node, content: &Content, path: &Path, owner:
     let pack = store.pack_file(&content.pack)?;
     let (mut from, mut left) = (content.offset, content.size);
     while left > 0 {
-        let n = rustix::fs::copy_file_range(&*pack, Some(&mut from), &file, None, usize::try_from(left).unwrap_or(1 << 30).min(1 << 30)).context(naming)?;
+        let n = rustix::fs::copy_file_range(&*pack, Some(&mut from), &file, None, usize::try_from(left).unwrap_or(1 << 30).min(1 << 30))
+            .context(naming)?;
         if n == 0 {
             return Err(Error::internal(format!("pack {} is shorter than its contents", content.pack.short())));
         }

@@ -11,8 +11,12 @@ use crate::tree::{Kind, TreePath};
 const ADMIN: &str = "etc/systemd/system";
 const VENDOR: &str = "usr/lib/systemd/system";
 
-/// Disables, masks and enables units. What is disabled or masked need not exist.
+/// Enables, then disables and masks units: an enabled unit's `Also=` may bring one that the layer does not want. What is disabled or
+/// masked need not exist.
 pub fn switch(editor: &mut Editor<'_, '_>, units: &Units) -> Result<()> {
+    for unit in &units.enable {
+        enable(editor, unit, &mut BTreeSet::new()).context(|| format!("enabling unit `{unit}`"))?;
+    }
     for unit in units.disable.iter().chain(&units.mask) {
         disable(editor, unit)?;
     }
@@ -22,9 +26,6 @@ pub fn switch(editor: &mut Editor<'_, '_>, units: &Units) -> Result<()> {
             return Err(Error::input(format!("masking unit `{unit}`: {path} is a file")).with_hint("remove it with `remove`"));
         }
         editor.link(path, "/dev/null")?;
-    }
-    for unit in &units.enable {
-        enable(editor, unit, &mut BTreeSet::new()).context(|| format!("enabling unit `{unit}`"))?;
     }
     Ok(())
 }
@@ -156,7 +157,10 @@ mod tests {
 
     fn bench() -> Bench {
         Bench::new(&[
-            ("usr/lib/systemd/system/a.service", "[Unit]\nWantedBy=no.target\n[Install]\nWantedBy=multi-user.target \\\n x.target\nAlias=alias.service\nAlso=b.socket\n"),
+            (
+                "usr/lib/systemd/system/a.service",
+                "[Unit]\nWantedBy=no.target\n[Install]\nWantedBy=multi-user.target \\\n x.target\nAlias=alias.service\nAlso=b.socket\n",
+            ),
             ("usr/lib/systemd/system/b.socket", "[Install]\nRequiredBy=sockets.target\nAlso=a.service\n"),
             ("usr/lib/systemd/system/c@.service", "[Install]\nWantedBy=dev-%i.device\nDefaultInstance=tty1\n"),
             ("usr/lib/systemd/system/plain.service", "[Service]\n"),
@@ -183,8 +187,8 @@ mod tests {
     #[test]
     fn disabling_and_masking_undo_it_and_win_over_later_enabling() {
         let mut bench = bench();
-        bench.edit(|e| switch(e, &units(&["a.service"], &[], &[]))).unwrap();
-        bench.edit(|e| switch(e, &units(&[], &["a.service"], &["b.socket", "absent.timer"]))).unwrap();
+        // `a.service` brings `b.socket` by `Also=`, and the mask wins.
+        bench.edit(|e| switch(e, &units(&["a.service"], &["a.service"], &["b.socket", "absent.timer"]))).unwrap();
         let below = known("etc/systemd/system").unwrap();
         let left: Vec<_> = bench.tree.below(&below).filter(|(_, n)| !n.is_dir()).map(|(p, _)| p.to_string()).collect();
         assert_eq!(left, ["/etc/systemd/system/absent.timer", "/etc/systemd/system/b.socket"]);

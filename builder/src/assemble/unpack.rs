@@ -267,7 +267,12 @@ fn kind<R: Read>(entry: &tar::Entry<'_, R>, path: &TreePath, slash: bool, node: 
         tar::EntryType::Link => Kind::HardLink(TreePath::new(link()?).map_err(Error::input)?),
         tar::EntryType::Fifo => Kind::Fifo,
         tar::EntryType::Char | tar::EntryType::Block => return Err(Error::input(format!("entry {path} is a device node"))),
-        other => return Err(Error::input(format!("entry {path} is of type `{}`, which packages do not hold", char::from(other.as_byte()).escape_debug()))),
+        other => {
+            return Err(Error::input(format!(
+                "entry {path} is of type `{}`, which packages do not hold",
+                char::from(other.as_byte()).escape_debug()
+            )));
+        }
     };
     Ok(What::Other)
 }

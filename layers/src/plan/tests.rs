@@ -39,7 +39,10 @@ fn a2_a_cycle_is_named_whole() {
 
 #[test]
 fn a2_a_missing_layer_is_named_with_who_requires_it() {
-    says(&refused(json!({"layers": ["a"]}), &["name: a\nrequires: [toolchian]", "name: toolchain"]), &["`toolchian`", "`a`", "did you mean `toolchain`"]);
+    says(
+        &refused(json!({"layers": ["a"]}), &["name: a\nrequires: [toolchian]", "name: toolchain"]),
+        &["`toolchian`", "`a`", "did you mean `toolchain`"],
+    );
     says(&refused(json!({"layers": ["x"]}), &["name: a"]), &["`x`", "known layers: a"]);
     says(&refused(json!({"layers": ["a", "a"]}), &["name: a"]), &["`a`", "twice"]);
 }
@@ -157,7 +160,9 @@ fn users_get_numbers_in_order_and_around_taken_ones() {
 fn units_kernel_parameters_and_patterns_are_checked() {
     refused(json!({"sysctl": {"a b": 1}}), &[]);
     refused(json!({"sysctl": {"kernel.panic": "1\nx=y"}}), &[]);
-    for yaml in ["units: {enable: [../x.service]}", "remove: ['/**']", "remove: ['/usr/../x']", "remove: [usr]", "scripts: [{name: x, file: nothing.sh}]"] {
+    for yaml in
+        ["units: {enable: [../x.service]}", "remove: ['/**']", "remove: ['/usr/../x']", "remove: [usr]", "scripts: [{name: x, file: nothing.sh}]"]
+    {
         refused(json!({"layers": ["a"]}), &[&format!("name: a\n{yaml}")]);
     }
 }
@@ -169,7 +174,9 @@ fn the_plan_prints_as_the_golden_text_and_its_digest_follows_content() {
     let input = json!({"layers": ["os"], "packages": ["vim"], "users": [{"name": "admin", "sshKeys": ["k"], "sudo": true}]});
     let one = planned(input.clone(), &[os]).unwrap();
     let mut golden = String::from("minimal 0.1.0\n\nlayer os\n");
-    for line in ["packages  systemd udev", "assume    fake", "initrd    erofs", "file      /etc/a 0644 root:root 2d711642b726", "file      /etc/b -> a"] {
+    for line in
+        ["packages  systemd udev", "assume    fake", "initrd    erofs", "file      /etc/a 0644 root:root 2d711642b726", "file      /etc/b -> a"]
+    {
         writeln!(golden, "  {line}").unwrap();
     }
     for line in ["enable    a.service", "mask      b.service", "sysctl    kernel.panic = 10", "remove    /usr/share/doc/**", "scripts   run"] {
