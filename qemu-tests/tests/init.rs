@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use qemu_tests::vm::{Firmware, Machine, Vm};
 use qemu_tests::{debs, exec};
@@ -227,7 +228,8 @@ impl Disk {
     /// Boots to the end; returns what was said.
     fn boot(&self) -> String {
         let mut vm = self.start("");
-        vm.wait("root-says: done", 90).unwrap();
+        let (which, line) = vm.serial.wait_any(&["root-says: done", "init failed", "Kernel panic"], Duration::from_secs(90)).unwrap();
+        assert_eq!(which, 0, "{line}\n{}", vm.serial.text());
         vm.wait_end(30).unwrap();
         vm.serial.text()
     }
@@ -275,7 +277,7 @@ fn f1_a_power_cut_while_the_state_is_made_is_survived() {
     for pause in [0, 150, 400] {
         let mut vm = disk.start("");
         vm.wait("init root", 60).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(pause));
+        std::thread::sleep(Duration::from_millis(pause));
         vm.kill();
     }
     let text = disk.boot();
