@@ -175,7 +175,7 @@ fn d3_either_copy_of_the_table_is_enough() {
 /// F1: the power goes after any write of the table: a whole copy is always there, with the old entries or the new ones.
 #[test]
 fn f1_a_power_cut_while_the_table_is_written_leaves_a_whole_copy() {
-    let disk = Disk::new(200 * MIB);
+    let disk = Disk::new(64 * MIB);
     let old = fs::read(&disk.path).unwrap();
     let Ok(StatePlan::Make(entry)) = disk.plan(&rules()) else { panic!("nothing to make") };
     table::write(&disk.path, &entry).unwrap();

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use qemu_tests::vm::{Firmware, Machine, Vm};
 use qemu_tests::{debs, exec};
@@ -227,7 +228,8 @@ impl Disk {
     /// Boots to the end; returns what was said.
     fn boot(&self) -> String {
         let mut vm = self.start("");
-        vm.wait("root-says: done", 90).unwrap();
+        let (which, line) = vm.serial.wait_any(&["root-says: done", "init failed", "Kernel panic"], Duration::from_secs(60)).unwrap();
+        assert_eq!(which, 0, "{line}\n{}", vm.serial.text());
         vm.wait_end(30).unwrap();
         vm.serial.text()
     }
@@ -249,7 +251,7 @@ fn a_root_is_verified_and_gets_a_state_that_stays_and_grows() {
     let disk = Disk::new(384 * MIB);
     let first = disk.boot();
     std::io::stderr().write_all(first.as_bytes()).unwrap();
-    assert!(said(&first, "init state").starts_with("made /dev/vda7 273MiB"), "{first}");
+    assert!(said(&first, "init state").starts_with("made /dev/vda7 276MiB"), "{first}");
     for mount in
         ["/ erofs", "/var ext4", "/home ext4", "/root ext4", "/srv ext4", "/etc overlay", "/dev devtmpfs", "/run tmpfs", "/run/chasi-bod/state ext4"]
     {
@@ -261,11 +263,11 @@ fn a_root_is_verified_and_gets_a_state_that_stays_and_grows() {
     exec::run("sgdisk", &["-v", &text(&disk.path)]).unwrap();
     File::options().write(true).open(&disk.path).unwrap().set_len(640 * MIB).unwrap();
     let second = disk.boot();
-    assert!(said(&second, "init state").starts_with("grown /dev/vda7 529MiB"), "{second}");
+    assert!(said(&second, "init state").starts_with("grown /dev/vda7 532MiB"), "{second}");
     assert_eq!(said(&second, "root-says: id"), format!("{id} boots x"));
     assert!(said(&second, "root-says: size").parse::<u64>().unwrap() > 450, "{second}");
     let third = disk.boot();
-    assert!(said(&third, "init state").starts_with("kept /dev/vda7 529MiB"), "{third}");
+    assert!(said(&third, "init state").starts_with("kept /dev/vda7 532MiB"), "{third}");
 }
 
 /// F1: the plug is pulled while the state is made; the next boot makes it.
@@ -275,7 +277,7 @@ fn f1_a_power_cut_while_the_state_is_made_is_survived() {
     for pause in [0, 150, 400] {
         let mut vm = disk.start("");
         vm.wait("init root", 60).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(pause));
+        std::thread::sleep(Duration::from_millis(pause));
         vm.kill();
     }
     let text = disk.boot();

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use layers::{Context, Result};
 
 /// Loaded on every boot, because no device names them: file systems, dm-verity and the hashes that they look for at run time.
-/// Names that are not there (built into the kernel) are skipped.
-pub const FIXED: [&str; 7] = ["crc32c_generic", "crc32c_intel", "sha256_generic", "dm_verity", "erofs", "ext4", "overlay"];
+/// Names that are not there (built into the kernel) are skipped. Hashes for a certain processor come by its own modalias.
+pub const FIXED: [&str; 6] = ["crc32c_generic", "sha256_generic", "dm_verity", "erofs", "ext4", "overlay"];
 
 /// Which modules there are, what they need and which devices they drive.
 #[derive(Debug, Default)]

@@ -60,7 +60,8 @@ pub fn mount_root(device: &Path) -> Result<()> {
     for (_, name, _) in KERNEL {
         let (old, new) = (Path::new("/").join(name), root.join(name));
         mount_move(&old, &new).fault(Fault::Environment, || format!("moving /{name} into the root"))?;
-        fs::remove_dir(&old).and_then(|()| symlink(&new, &old)).context(|| format!("linking /{name}"))?;
+        // What the kernel's own initramfs has below /dev is no longer needed.
+        fs::remove_dir_all(&old).and_then(|()| symlink(&new, &old)).context(|| format!("linking /{name}"))?;
     }
     Ok(())
 }

@@ -69,11 +69,18 @@ impl Superblock {
     }
 }
 
+/// Where the UUID lies in a `struct dm_ioctl`; only the command that makes a device may carry both it and a name.
+const UUID: usize = 176;
+
 /// Makes the verified device and returns its path, `/dev/dm-<minor>`.
 pub fn open(found: &Superblock, data: &Path, hashes: &Path, roothash: &Digest) -> Result<PathBuf> {
     let control = File::options().read(true).write(true).open("/dev/mapper/control").context(|| "opening /dev/mapper/control".into())?;
     let command = |number, flags, payload: &[u8]| {
-        let mut buffer = request(found, flags, payload);
+        let mut buffer = request(flags, payload);
+        if number == CREATE {
+            let uuid = format!("CRYPT-VERITY-{}-root", found.uuid.simple());
+            buffer[UUID..UUID + uuid.len()].copy_from_slice(uuid.as_bytes());
+        }
         sys::device_mapper(&control, number, &mut buffer).map(|()| buffer)
     };
     let made = command(CREATE, 0, &[]).fault(Fault::Environment, || "making the verity device".into())?;
@@ -85,15 +92,13 @@ pub fn open(found: &Superblock, data: &Path, hashes: &Path, roothash: &Digest) -
 }
 
 /// A `struct dm_ioctl` named `root`, with what follows it.
-fn request(found: &Superblock, flags: u32, payload: &[u8]) -> Vec<u8> {
+fn request(flags: u32, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![0; sys::DM_HEADER];
     let size = (sys::DM_HEADER + payload.len()) as u32;
     for (at, number) in [(0, 4), (12, size), (16, sys::DM_HEADER as u32), (20, u32::from(!payload.is_empty())), (28, flags)] {
         out[at..at + 4].copy_from_slice(&u32::to_ne_bytes(number));
     }
     out[48..52].copy_from_slice(b"root");
-    let uuid = format!("CRYPT-VERITY-{}-root", found.uuid.simple());
-    out[176..176 + uuid.len()].copy_from_slice(uuid.as_bytes());
     out.extend_from_slice(payload);
     out
 }
