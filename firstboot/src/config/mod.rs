@@ -15,9 +15,14 @@ use layers::node::ImageRecord;
 use layers::settings::{Item, Settings, parse};
 use serde::{Deserialize, Serialize};
 
-pub use url::{Fetched, fetch};
+use std::sync::mpsc::Receiver;
 
-use crate::host::{Host, STATE};
+pub use volume::devices;
+
+use crate::host::{Change, Host, STATE};
+
+/// What came from an address: its name as a source and the items, or why nothing came.
+pub type Fetched = std::result::Result<(String, Vec<Item>), String>;
 
 /// What each source said last, by its name; 0600, because it may hold a password hash.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -89,22 +94,32 @@ fn load(host: &Host, path: &str) -> Kept {
 }
 
 /// Keeps what the sources said for the next boot.
-pub fn keep(host: &Host, kept: &Kept) -> Result<()> {
+pub fn keep(host: &Host, kept: &Kept) -> Result<Change> {
     save(host, &kept_path(), kept)
 }
 
-fn save(host: &Host, path: &str, kept: &Kept) -> Result<()> {
+fn save(host: &Host, path: &str, kept: &Kept) -> Result<Change> {
     let mut bytes = serde_json::to_vec_pretty(kept).map_err(|e| layers::Error::internal(format!("encoding {path}: {e}")))?;
     bytes.push(b'\n');
-    host.write(path, &bytes, 0o600).map(|_| ())
+    host.write(path, &bytes, 0o600)
 }
 
-/// Keeps what an address said; the one it said before is dropped.
-pub fn keep_fetched(host: &Host, url: &str, items: Vec<Item>) -> Result<()> {
+/// Starts fetching an address; the receiver gets every failure and at last the items.
+pub fn fetch(address: String) -> Receiver<Fetched> {
+    url::fetch(address)
+}
+
+/// Keeps what an address said; what another one said before is dropped.
+pub fn keep_fetched(host: &Host, (name, items): (String, Vec<Item>)) -> Result<()> {
     let mut kept = load(host, &kept_path());
     kept.sources.retain(|name, _| !name.starts_with("URL "));
-    kept.sources.insert(url::name(url), items);
-    keep(host, &kept)
+    kept.sources.insert(name, items);
+    keep(host, &kept).map(|_| ())
+}
+
+/// The settings as they count now, for readers: what the agent kept, without looking for media again.
+pub fn effective(host: &Host, image: &ImageRecord) -> Result<Settings> {
+    collect(host, image).map(|found| found.settings)
 }
 
 /// The address that is configured and has not been read yet.
@@ -124,7 +139,7 @@ pub fn set_by_console(host: &Host, key: &str, value: &str) -> Result<()> {
         probe.set(&item).map_err(|why| layers::Error::input(format!("setting {key}: {why}")))?;
         items.push(item);
     }
-    save(host, &console_path(), &kept)
+    save(host, &console_path(), &kept).map(|_| ())
 }
 
 /// `chasi.hostname=`, `chasi.url=`, `chasi.ssh-key=` (for root; percent-encoded or in double quotes), `chasi.set=key=value`.
