@@ -108,7 +108,11 @@ fn status(host: &Host, json: bool) -> Result<ExitCode> {
 }
 
 fn show(host: &Host) -> Result<()> {
-    for (key, value, source) in config::effective(host, &host.image()?)?.rows() {
+    let settings = match config::published(host) {
+        Some(settings) => settings,
+        None => config::collect(host, &host.image()?)?.settings,
+    };
+    for (key, value, source) in settings.rows() {
         println!("{key:<22} {value}   ({source})");
     }
     Ok(())

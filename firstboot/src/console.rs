@@ -56,10 +56,9 @@ pub fn run(host: &Host, tty: &str) -> Result<()> {
 }
 
 fn login(host: &Host) -> Login {
-    let settings = host.image().and_then(|image| crate::config::effective(host, &image));
-    match settings {
-        Ok(settings) if settings.login.value == ConsoleLogin::Off => Login::Off,
-        Ok(settings) if settings.password_hash.is_some() => Login::Password,
+    match crate::config::published(host) {
+        Some(settings) if settings.login.value == ConsoleLogin::Off => Login::Off,
+        Some(settings) if settings.password_hash.is_some() => Login::Password,
         _ if host.path(STATE).join("sealed").exists() => Login::Off,
         _ => Login::Code,
     }

@@ -180,7 +180,9 @@ impl Reporter {
 fn say(host: &Host, text: &str) {
     let line = format!("chasi-bod: {:.1} {text}", host.uptime());
     println!("{line}");
-    if host.is_live() && let Ok(mut console) = std::fs::OpenOptions::new().write(true).open("/dev/console") {
+    if host.is_live()
+        && let Ok(mut console) = std::fs::OpenOptions::new().write(true).open("/dev/console")
+    {
         let _ = console.write_all(format!("{line}\r\n").as_bytes());
     }
 }

@@ -251,7 +251,8 @@ fn in_place(error: &serde_saphyr::Error) -> String {
 
 /// The line of a key inside a block that starts at line `from`; `from` itself when the block is written in one line.
 fn line_of(document: &str, from: u64, key: &str) -> u64 {
-    let is_key = |line: &str| line.trim_start().trim_start_matches(['"', '\'']).strip_prefix(key).is_some_and(|rest| rest.starts_with([':', '"', '\'']));
+    let is_key =
+        |line: &str| line.trim_start().trim_start_matches(['"', '\'']).strip_prefix(key).is_some_and(|rest| rest.starts_with([':', '"', '\'']));
     let before = usize::try_from(from).unwrap_or(1).saturating_sub(1);
     document.lines().skip(before).position(is_key).map_or(from, |n| from + n as u64)
 }
@@ -488,7 +489,9 @@ mod tests {
 
     #[test]
     fn f3_a_document_that_was_half_copied_is_named() {
-        for (document, why) in [("", "empty"), ("hostname: a\0\0\0", "NUL"), ("hostname: a\ntime: {zo", "f:2"), ("- a", "f:1"), ("hostname: a\nnetw", "f:")] {
+        for (document, why) in
+            [("", "empty"), ("hostname: a\0\0\0", "NUL"), ("hostname: a\ntime: {zo", "f:2"), ("- a", "f:1"), ("hostname: a\nnetw", "f:")]
+        {
             let error = parse(document, "f").unwrap_err();
             assert!(error.contains(why), "{document:?}: {error}");
         }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
 use crate::host::Host;
 use crate::status::Address;
@@ -26,7 +26,8 @@ pub fn list(host: &Host) -> Vec<Address> {
 }
 
 fn dump() -> rustix::io::Result<Vec<(u32, IpAddr, u8)>> {
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::ROUTE))?;
+    // Protocol 0 of this family is NETLINK_ROUTE.
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     let mut request = Vec::new();
     request.extend(24u32.to_ne_bytes());
     request.extend(GET_ADDRESS.to_ne_bytes());

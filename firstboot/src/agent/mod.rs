@@ -10,7 +10,7 @@ use layers::Result;
 use layers::node::ImageRecord;
 
 use crate::config::{self, Fetched};
-use crate::host::Host;
+use crate::host::{Change, Host};
 use crate::status::{Reporter, State};
 use crate::steps::{Site, run_all};
 
@@ -58,12 +58,14 @@ fn triggers(host: &Host) -> (Vec<String>, Vec<u8>) {
 /// Reads the sources and runs every step; returns what is still being fetched.
 fn pass(host: &Host, image: &ImageRecord, reporter: &mut Reporter) -> Option<Receiver<Fetched>> {
     reporter.set(host, "config", State::Running, "", None);
-    let collected = match config::collect(host, image).and_then(|found| config::keep(host, &found.kept).map(|change| (found, change))) {
+    let collected = match read(host, image) {
         Ok((found, change)) => {
-            let state = if change == crate::host::Change::Made { State::Done } else { State::Unchanged };
+            let state = if change == Change::Made { State::Done } else { State::Unchanged };
             match found.problems.as_slice() {
                 [] => reporter.set(host, "config", state, "", None),
-                problems => reporter.set(host, "config", State::Failed, &problems.join("\n"), Some("correct the field at its source; the other values count")),
+                problems => {
+                    reporter.set(host, "config", State::Failed, &problems.join("\n"), Some("correct the field at its source; the other values count"))
+                }
             }
             found
         }
@@ -76,6 +78,13 @@ fn pass(host: &Host, image: &ImageRecord, reporter: &mut Reporter) -> Option<Rec
     reporter.status.hostname = host.line("etc/hostname");
     reporter.save(host);
     config::wanted_url(&collected).map(config::fetch)
+}
+
+fn read(host: &Host, image: &ImageRecord) -> Result<(config::Collected, Change)> {
+    let found = config::collect(host, image)?;
+    config::publish(host, &found.settings)?;
+    let change = config::keep(host, &found.kept)?;
+    Ok((found, change))
 }
 
 /// Takes what an address said, if anything came; whether the steps shall run again.

@@ -19,7 +19,7 @@ use std::sync::mpsc::Receiver;
 
 pub use volume::devices;
 
-use crate::host::{Change, Host, STATE};
+use crate::host::{Change, Host, RUN, STATE};
 
 /// What came from an address: its name as a source and the items, or why nothing came.
 pub type Fetched = std::result::Result<(String, Vec<Item>), String>;
@@ -59,7 +59,9 @@ pub fn collect(host: &Host, image: &ImageRecord) -> Result<Collected> {
     let mut kept = load(host, &kept_path());
     let mut problems = Vec::new();
     let mut items = command_line(host);
-    for (name, said) in [("disk CHASI", chasi(host)), ("disk cidata", cidata::read(host)), ("SMBIOS", firmware::smbios(host)), ("OVF", firmware::ovf(host))] {
+    for (name, said) in
+        [("disk CHASI", chasi(host)), ("disk cidata", cidata::read(host)), ("SMBIOS", firmware::smbios(host)), ("OVF", firmware::ovf(host))]
+    {
         match said {
             Some(Ok(found)) if name == "SMBIOS" => items.extend(found),
             Some(Ok(found)) => _ = kept.sources.insert(name.into(), found),
@@ -117,9 +119,19 @@ pub fn keep_fetched(host: &Host, (name, items): (String, Vec<Item>)) -> Result<(
     keep(host, &kept).map(|_| ())
 }
 
-/// The settings as they count now, for readers: what the agent kept, without looking for media again.
-pub fn effective(host: &Host, image: &ImageRecord) -> Result<Settings> {
-    collect(host, image).map(|found| found.settings)
+fn effective_path() -> String {
+    format!("{RUN}/settings.json")
+}
+
+/// Tells the console and `config show` what counts now.
+pub fn publish(host: &Host, settings: &Settings) -> Result<()> {
+    let text = serde_json::to_vec(settings).map_err(|e| layers::Error::internal(format!("encoding settings: {e}")))?;
+    host.write(&effective_path(), &text, 0o600).map(|_| ())
+}
+
+/// The settings that the agent published; `None` before it ran.
+pub fn published(host: &Host) -> Option<Settings> {
+    serde_json::from_str(&host.read(&effective_path()).ok()??).ok()
 }
 
 /// The address that is configured and has not been read yet.
@@ -151,7 +163,9 @@ fn command_line(host: &Host) -> Vec<Item> {
         match name {
             "hostname" | "url" => Some(Item::text(name, value, source)),
             "ssh-key" => Some(Item::text("sshKeys.root", value, source)),
-            "set" => value.split_once('=').map(|(key, value)| Item::text(key, value, source)).or_else(|| Some(Item::text("set", value.clone(), source))),
+            "set" => {
+                value.split_once('=').map(|(key, value)| Item::text(key, value, source)).or_else(|| Some(Item::text("set", value.clone(), source)))
+            }
             _ => None,
         }
     };
@@ -234,7 +248,8 @@ mod tests {
     #[test]
     fn f3_a_bad_disk_is_named_and_the_rest_still_counts() {
         let (_dir, host, image) = fake();
-        host.write("proc/cmdline", format!("chasi.set=time.zone=Europe/Berlin \"chasi.ssh-key={}\"", KEY.replace(' ', "%20")).as_bytes(), 0o444).unwrap();
+        host.write("proc/cmdline", format!("chasi.set=time.zone=Europe/Berlin \"chasi.ssh-key={}\"", KEY.replace(' ', "%20")).as_bytes(), 0o444)
+            .unwrap();
         let table: [(&[u8], &str); 6] = [
             (b"", "disk CHASI: chasi-bod.yaml: is empty"),
             (b"hostname: a\0\0", "disk CHASI: chasi-bod.yaml: holds NUL"),

@@ -59,7 +59,9 @@ mod tests {
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}/a?secret=1", server.local_addr().unwrap());
         std::thread::spawn(move || {
-            for answer in ["HTTP/1.1 503 no\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 200 ok\r\ncontent-length: 12\r\n\r\nhostname: a\n"].into_iter().cycle() {
+            for answer in
+                ["HTTP/1.1 503 no\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 200 ok\r\ncontent-length: 12\r\n\r\nhostname: a\n"].into_iter().cycle()
+            {
                 let (mut stream, _) = server.accept().unwrap();
                 let _ = stream.read(&mut [0; 4096]);
                 let _ = stream.write_all(answer.as_bytes());

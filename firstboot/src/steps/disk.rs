@@ -144,7 +144,10 @@ fn size(host: &Host, disk: &str) -> Bytes {
 fn serial(host: &Host, disk: &str) -> String {
     let plain = ["serial", "device/serial"].map(|name| host.line(&format!("sys/class/block/{disk}/{name}")));
     let page = || host.line(&format!("sys/class/block/{disk}/device/vpd_pg80"));
-    plain.into_iter().find(|text| !text.is_empty()).unwrap_or_else(|| page().trim_start_matches(|c: char| c.is_control() || c == '\u{fffd}').to_string())
+    plain
+        .into_iter()
+        .find(|text| !text.is_empty())
+        .unwrap_or_else(|| page().trim_start_matches(|c: char| c.is_control() || c == '\u{fffd}').to_string())
 }
 
 /// The one disk that answers; the node's own disk never does.
@@ -191,7 +194,9 @@ fn answers(host: &Host, disk: &str, wanted: &DiskSelector) -> bool {
 fn matches(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
-        Some((start, rest)) => text.strip_prefix(start).is_some_and(|text| (0..=text.len()).filter(|n| text.is_char_boundary(*n)).any(|n| matches(rest, &text[n..]))),
+        Some((start, rest)) => {
+            text.strip_prefix(start).is_some_and(|text| (0..=text.len()).filter(|n| text.is_char_boundary(*n)).any(|n| matches(rest, &text[n..])))
+        }
     }
 }
 

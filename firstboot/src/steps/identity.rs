@@ -56,12 +56,8 @@ fn ensure_machine_id(host: &Host) -> Result<()> {
         return Ok(());
     }
     // init writes it before systemd starts; this is the net below it. UUID version 4, as machine-id(5) wants.
-    let id = layers_uuid(host.random()?);
+    let id = uuid::Builder::from_random_bytes(host.random()?).into_uuid().simple().to_string();
     host.write("etc/machine-id", format!("{id}\n").as_bytes(), 0o444).map(|_| ())
-}
-
-fn layers_uuid(bytes: [u8; 16]) -> String {
-    uuid::Builder::from_random_bytes(bytes).into_uuid().simple().to_string()
 }
 
 fn host_name(host: &Host, rule: &str) -> Result<String> {
@@ -75,7 +71,9 @@ fn host_name(host: &Host, rule: &str) -> Result<String> {
     if name.contains("{serial}") {
         let serial: String = host.line("sys/class/dmi/id/product_serial").to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
         if serial.is_empty() {
-            return Err(Error::environment(format!("naming the host `{rule}`: the machine has no serial number")).with_hint("set hostname without {serial}"));
+            return Err(
+                Error::environment(format!("naming the host `{rule}`: the machine has no serial number")).with_hint("set hostname without {serial}")
+            );
         }
         name = name.replace("{serial}", &serial);
     }
@@ -135,10 +133,10 @@ fn make_keys(host: &Host) -> Result<()> {
             let bytes = host.read_bytes(&format!("{path}.new{suffix}"))?.unwrap_or_default();
             host.write(&format!("{path}{suffix}"), &bytes, mode)?;
         }
-        host.remove(&format!("{path}.new"))?;
-        host.remove(&format!("{path}.new.pub"))?;
     }
-    Ok(())
+    // Of all types: a run that was cut may have left a private key beside one that is whole.
+    let left = KEY_TYPES.iter().flat_map(|kind| ["", ".pub"].map(|suffix| format!("{}.new{suffix}", key_path(kind))));
+    left.map(|path| host.remove(&path)).collect::<Result<Vec<_>>>().map(|_| ())
 }
 
 /// Root's entry in shadow(5): the configured hash, else locked. No image and no default can leave a password there.

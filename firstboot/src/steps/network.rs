@@ -125,7 +125,13 @@ fn network_section(interface: &Interface, network: &Network) -> String {
     let mut out = String::from("\n[Network]\n");
     for other in &network.interfaces {
         if below(other).contains(&interface.name.as_str()) {
-            let key = if other.vlan.is_some() { "VLAN" } else if other.bond.is_some() { "Bond" } else { "Bridge" };
+            let key = if other.vlan.is_some() {
+                "VLAN"
+            } else if other.bond.is_some() {
+                "Bond"
+            } else {
+                "Bridge"
+            };
             let _ = writeln!(out, "{key}={}", other.name);
         }
     }
