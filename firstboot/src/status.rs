@@ -183,6 +183,6 @@ fn say(host: &Host, text: &str) {
     if host.is_live()
         && let Ok(mut console) = std::fs::OpenOptions::new().write(true).open("/dev/console")
     {
-        let _ = console.write_all(format!("{line}\r\n").as_bytes());
+        let _ = console.write_all(format!("{line}\n").as_bytes());
     }
 }

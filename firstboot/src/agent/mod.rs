@@ -77,7 +77,11 @@ fn pass(host: &Host, image: &ImageRecord, reporter: &mut Reporter) -> Option<Rec
     run_all(&Site { host, image, settings: &collected.settings }, reporter);
     reporter.status.hostname = host.line("etc/hostname");
     reporter.save(host);
-    config::wanted_url(&collected).map(config::fetch)
+    let url = config::wanted_url(&collected)?;
+    if collected.problems.is_empty() {
+        reporter.set(host, "config", State::Waiting, &format!("for {}", layers::settings::without_secrets(&url)), None);
+    }
+    Some(config::fetch(url))
 }
 
 fn read(host: &Host, image: &ImageRecord) -> Result<(config::Collected, Change)> {

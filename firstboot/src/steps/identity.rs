@@ -1,5 +1,6 @@
 //! Step `identity`: machine id, host name, ssh host keys, who may log in.
 
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::time::Duration;
 
 use layers::{Context, Error, Result};
@@ -149,7 +150,13 @@ fn set_password(host: &Host, hash: Option<&str>) -> Result<()> {
         None => format!("{line}\n"),
     };
     let wanted: String = text.lines().map(line).collect();
-    host.write("etc/shadow", wanted.as_bytes(), 0o600).map(|_| ())
+    if wanted == text {
+        return Ok(());
+    }
+    let (path, doing) = (host.path("etc/shadow"), || "keeping the owner of /etc/shadow".to_string());
+    let old = std::fs::metadata(&path).context(doing)?;
+    host.write("etc/shadow", wanted.as_bytes(), old.mode() & 0o7777)?;
+    chown(&path, Some(old.uid()), Some(old.gid())).context(doing)
 }
 
 #[cfg(test)]
