@@ -1,7 +1,12 @@
 //! What runs on the node: init of the initramfs, first-boot agent, status screen and node CLI.
 
+pub mod agent;
+pub mod cli;
 pub mod config;
+pub mod console;
 pub mod exec;
 pub mod host;
 pub mod init;
 pub mod sys;
+pub mod status;
+pub mod steps;

@@ -93,16 +93,16 @@ impl Settings {
     pub fn set(&mut self, item: &Item) -> Result<(), String> {
         let source = &item.source;
         match item.key.as_str() {
-            "hostname" => put(&mut self.hostname, checked(text(&item.value)?, check_hostname_rule)?, source),
+            "hostname" => put(&mut self.hostname, word(&item.value, check_hostname_rule)?, source),
             "network" => put(&mut self.network, checked(structure(&item.value)?, check_network)?, source),
-            "time.zone" => put(&mut self.zone, checked(text(&item.value)?, check_zone)?, source),
-            "time.servers" => put(&mut self.servers, all(list(&item.value)?, check_server)?, source),
+            "time.zone" => put(&mut self.zone, word(&item.value, check_zone)?, source),
+            "time.servers" => put(&mut self.servers, all(list(&item.value)?, |server| check_server(server))?, source),
             "console.login" => put(&mut self.login, structure(&item.value)?, source),
             "console.passwordHash" => {
-                self.password_hash = Some(Sourced { value: checked(text(&item.value)?, check_hash)?, source: source.clone() });
+                self.password_hash = Some(Sourced { value: word(&item.value, check_hash)?, source: source.clone() });
             }
             "disk.mounts" => put(&mut self.mounts, structure(&item.value)?, source),
-            "url" => self.url = Some(Sourced { value: checked(text(&item.value)?, check_url)?, source: source.clone() }),
+            "url" => self.url = Some(Sourced { value: word(&item.value, check_url)?, source: source.clone() }),
             key => match key.strip_prefix("sshKeys.") {
                 Some(user) => self.set_ssh_keys(user, &item.value, source)?,
                 None => return Err(unknown(key)),
@@ -113,7 +113,7 @@ impl Settings {
 
     /// Keys of one source add up; those of a later source replace the earlier ones.
     fn set_ssh_keys(&mut self, user: &str, value: &Value, source: &str) -> Result<(), String> {
-        check_user(&user.to_string())?;
+        check_user(user)?;
         let keys = match value {
             Value::String(key) => vec![key.trim().to_string()],
             other => list(other)?,
@@ -167,6 +167,10 @@ fn unknown(key: &str) -> String {
         Some(near) => format!("unknown key, did you mean `{near}`?"),
         None => format!("unknown key; known are {}", KEYS.join(", ")),
     }
+}
+
+fn word(value: &Value, check: fn(&str) -> Result<(), String>) -> Result<String, String> {
+    checked(text(value)?, |text: &String| check(text))
 }
 
 fn checked<T>(value: T, check: impl Fn(&T) -> Result<(), String>) -> Result<T, String> {
@@ -251,7 +255,8 @@ fn in_place(error: &serde_saphyr::Error) -> String {
 
 /// The line of a key inside a block that starts at line `from`; `from` itself when the block is written in one line.
 fn line_of(document: &str, from: u64, key: &str) -> u64 {
-    let is_key = |line: &str| line.trim_start().trim_start_matches(['"', '\'']).strip_prefix(key).is_some_and(|rest| rest.starts_with([':', '"', '\'']));
+    let is_key =
+        |line: &str| line.trim_start().trim_start_matches(['"', '\'']).strip_prefix(key).is_some_and(|rest| rest.starts_with([':', '"', '\'']));
     let before = usize::try_from(from).unwrap_or(1).saturating_sub(1);
     document.lines().skip(before).position(is_key).map_or(from, |n| from + n as u64)
 }
@@ -262,7 +267,7 @@ fn is_label(text: &str) -> bool {
 }
 
 /// A host name as RFC 1123 wants it, at most 64 bytes (the kernel's limit), with `{mac}`, `{serial}` and `{id}` in it.
-pub fn check_hostname_rule(rule: &String) -> Result<(), String> {
+pub fn check_hostname_rule(rule: &str) -> Result<(), String> {
     let sample = rule.replace("{mac}", "525400123456").replace("{serial}", "0").replace("{id}", "12345678");
     match sample.len() <= 64 && sample.split('.').all(is_label) {
         true => Ok(()),
@@ -270,7 +275,7 @@ pub fn check_hostname_rule(rule: &String) -> Result<(), String> {
     }
 }
 
-fn check_zone(zone: &String) -> Result<(), String> {
+fn check_zone(zone: &str) -> Result<(), String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "/_+-".contains(c);
     match !zone.is_empty() && !zone.starts_with('/') && zone.chars().all(fine) {
         true => Ok(()),
@@ -278,14 +283,14 @@ fn check_zone(zone: &String) -> Result<(), String> {
     }
 }
 
-fn check_server(server: &String) -> Result<(), String> {
+fn check_server(server: &str) -> Result<(), String> {
     match server.parse::<IpAddr>().is_ok() || server.split('.').all(is_label) {
         true => Ok(()),
         false => Err(format!("`{server}` is no host name or address")),
     }
 }
 
-fn check_user(user: &String) -> Result<(), String> {
+fn check_user(user: &str) -> Result<(), String> {
     let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
     match user.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') && user.len() <= 31 && user.chars().all(fine) {
         true => Ok(()),
@@ -334,7 +339,7 @@ pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
 }
 
 /// crypt(5) hashes of today; a plain password is refused without repeating it.
-fn check_hash(hash: &String) -> Result<(), String> {
+fn check_hash(hash: &str) -> Result<(), String> {
     let fine = |c: char| c.is_ascii_graphic() && !":!*\\".contains(c);
     match ["$y$", "$gy$", "$7$", "$2b$", "$6$", "$5$"].iter().any(|id| hash.starts_with(id)) && hash.len() >= 20 && hash.chars().all(fine) {
         true => Ok(()),
@@ -342,7 +347,7 @@ fn check_hash(hash: &String) -> Result<(), String> {
     }
 }
 
-fn check_url(url: &String) -> Result<(), String> {
+fn check_url(url: &str) -> Result<(), String> {
     let digest = url.split_once("#sha256=").map(|(_, digest)| digest);
     if digest.is_some_and(|digest| digest.parse::<crate::units::Digest>().is_err()) {
         return Err("`#sha256=` wants 64 hex digits".into());
@@ -488,7 +493,9 @@ mod tests {
 
     #[test]
     fn f3_a_document_that_was_half_copied_is_named() {
-        for (document, why) in [("", "empty"), ("hostname: a\0\0\0", "NUL"), ("hostname: a\ntime: {zo", "f:2"), ("- a", "f:1"), ("hostname: a\nnetw", "f:")] {
+        for (document, why) in
+            [("", "empty"), ("hostname: a\0\0\0", "NUL"), ("hostname: a\ntime: {zo", "f:2"), ("- a", "f:1"), ("hostname: a\nnetw", "f:")]
+        {
             let error = parse(document, "f").unwrap_err();
             assert!(error.contains(why), "{document:?}: {error}");
         }

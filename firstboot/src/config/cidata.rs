@@ -18,7 +18,9 @@ pub fn read(host: &Host) -> Said {
 
 fn items(dir: &Path) -> Result<Vec<Item>, String> {
     let mut items = Vec::new();
-    for (name, take) in [("meta-data", meta_data as fn(&str, Value) -> Vec<(String, Value)>), ("user-data", user_data), ("network-config", network_config)] {
+    for (name, take) in
+        [("meta-data", meta_data as fn(&str, Value) -> Vec<(String, Value)>), ("user-data", user_data), ("network-config", network_config)]
+    {
         let place = format!("disk cidata: {name}");
         let text = match volume::file(dir, name) {
             Ok(text) => text,

@@ -15,9 +15,14 @@ use layers::node::ImageRecord;
 use layers::settings::{Item, Settings, parse};
 use serde::{Deserialize, Serialize};
 
-pub use url::{Fetched, fetch};
+use std::sync::mpsc::Receiver;
 
-use crate::host::{Host, STATE};
+pub use volume::devices;
+
+use crate::host::{Change, Host, RUN, STATE};
+
+/// What came from an address: its name as a source and the items, or why nothing came.
+pub type Fetched = std::result::Result<(String, Vec<Item>), String>;
 
 /// What each source said last, by its name; 0600, because it may hold a password hash.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -54,7 +59,9 @@ pub fn collect(host: &Host, image: &ImageRecord) -> Result<Collected> {
     let mut kept = load(host, &kept_path());
     let mut problems = Vec::new();
     let mut items = command_line(host);
-    for (name, said) in [("disk CHASI", chasi(host)), ("disk cidata", cidata::read(host)), ("SMBIOS", firmware::smbios(host)), ("OVF", firmware::ovf(host))] {
+    for (name, said) in
+        [("disk CHASI", chasi(host)), ("disk cidata", cidata::read(host)), ("SMBIOS", firmware::smbios(host)), ("OVF", firmware::ovf(host))]
+    {
         match said {
             Some(Ok(found)) if name == "SMBIOS" => items.extend(found),
             Some(Ok(found)) => _ = kept.sources.insert(name.into(), found),
@@ -89,22 +96,42 @@ fn load(host: &Host, path: &str) -> Kept {
 }
 
 /// Keeps what the sources said for the next boot.
-pub fn keep(host: &Host, kept: &Kept) -> Result<()> {
+pub fn keep(host: &Host, kept: &Kept) -> Result<Change> {
     save(host, &kept_path(), kept)
 }
 
-fn save(host: &Host, path: &str, kept: &Kept) -> Result<()> {
+fn save(host: &Host, path: &str, kept: &Kept) -> Result<Change> {
     let mut bytes = serde_json::to_vec_pretty(kept).map_err(|e| layers::Error::internal(format!("encoding {path}: {e}")))?;
     bytes.push(b'\n');
-    host.write(path, &bytes, 0o600).map(|_| ())
+    host.write(path, &bytes, 0o600)
 }
 
-/// Keeps what an address said; the one it said before is dropped.
-pub fn keep_fetched(host: &Host, url: &str, items: Vec<Item>) -> Result<()> {
+/// Starts fetching an address; the receiver gets every failure and at last the items.
+pub fn fetch(address: String) -> Receiver<Fetched> {
+    url::fetch(address)
+}
+
+/// Keeps what an address said; what another one said before is dropped.
+pub fn keep_fetched(host: &Host, (name, items): (String, Vec<Item>)) -> Result<()> {
     let mut kept = load(host, &kept_path());
     kept.sources.retain(|name, _| !name.starts_with("URL "));
-    kept.sources.insert(url::name(url), items);
-    keep(host, &kept)
+    kept.sources.insert(name, items);
+    keep(host, &kept).map(|_| ())
+}
+
+fn effective_path() -> String {
+    format!("{RUN}/settings.json")
+}
+
+/// Tells the console and `config show` what counts now.
+pub fn publish(host: &Host, settings: &Settings) -> Result<()> {
+    let text = serde_json::to_vec(settings).map_err(|e| layers::Error::internal(format!("encoding settings: {e}")))?;
+    host.write(&effective_path(), &text, 0o600).map(|_| ())
+}
+
+/// The settings that the agent published; `None` before it ran.
+pub fn published(host: &Host) -> Option<Settings> {
+    serde_json::from_str(&host.read(&effective_path()).ok()??).ok()
 }
 
 /// The address that is configured and has not been read yet.
@@ -124,7 +151,7 @@ pub fn set_by_console(host: &Host, key: &str, value: &str) -> Result<()> {
         probe.set(&item).map_err(|why| layers::Error::input(format!("setting {key}: {why}")))?;
         items.push(item);
     }
-    save(host, &console_path(), &kept)
+    save(host, &console_path(), &kept).map(|_| ())
 }
 
 /// `chasi.hostname=`, `chasi.url=`, `chasi.ssh-key=` (for root; percent-encoded or in double quotes), `chasi.set=key=value`.
@@ -136,7 +163,9 @@ fn command_line(host: &Host) -> Vec<Item> {
         match name {
             "hostname" | "url" => Some(Item::text(name, value, source)),
             "ssh-key" => Some(Item::text("sshKeys.root", value, source)),
-            "set" => value.split_once('=').map(|(key, value)| Item::text(key, value, source)).or_else(|| Some(Item::text("set", value.clone(), source))),
+            "set" => {
+                value.split_once('=').map(|(key, value)| Item::text(key, value, source)).or_else(|| Some(Item::text("set", value.clone(), source)))
+            }
             _ => None,
         }
     };
@@ -219,7 +248,8 @@ mod tests {
     #[test]
     fn f3_a_bad_disk_is_named_and_the_rest_still_counts() {
         let (_dir, host, image) = fake();
-        host.write("proc/cmdline", format!("chasi.set=time.zone=Europe/Berlin \"chasi.ssh-key={}\"", KEY.replace(' ', "%20")).as_bytes(), 0o444).unwrap();
+        host.write("proc/cmdline", format!("chasi.set=time.zone=Europe/Berlin \"chasi.ssh-key={}\"", KEY.replace(' ', "%20")).as_bytes(), 0o444)
+            .unwrap();
         let table: [(&[u8], &str); 6] = [
             (b"", "disk CHASI: chasi-bod.yaml: is empty"),
             (b"hostname: a\0\0", "disk CHASI: chasi-bod.yaml: holds NUL"),

@@ -3,14 +3,13 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use layers::settings::{Item, parse, without_secrets};
+use layers::settings::{parse, without_secrets};
 use layers::units::Digest;
+
+use super::Fetched;
 
 /// Largest document in bytes.
 const LIMIT: u64 = 1 << 20;
-
-/// The outcome of one try: the items, or why not.
-pub type Fetched = Result<Vec<Item>, String>;
 
 /// Name of the source, without secrets; a digest keeps addresses apart that differ only in their query.
 pub fn name(url: &str) -> String {
@@ -46,7 +45,8 @@ fn once(url: &str) -> Fetched {
     if let Some(wanted) = digest.filter(|text| text.parse() != Ok(got)) {
         return Err(format!("{place}: has sha256 {}, not {wanted}", got.hex()));
     }
-    parse(&String::from_utf8(body).map_err(|_| format!("{place}: is not UTF-8"))?, &place)
+    let items = parse(&String::from_utf8(body).map_err(|_| format!("{place}: is not UTF-8"))?, &place)?;
+    Ok((name(url), items))
 }
 
 #[cfg(test)]
@@ -59,7 +59,9 @@ mod tests {
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}/a?secret=1", server.local_addr().unwrap());
         std::thread::spawn(move || {
-            for answer in ["HTTP/1.1 503 no\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 200 ok\r\ncontent-length: 12\r\n\r\nhostname: a\n"].into_iter().cycle() {
+            for answer in
+                ["HTTP/1.1 503 no\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 200 ok\r\ncontent-length: 12\r\n\r\nhostname: a\n"].into_iter().cycle()
+            {
                 let (mut stream, _) = server.accept().unwrap();
                 let _ = stream.read(&mut [0; 4096]);
                 let _ = stream.write_all(answer.as_bytes());
@@ -68,7 +70,7 @@ mod tests {
         let receiver = fetch(format!("{address}#sha256={}", Digest::of(b"hostname: a\n").hex()));
         let first = receiver.recv().unwrap().unwrap_err();
         assert!(first.contains("503") && !first.contains("secret"), "{first}");
-        assert_eq!(receiver.recv().unwrap().unwrap()[0].key, "hostname");
+        assert_eq!(receiver.recv().unwrap().unwrap().1[0].key, "hostname");
         let wrong = fetch(format!("{address}#sha256={}", "0".repeat(64)));
         assert!(wrong.recv().unwrap().is_err());
         assert!(wrong.recv().unwrap().unwrap_err().contains("has sha256"));

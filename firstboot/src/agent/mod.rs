@@ -1,0 +1,147 @@
+//! The agent: runs the steps, tells systemd as soon as network and sshd may start, then keeps status and addresses fresh.
+
+mod addresses;
+
+use std::os::unix::net::UnixDatagram;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use layers::Result;
+use layers::node::ImageRecord;
+
+use crate::config::{self, Fetched};
+use crate::host::{Change, Host};
+use crate::status::{Reporter, State};
+use crate::steps::{Site, run_all};
+
+/// Seconds of uptime that the boot gives the network before it calls itself ready without.
+const PATIENCE: f64 = 60.0;
+const POLL: Duration = Duration::from_millis(250);
+const CALM: Duration = Duration::from_secs(2);
+
+/// Whether the agent stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stay {
+    /// Ends after the steps.
+    Once,
+    /// Stays until it is stopped.
+    Forever,
+}
+
+/// Runs the steps; the error is one that leaves nothing to run, such as a missing image record.
+pub fn run(host: &Host, stay: Stay) -> Result<()> {
+    let image = host.image()?;
+    let mut reporter = Reporter::new(host, &image);
+    let mut seen = triggers(host);
+    let mut fetching = pass(host, &image, &mut reporter);
+    notify_ready();
+    let deadline = host.uptime() + PATIENCE;
+    loop {
+        refresh(host, &mut reporter, deadline);
+        if stay == Stay::Once {
+            return Ok(());
+        }
+        std::thread::sleep(if reporter.status.ready { CALM } else { POLL });
+        let now = triggers(host);
+        if fetched(host, &fetching, &mut reporter) || now != seen {
+            seen = now;
+            fetching = pass(host, &image, &mut reporter);
+        }
+    }
+}
+
+/// What makes the sources worth reading again: a disk came or went, a person set something.
+fn triggers(host: &Host) -> (Vec<String>, Vec<u8>) {
+    (config::devices(host), host.read_bytes(&config::console_path()).ok().flatten().unwrap_or_default())
+}
+
+/// Reads the sources and runs every step; returns what is still being fetched.
+fn pass(host: &Host, image: &ImageRecord, reporter: &mut Reporter) -> Option<Receiver<Fetched>> {
+    reporter.set(host, "config", State::Running, "", None);
+    let collected = match read(host, image) {
+        Ok((found, change)) => {
+            let state = if change == Change::Made { State::Done } else { State::Unchanged };
+            match found.problems.as_slice() {
+                [] => reporter.set(host, "config", state, "", None),
+                problems => {
+                    reporter.set(host, "config", State::Failed, &problems.join("\n"), Some("correct the field at its source; the other values count"))
+                }
+            }
+            found
+        }
+        Err(error) => {
+            reporter.set(host, "config", State::Failed, &error.to_string(), error.hint());
+            return None;
+        }
+    };
+    run_all(&Site { host, image, settings: &collected.settings }, reporter);
+    reporter.status.hostname = host.line("etc/hostname");
+    reporter.save(host);
+    let url = config::wanted_url(&collected)?;
+    if collected.problems.is_empty() {
+        reporter.set(host, "config", State::Waiting, &format!("for {}", layers::settings::without_secrets(&url)), None);
+    }
+    Some(config::fetch(url))
+}
+
+fn read(host: &Host, image: &ImageRecord) -> Result<(config::Collected, Change)> {
+    let found = config::collect(host, image)?;
+    config::publish(host, &found.settings)?;
+    let change = config::keep(host, &found.kept)?;
+    Ok((found, change))
+}
+
+/// Takes what an address said, if anything came; whether the steps shall run again.
+fn fetched(host: &Host, fetching: &Option<Receiver<Fetched>>, reporter: &mut Reporter) -> bool {
+    match fetching.as_ref().and_then(|receiver| receiver.try_recv().ok()) {
+        Some(Ok(items)) => match config::keep_fetched(host, items) {
+            Ok(()) => true,
+            Err(error) => {
+                reporter.set(host, "config", State::Failed, &error.to_string(), error.hint());
+                false
+            }
+        },
+        Some(Err(why)) => {
+            reporter.set(host, "config", State::Waiting, &why, Some("it is tried again; check address, name service and network"));
+            false
+        }
+        None => false,
+    }
+}
+
+/// Addresses, the network's condition, readiness.
+fn refresh(host: &Host, reporter: &mut Reporter, deadline: f64) {
+    let addresses = addresses::list(host);
+    if addresses != reporter.status.addresses {
+        reporter.status.addresses = addresses;
+        reporter.save(host);
+    }
+    let settled = |state: State| matches!(state, State::Done | State::Unchanged);
+    let network = reporter.status.steps.iter().find(|step| step.name == "network").map(|step| step.state);
+    let shown: Vec<_> = reporter.status.addresses.iter().map(|a| format!("{} {}", a.interface, a.address)).collect();
+    let wants_address = host.is_live() && network.is_some_and(|state| settled(state) || state == State::Waiting);
+    match (wants_address, shown.is_empty()) {
+        (true, true) => reporter.set(host, "network", State::Waiting, "no address yet", Some("check cable, DHCP server or the static address")),
+        (true, false) => reporter.set(host, "network", State::Done, &shown.join(", "), None),
+        _ => {}
+    }
+    let patient = host.uptime() < deadline;
+    let through = |name: &str, state: State| settled(state) || (name == "network" && state == State::Waiting && !patient);
+    let ready = reporter.status.steps.iter().all(|step| through(&step.name, step.state));
+    reporter.set_ready(host, ready);
+}
+
+/// sd_notify(3); without systemd there is nobody to tell.
+fn notify_ready() {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let name = name.to_string_lossy().into_owned();
+    if let Ok(socket) = UnixDatagram::unbound() {
+        let _ = match name.strip_prefix('@') {
+            Some(hidden) => {
+                use std::os::linux::net::SocketAddrExt as _;
+                std::os::unix::net::SocketAddr::from_abstract_name(hidden).and_then(|address| socket.send_to_addr(b"READY=1", &address))
+            }
+            None => socket.send_to(b"READY=1", &name),
+        };
+    }
+}

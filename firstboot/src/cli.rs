@@ -1,0 +1,119 @@
+//! `chasi-bod` on the node.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use layers::{Error, Result};
+
+use crate::agent::{self, Stay};
+use crate::host::Host;
+use crate::status::Status;
+use crate::{config, console};
+
+/// Shows and steers this node.
+#[derive(Debug, Parser)]
+#[command(name = "chasi-bod", version, after_help = "Examples:\n  chasi-bod status\n  chasi-bod config show\n  chasi-bod config set hostname=node-1")]
+struct Cli {
+    /// Root directory of the node.
+    #[arg(long, default_value = "/", hide = true, global = true)]
+    root: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Shows image, addresses and steps; exit code 0 when the node is ready, 3 when not.
+    Status {
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows or changes the configuration.
+    #[command(subcommand)]
+    Config(Config),
+    /// Runs the first-boot steps and keeps the status (started by systemd).
+    Agent {
+        /// Ends after the steps.
+        #[arg(long)]
+        once: bool,
+        /// Dies at the change with this number: the fault tests' power cut.
+        #[arg(long, hide = true)]
+        fuse: Option<u32>,
+    },
+    /// Shows the status on a terminal and lets people log in (started by systemd).
+    Console {
+        /// Terminal, such as `tty1` or `ttyS0`.
+        tty: String,
+    },
+    /// Prints the version of this program and of the image.
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum Config {
+    /// Prints every effective value with its source; secrets are hidden.
+    Show,
+    /// Sets a value for this node, over all other sources; an empty value takes it back.
+    #[command(after_help = "Examples:\n  chasi-bod config set hostname=node-1\n  chasi-bod config set hostname=")]
+    Set {
+        /// `key=value`, keys as in `config show`.
+        setting: String,
+    },
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("chasi-bod: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(error.fault() as u8)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<ExitCode> {
+    let host = Host::new(&cli.root);
+    match &cli.verb {
+        Verb::Status { json } => return status(&host, *json),
+        Verb::Config(Config::Show) => show(&host)?,
+        Verb::Config(Config::Set { setting }) => {
+            let (key, value) = setting.split_once('=').ok_or_else(|| Error::input(format!("setting `{setting}`: there is no `=`")))?;
+            config::set_by_console(&host, key, value)?;
+        }
+        Verb::Agent { once, fuse } => agent::run(&host.with_fuse(*fuse), if *once { Stay::Once } else { Stay::Forever })?,
+        Verb::Console { tty } => console::run(&host, tty)?,
+        Verb::Version => {
+            let image = host.image()?;
+            println!("chasi-bod {}\nimage {} {}", env!("CARGO_PKG_VERSION"), image.name, image.version);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(host: &Host, json: bool) -> Result<ExitCode> {
+    let status = Status::load(host)?;
+    if json {
+        let text = serde_json::to_string_pretty(&status).map_err(|e| Error::internal(format!("printing the status: {e}")))?;
+        println!("{text}");
+    } else {
+        status.lines().iter().for_each(|line| println!("{}", line.trim_end()));
+    }
+    Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
+fn show(host: &Host) -> Result<()> {
+    let settings = match config::published(host) {
+        Some(settings) => settings,
+        None => config::collect(host, &host.image()?)?.settings,
+    };
+    for (key, value, source) in settings.rows() {
+        println!("{key:<22} {value}   ({source})");
+    }
+    Ok(())
+}
