@@ -7,6 +7,6 @@ pub mod console;
 pub mod exec;
 pub mod host;
 pub mod init;
-pub mod sys;
 pub mod status;
 pub mod steps;
+pub mod sys;

@@ -44,7 +44,7 @@ pub fn images(store: &Store, lock: &Lock, seed: &Seed) -> Result<Grub> {
     let serial = esp_serial(seed);
     let early = EARLY.replace("{{espSerial}}", &format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff));
     let tools: Vec<&[u8]> = lock.tools.iter().map(|p| p.sha256.0.as_slice()).collect();
-    let key = Digest::of_parts([b"grub v1".as_slice(), early.as_bytes(), MODULES.as_bytes()].into_iter().chain(tools));
+    let key = Digest::of_parts([b"grub v2".as_slice(), early.as_bytes(), MODULES.as_bytes()].into_iter().chain(tools));
     if let Some(grub) = store.load("grub", &key)? {
         return Ok(grub);
     }
@@ -83,7 +83,9 @@ fn tool_tree(store: &Store, lock: &Lock) -> Result<Tree> {
 
 fn mkimage(root: &Root, work: &Path, platform: &str, epoch: i64) -> Result<Vec<u8>> {
     let out = format!("/work/{platform}.img");
-    let mut argv = vec!["grub-mkimage", "-O", platform, "-o", &out, "-c", "/work/early.cfg", "-p", "/chasi"];
+    // Under BIOS the ESP is the first partition of the disk that GRUB came from; under UEFI it is where GRUB itself lies.
+    let prefix = if platform == "i386-pc" { "(,gpt1)/chasi" } else { "/chasi" };
+    let mut argv = vec!["grub-mkimage", "-O", platform, "-o", &out, "-c", "/work/early.cfg", "-p", prefix];
     argv.extend(modules(platform));
     let done = root.run_with_work(&argv, work, &Options::new(epoch))?;
     if done.status != 0 {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use layers::lock::Lock;
+use layers::lock::{Lock, Package};
 use layers::node::{IMAGE_RECORD, ImageRecord};
 use layers::units::Digest;
 use layers::{Error, Result};
@@ -11,7 +11,8 @@ use super::boot::{self, BootFiles};
 use super::Planned;
 use crate::assemble::configure::{self, Script};
 use crate::assemble::editor::Editor;
-use crate::assemble::{apply, finalize, lint, modules, unpack};
+use crate::assemble::{apply, finalize, lint, modules};
+use crate::assemble::unpack::{self, Unpacked};
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::tree::{Kind, Tree, TreePath};
@@ -41,7 +42,8 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     let boot = boot::files(&mut editor, &modules, node)?;
     finalize::finalize(&mut editor)?;
     pack.finish()?;
-    lint::lint(&tree, store)?;
+    let here = std::env::current_dir().unwrap_or_default();
+    lint::lint(&tree, store, &[&store.root().to_string_lossy(), &here.to_string_lossy()])?;
     Ok(Root { tree, boot })
 }
 
@@ -52,12 +54,31 @@ fn configure_packages(planned: &Planned, lock: &Lock, store: &Store, progress: &
         progress.finish_file();
     });
     progress.finish();
-    let unpacked = modules::decompress_all(unpacked?, store)?;
-    let packages: Vec<_> = lock.packages.iter().cloned().zip(unpacked).collect();
+    let packages = lock.packages.iter().cloned().zip(unpacked?);
+    let packages: Vec<_> = packages.map(|(package, unpacked)| plain_modules(package, unpacked, store, lock.epoch)).collect::<Result<_>>()?;
     let assumed: Vec<_> = planned.plan.assumed().into_iter().map(|a| configure::Assumed { name: a.name, provides: a.provides }).collect();
     let scripts = planned.plan.layers.iter().flat_map(|l| &l.scripts);
     let scripts: Vec<_> = scripts.map(|s| Script { name: s.name.clone(), text: String::from_utf8_lossy(&s.text).into_owned() }).collect();
     configure::configure(store, &packages, &assumed, &scripts, lock.epoch)
+}
+
+/// A kernel package with its modules decompressed, so that deltas see into them and the initramfs can load them as they are. Before any script
+/// runs: the package's own depmod then indexes the files that the image has.
+fn plain_modules(package: Package, mut unpacked: Unpacked, store: &Store, epoch: i64) -> Result<(Package, Unpacked)> {
+    let modules = TreePath::new("usr/lib/modules").map_err(Error::internal)?;
+    if unpacked.tree.below(&modules).next().is_none() {
+        return Ok((package, unpacked));
+    }
+    let key = Digest::of_parts([b"plain modules v1".as_slice(), &package.sha256.0]);
+    if let Some(tree) = store.load("modules", &key)?.filter(|_| store.pack(&key).exists()) {
+        unpacked.tree = tree;
+        return Ok((package, unpacked));
+    }
+    let mut pack = store.new_pack(key)?;
+    modules::decompress_modules(&mut Editor::new(&mut unpacked.tree, store, &mut pack, epoch))?;
+    pack.finish()?;
+    store.save("modules", &key, &unpacked.tree)?;
+    Ok((package, unpacked))
 }
 
 /// What the node must know of its image.
