@@ -13,7 +13,12 @@ use crate::{config, console};
 
 /// Shows and steers this node.
 #[derive(Debug, Parser)]
-#[command(name = "chasi-bod", version, after_help = "Examples:\n  chasi-bod status\n  chasi-bod config show\n  chasi-bod config set hostname=node-1")]
+#[command(
+    name = "chasi-bod",
+    bin_name = "chasi-bod",
+    version,
+    after_help = "Examples:\n  chasi-bod status\n  chasi-bod config show\n  chasi-bod config set hostname=node-1"
+)]
 struct Cli {
     /// Root directory of the node.
     #[arg(long, default_value = "/", hide = true, global = true)]
