@@ -75,7 +75,11 @@ fn sums(folder: &Path) -> Vec<(String, String)> {
 /// First byte and length of a partition, as sgdisk sees it.
 fn partition(raw: &Path, name: &str) -> (u64, u64) {
     let table = String::from_utf8(good(Command::new("sgdisk").arg("--print").arg(raw)).stdout).unwrap();
-    let words = table.lines().map(|l| l.split_whitespace().collect::<Vec<_>>()).find(|w| w.last() == Some(&name)).unwrap_or_else(|| panic!("{name}: {table}"));
+    let words = table
+        .lines()
+        .map(|l| l.split_whitespace().collect::<Vec<_>>())
+        .find(|w| w.last() == Some(&name))
+        .unwrap_or_else(|| panic!("{name}: {table}"));
     let (first, last): (u64, u64) = (words[1].parse().unwrap(), words[2].parse().unwrap());
     (first * 512, (last - first + 1) * 512)
 }
@@ -84,7 +88,14 @@ fn partition(raw: &Path, name: &str) -> (u64, u64) {
 fn cut(raw: &Path, offset: u64, length: u64, to: &Path) {
     let skip = offset.to_string();
     let args = ["iflag=skip_bytes,count_bytes", "conv=sparse", "bs=1M", "status=none"];
-    good(Command::new("dd").args(args).arg(format!("if={}", raw.display())).arg(format!("of={}", to.display())).arg(format!("skip={skip}")).arg(format!("count={length}")));
+    good(
+        Command::new("dd")
+            .args(args)
+            .arg(format!("if={}", raw.display()))
+            .arg(format!("of={}", to.display()))
+            .arg(format!("skip={skip}"))
+            .arg(format!("count={length}")),
+    );
 }
 
 #[test]
@@ -251,7 +262,8 @@ fn kill_builds(times: u32) {
         std::thread::sleep(whole.mul_f64(f64::from(turn + 1) / f64::from(times + 1)) + Duration::from_millis(u64::from(turn % 7)));
         child.kill().unwrap();
         let finished = child.wait().unwrap().success();
-        let shown = fs::read_dir(out.join("minimal")).into_iter().flatten().flatten().filter(|e| !e.file_name().to_string_lossy().starts_with('.')).count();
+        let shown =
+            fs::read_dir(out.join("minimal")).into_iter().flatten().flatten().filter(|e| !e.file_name().to_string_lossy().starts_with('.')).count();
         // A build that got to its end before the kill has its folder, whole; any other has none.
         assert_eq!(shown > 0, finished || out.join("minimal").join("0.1.0/build.json").exists(), "turn {turn}: a folder that looks finished");
         if shown > 0 {

@@ -106,7 +106,7 @@ impl Status {
     /// What the agent wrote last.
     pub fn load(host: &Host) -> Result<Self> {
         let text = host.read(&path())?.ok_or_else(|| {
-            Error::environment(format!("reading /{}: the agent has not started", path())).with_hint("see `systemctl status chasi-bod.service`")
+            Error::environment(format!("reading /{}: the agent has not started", path())).with_hint("see `systemctl status chasi-bod-agent.service`")
         })?;
         layers::Context::fault(serde_json::from_str(&text), Fault::Internal, || format!("reading /{}", path()))
     }

@@ -8,10 +8,8 @@ use layers::{Context, Error, Result};
 use super::args::{Firmware, RunArgs};
 
 /// Names under which distributions install OVMF's code and variables.
-const OVMF: [(&str, &str); 2] = [
-    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
-    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
-];
+const OVMF: [(&str, &str); 2] =
+    [("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"), ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd")];
 
 /// The command; `scratch` takes what the machine may write and is not to be kept.
 pub fn command(args: &RunArgs, disk: &Path, scratch: &Path) -> Result<Command> {
@@ -44,7 +42,8 @@ fn accelerator(qemu: &mut Command) {
 fn firmware(qemu: &mut Command, scratch: &Path) -> Result<()> {
     let found = OVMF.iter().find(|(code, vars)| Path::new(code).exists() && Path::new(vars).exists());
     let Some((code, vars)) = found else {
-        return Err(Error::environment("finding OVMF: no firmware image below /usr/share/OVMF").with_hint("install the package `ovmf`, or use --firmware bios"));
+        return Err(Error::environment("finding OVMF: no firmware image below /usr/share/OVMF")
+            .with_hint("install the package `ovmf`, or use --firmware bios"));
     };
     let own: PathBuf = scratch.join("vars.fd");
     std::fs::copy(vars, &own).context(|| format!("copying {vars}"))?;

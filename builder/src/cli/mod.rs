@@ -108,7 +108,13 @@ fn lock(args: &LockArgs, global: &Global) -> Result<()> {
         pipeline::write_lock(&planned, &after)?;
     }
     show(global, &changes, || changes.iter().map(|c| format!("{c}\n")).collect())?;
-    eprintln!("{} packages, {} tools, {} changes{}", after.packages.len(), after.tools.len(), changes.len(), if args.dry_run { " (dry run)" } else { "" });
+    eprintln!(
+        "{} packages, {} tools, {} changes{}",
+        after.packages.len(),
+        after.tools.len(),
+        changes.len(),
+        if args.dry_run { " (dry run)" } else { "" }
+    );
     Ok(())
 }
 

@@ -96,7 +96,9 @@ fn mkimage(root: &Root, work: &Path, platform: &str, epoch: i64) -> Result<Vec<u
 }
 
 fn modules(platform: &str) -> Vec<&'static str> {
-    let line = |name: &str| MODULES.lines().filter_map(|l| l.split_once(':')).filter(|(n, _)| *n == name).flat_map(|(_, m)| m.split_whitespace()).collect::<Vec<_>>();
+    let line = |name: &str| {
+        MODULES.lines().filter_map(|l| l.split_once(':')).filter(|(n, _)| *n == name).flat_map(|(_, m)| m.split_whitespace()).collect::<Vec<_>>()
+    };
     [line("all"), line(platform)].concat()
 }
 

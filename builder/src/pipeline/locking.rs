@@ -77,7 +77,12 @@ pub fn request(planned: &Planned) -> Request {
         base: deb::solve::Base::Minbase,
         packages: planned.plan.packages(),
         tools: grub::TOOLS.map(String::from).to_vec(),
-        assumed: planned.plan.assumed().into_iter().map(|a| deb::Assumed { name: a.name, version: ASSUMED_VERSION.into(), provides: a.provides }).collect(),
+        assumed: planned
+            .plan
+            .assumed()
+            .into_iter()
+            .map(|a| deb::Assumed { name: a.name, version: ASSUMED_VERSION.into(), provides: a.provides })
+            .collect(),
     }
 }
 

@@ -278,7 +278,8 @@ fn assemble(key: &Key, store: &Arc<Store>, progress: &Progress) -> Result<Image>
         eprintln!("warning: {warning}");
     }
     let esp = layout.partition(partition::ESP)?;
-    let esp_image = boot::esp(&boot::Esp { profile, seed: &seed, grub: &grub, files: &built.boot, root_hash: &verity.root_hash, partition: esp, epoch }, store)?;
+    let esp_image =
+        boot::esp(&boot::Esp { profile, seed: &seed, grub: &grub, files: &built.boot, root_hash: &verity.root_hash, partition: esp, epoch }, store)?;
     let mut disk = Disk::new(layout.size);
     let boot_code = bios::put(&layout, &grub.boot_img, grub.core_img.clone(), &mut disk)?;
     gpt::put(&layout, Some(&boot_code), &mut disk)?;
@@ -286,7 +287,14 @@ fn assemble(key: &Key, store: &Arc<Store>, progress: &Progress) -> Result<Image>
     disk.put(layout.partition(partition::ROOT_A)?.offset, root)?;
     disk.put(layout.partition(partition::VERITY_A)?.offset, Arc::new(verity.tree))?;
     let entries = built.tree.entries.len() as u64;
-    Ok(Image { disk, layout, root_hash: verity.root_hash, entries, kernel: built.boot.release.clone(), copyright: root::copyright(&built.tree, store)? })
+    Ok(Image {
+        disk,
+        layout,
+        root_hash: verity.root_hash,
+        entries,
+        kernel: built.boot.release.clone(),
+        copyright: root::copyright(&built.tree, store)?,
+    })
 }
 
 /// Writes artifacts and records into the result folder and gives it its name.
@@ -339,9 +347,23 @@ fn record_of(key: &Key, image: &Image, check: Check, artifacts: Vec<Artifact>) -
         packages: key.lock.packages.clone(),
         tools: key.lock.tools.clone(),
     };
-    let root =
-        record::Root { root_hash: image.root_hash, size: image.layout.root, slot: image.layout.slot, entries: image.entries, kernel: image.kernel.clone() };
-    Ok(BuildRecord { name: profile.name.clone(), version: profile.version.clone(), key: key.image, epoch: key.lock.epoch, inputs, root, check, artifacts })
+    let root = record::Root {
+        root_hash: image.root_hash,
+        size: image.layout.root,
+        slot: image.layout.slot,
+        entries: image.entries,
+        kernel: image.kernel.clone(),
+    };
+    Ok(BuildRecord {
+        name: profile.name.clone(),
+        version: profile.version.clone(),
+        key: key.image,
+        epoch: key.lock.epoch,
+        inputs,
+        root,
+        check,
+        artifacts,
+    })
 }
 
 fn pretty(value: &impl Serialize) -> Result<String> {

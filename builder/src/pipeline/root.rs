@@ -7,12 +7,12 @@ use layers::node::{IMAGE_RECORD, ImageRecord};
 use layers::units::Digest;
 use layers::{Error, Result};
 
-use super::boot::{self, BootFiles};
 use super::Planned;
+use super::boot::{self, BootFiles};
 use crate::assemble::configure::{self, Script};
 use crate::assemble::editor::Editor;
-use crate::assemble::{apply, finalize, lint, modules};
 use crate::assemble::unpack::{self, Unpacked};
+use crate::assemble::{apply, finalize, lint, modules};
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::tree::{Kind, Tree, TreePath};

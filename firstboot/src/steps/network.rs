@@ -43,7 +43,7 @@ impl Step for NetworkStep {
         }
         // networkd makes this folder when it starts: before that it will read the units by itself.
         if change == Change::Made && site.host.path("run/systemd/netif/links").is_dir() {
-            systemctl(site.host, &["reload", "systemd-networkd.service"])?;
+            systemctl(site.host, &["try-reload-or-restart", "--no-block", "systemd-networkd.service"])?;
         }
         let names: Vec<_> = site.settings.network.value.interfaces.iter().map(|interface| interface.name.as_str()).collect();
         let files = units.keys().map(|name| format!("{DIR}/{name}")).collect();
