@@ -70,8 +70,8 @@ pub struct Settings {
     pub url: Option<Sourced<String>>,
 }
 
-const KEYS: [&str; 9] =
-    ["hostname", "sshKeys.<user>", "network", "time.zone", "time.servers", "console.login", "console.passwordHash", "disk.mounts", "url"];
+const KEYS: [&str; 10] =
+    ["hostname", "sshKeys", "sshKeys.<user>", "network", "time.zone", "time.servers", "console.login", "console.passwordHash", "disk.mounts", "url"];
 
 impl Settings {
     /// What the image says.
@@ -103,6 +103,7 @@ impl Settings {
             }
             "disk.mounts" => put(&mut self.mounts, structure(&item.value)?, source),
             "url" => self.url = Some(Sourced { value: word(&item.value, check_url)?, source: source.clone() }),
+            "sshKeys" => self.set_ssh_keys("root", &item.value, source)?,
             key => match key.strip_prefix("sshKeys.") {
                 Some(user) => self.set_ssh_keys(user, &item.value, source)?,
                 None => return Err(unknown(key)),
