@@ -31,9 +31,9 @@ run: tools ## build PROFILE and boot it here with serial console and forwarded s
 test: ## all set-up and all tests that CI runs
 	@scripts/stage setup scripts/setup test
 	@scripts/stage compile $(MAKE) --no-print-directory tools
+	@scripts/stage image $(MAKE) --no-print-directory image
 	@scripts/stage lint $(MAKE) --no-print-directory lint
 	@scripts/stage native $(MAKE) --no-print-directory unit
-	@scripts/stage image $(MAKE) --no-print-directory image
 	@scripts/stage tcg $(MAKE) --no-print-directory vm
 
 lint: ## formatting, clippy without warnings, licences and advisories of dependencies
@@ -41,7 +41,7 @@ lint: ## formatting, clippy without warnings, licences and advisories of depende
 	@cargo clippy --quiet --locked --release --workspace --all-targets -- -D warnings
 	@scripts/deny
 
-unit: tools ## native tests
+unit: image ## native tests, some of them on the built image's packages
 	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) cargo test --quiet --locked --release -p layers -p builder -p firstboot
 
 vm: image ## tests in QEMU (TCG)

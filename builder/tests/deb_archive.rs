@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use builder::progress::Progress;
 use builder::source::deb::index::Index;
 use builder::source::deb::solve::Base;
-use builder::source::deb::{Archive, Assumed, Mirrors, Offline, Request, Update, Updates, fetch, lock};
+use builder::source::deb::{Archive, Assumed, Mirrors, Offline, Request, Update, Updates, Fetched, fetch, lock};
 use builder::source::http::{Client, Limits};
 use builder::store::Store;
 use layers::lock::Lock;
@@ -403,7 +403,7 @@ fn b7_packages_that_the_archive_dropped_are_all_named_or_found_elsewhere() {
     world.publish(TODAY);
     world.server.remove(&app.path);
     world.server.remove(&lib.path);
-    let error = fetch(&world.archive(), &before).unwrap_err();
+    let Fetched::Gone(error) = fetch(&world.archive(), &before).unwrap() else { panic!("packages that are gone were found") };
     assert!(error.to_string().contains("app 2.0 -> no longer in the archive\n  lib 1.0 -> 1.1"), "{error}");
     assert!(error.hint().unwrap().contains("chasi-bod lock PROFILE --update"));
     let error = fetch(&Archive { offline: Offline::Required, ..world.archive() }, &before).unwrap_err().to_string();
