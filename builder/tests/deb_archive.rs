@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use builder::progress::Progress;
 use builder::source::deb::index::Index;
 use builder::source::deb::solve::Base;
-use builder::source::deb::{Archive, Assumed, Mirrors, Offline, Request, Update, Updates, Fetched, fetch, lock};
+use builder::source::deb::{Archive, Assumed, Fetched, Mirrors, Offline, Request, Update, Updates, fetch, lock};
 use builder::source::http::{Client, Limits};
 use builder::store::Store;
 use layers::lock::Lock;
