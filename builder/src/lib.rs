@@ -15,3 +15,4 @@ pub mod source;
 pub mod store;
 pub mod sys;
 pub mod tree;
+pub mod workspace;

@@ -7,7 +7,7 @@
 //! packs/<key>             concatenated file contents; `Content` points into it
 //! derived/<kind>/<key>    results by key: unpacked trees, configured trees, GRUB images
 //! quarantine/<sha256>     what once had a wrong digest, kept for inspection
-//! tmp/                    scratch, emptied by `cache prune`
+//! tmp/                    scratch; what a killed build left goes with the next build or `cache prune`
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +22,7 @@ use layers::{Context, Error, Result};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::tree::Content;
+use crate::workspace::Scratch;
 
 /// The store's folder.
 #[derive(Debug)]
@@ -85,8 +86,8 @@ impl Store {
     }
 
     /// A scratch folder that is removed when dropped.
-    pub fn scratch(&self) -> Result<tempfile::TempDir> {
-        tempfile::TempDir::new_in(self.root.join("tmp")).context(|| format!("creating scratch folder in {}", self.root.join("tmp").display()))
+    pub fn scratch(&self) -> Result<Scratch> {
+        Scratch::new_in(&self.root.join("tmp"))
     }
 
     /// A scratch file that `persist` can rename to its final name inside the store.

@@ -37,6 +37,9 @@ pub struct Script {
 /// Denies service starts; removed before the tree is read back.
 const POLICY: &str = "usr/sbin/policy-rc.d";
 
+/// Keys that openssh-server makes where it finds none. No image has them: each is an empty file until the tree is read back, which drops it.
+const HOST_KEYS: [&str; 3] = ["etc/ssh/ssh_host_ecdsa_key", "etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_rsa_key"];
+
 /// Files that hold a clock, a random number or a former state, and mean nothing in an image.
 const DROPPED: [&str; 24] = [
     "etc/group-",
@@ -80,6 +83,12 @@ pub fn configure(store: &Store, packages: &[(Package, Unpacked)], assumed: &[Ass
     database::write(&mut tree, &mut pack, packages, assumed, epoch)?;
     let policy = pack.add(b"#!/bin/sh\nexit 101\n")?;
     tree.insert(TreePath::new(POLICY).map_err(Error::internal)?, Node::new(Kind::File(policy), 0o755, epoch));
+    if tree.at("etc/ssh").is_some_and(Node::is_dir) {
+        let nothing = pack.add(b"")?;
+        for path in HOST_KEYS {
+            tree.insert(TreePath::new(path).map_err(Error::internal)?, Node::new(Kind::File(nothing.clone()), 0o600, epoch));
+        }
+    }
     pack.finish()?;
     let root = Root::materialize(store, &tree)?;
     let session = Session { store, key, root: &root, options: Options::new(epoch) };

@@ -1,4 +1,4 @@
-//! A scratch root: a tree written to the build machine's disk for as long as scripts or tools run in it. Owners exist through the
+//! A scratch root: a tree written to the build machine's memory or disk for as long as scripts or tools run in it. Owners exist through the
 //! caller's range of subordinate ids; everything that needs them is done inside the sandbox.
 
 use std::collections::BTreeMap;
@@ -20,6 +20,7 @@ use super::unpack::in_parallel;
 use crate::exec;
 use crate::store::{PackWriter, Store};
 use crate::tree::{Content, Kind, Node, Tree, TreePath};
+use crate::workspace::{self, Scratch};
 
 /// How a command runs in a root.
 #[derive(Clone, Debug)]
@@ -67,7 +68,7 @@ pub struct Output {
 /// A tree on disk; removed when dropped.
 #[derive(Debug)]
 pub struct Root {
-    dir: tempfile::TempDir,
+    dir: Scratch,
     stamps: BTreeMap<TreePath, Stamp>,
 }
 
@@ -79,9 +80,14 @@ pub fn use_executable(path: &Path) {
 }
 
 impl Root {
-    /// Writes a tree to a scratch folder of the store. Mount points of the sandbox are added where the tree has none.
+    /// Writes a tree to a scratch folder: in memory where there is plenty, else in the store. Mount points of the sandbox are added where the tree has none.
     pub fn materialize(store: &Store, tree: &Tree) -> Result<Self> {
-        let mut root = Self { dir: store.scratch()?, stamps: BTreeMap::new() };
+        remove_stale(store);
+        let dir = match workspace::roomy_memory(room(tree)) {
+            Some(memory) => Scratch::new_in(memory),
+            None => store.scratch(),
+        };
+        let mut root = Self { dir: dir?, stamps: BTreeMap::new() };
         let mut tree = tree.clone();
         for dir in ["", "proc", "dev", "run", "tmp", "sys", "work"] {
             let path = TreePath::new(dir).map_err(Error::internal)?;
@@ -211,9 +217,33 @@ impl Root {
     }
 }
 
+/// Scratch folders that dead processes of this user left.
+pub fn stale(store: &Store) -> Vec<PathBuf> {
+    abandoned(store).map(Scratch::leave).collect()
+}
+
+/// Removes the scratch folders that dead processes of this user left, with what other ids own in them; returns which.
+pub fn remove_stale(store: &Store) -> Vec<PathBuf> {
+    let roots = abandoned(store).map(|dir| Root { dir, stamps: BTreeMap::new() });
+    roots.map(|root| root.dir.path().to_path_buf()).collect()
+}
+
+fn abandoned(store: &Store) -> impl Iterator<Item = Scratch> {
+    [store.root().join("tmp"), workspace::memory().to_path_buf()].into_iter().flat_map(|parent| Scratch::abandoned(&parent))
+}
+
+/// Bytes that a tree takes as files, rounded up to pages, with an estimate of the file system's own records.
+fn room(tree: &Tree) -> u64 {
+    let one = |node: &Node| match &node.kind {
+        Kind::File(content) => content.size.next_multiple_of(4096),
+        _ => 0,
+    };
+    tree.entries.values().map(|node| one(node) + 1024).sum()
+}
+
 impl Drop for Root {
     fn drop(&mut self) {
-        // Files of subordinate ids can only be removed inside; what is left over is found by `cache prune`.
+        // Files of subordinate ids can only be removed inside; what is left over is found by the next build or `cache prune`.
         let _ = self.job(Job::Remove, &(), |_| Ok(()));
     }
 }
@@ -360,15 +390,13 @@ fn write_entry(store: &Store, node: &Node, path: &Path, owner: Option<u32>) -> R
 fn write_file(store: &Store, node: &Node, content: &Content, path: &Path, owner: Option<u32>) -> Result<()> {
     let naming = || "creating it".to_string();
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).context(naming)?;
-    let pack = store.pack_file(&content.pack)?;
-    let (mut from, mut left) = (content.offset, content.size);
-    while left > 0 {
-        let n = rustix::fs::copy_file_range(&*pack, Some(&mut from), &file, None, usize::try_from(left).unwrap_or(1 << 30).min(1 << 30))
-            .context(naming)?;
-        if n == 0 {
-            return Err(Error::internal(format!("pack {} is shorter than its contents", content.pack.short())));
-        }
-        left -= n as u64;
+    let mut buffer = vec![0; content.size.min(1 << 20) as usize];
+    let mut done = 0;
+    while done < content.size {
+        let n = (content.size - done).min(1 << 20) as usize;
+        store.read_at(content, &mut buffer[..n], done)?;
+        (&file).write_all(&buffer[..n]).context(naming)?;
+        done += n as u64;
     }
     owner.map_or(Ok(()), |id| std::os::unix::fs::fchown(&file, Some(id), Some(id))).context(naming)?;
     rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(u32::from(node.mode))).context(naming)?;

@@ -49,8 +49,11 @@ pub fn prunable(store: &Store, locks: &[Lock]) -> Result<Vec<(PathBuf, Bytes)>> 
         }
     }
     for kind in ["partial", "quarantine", "tmp"] {
+        let dir = store.root().join(kind);
         let old = |meta: &fs::Metadata| meta.modified().ok().and_then(|t| t.elapsed().ok()).is_some_and(|age| age > SCRATCH_AGE);
-        out.extend(files(&store.root().join(kind))?.into_iter().filter(|(_, m)| old(m)).map(|(p, m)| (p, Bytes(m.len()))));
+        // Folders in tmp/ are scratch roots: those in use hold files as old as their packages, the others go whole (`scratch::stale`).
+        let loose = files(&dir)?.into_iter().filter(|(p, m)| p.parent() == Some(&dir) && old(m));
+        out.extend(loose.map(|(p, m)| (p, Bytes(m.len()))));
     }
     Ok(out)
 }

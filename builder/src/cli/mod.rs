@@ -15,6 +15,7 @@ use layers::units::Bytes;
 use layers::{Context, Error, Result, profile};
 use serde::Serialize;
 
+use crate::assemble::scratch;
 use crate::emit::OutputFormat;
 use crate::pipeline::{self, Build, Locking, Network, Outcome, RawSum};
 use crate::progress::Progress;
@@ -193,6 +194,9 @@ fn prune(store: &Store, keep: &[PathBuf], dry_run: bool) -> Result<()> {
     let here = [PathBuf::from(".")];
     let folders = if keep.is_empty() { here.as_slice() } else { keep };
     let locks: Vec<Lock> = pipeline::locks_below(folders)?;
+    for path in if dry_run { scratch::stale(store) } else { scratch::remove_stale(store) } {
+        print(&format!("{}\n", path.display()))?;
+    }
     let gone = cache::prunable(store, &locks)?;
     let size = Bytes(gone.iter().map(|(_, s)| s.0).sum());
     for (path, _) in &gone {

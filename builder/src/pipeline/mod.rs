@@ -290,8 +290,13 @@ struct Image {
 
 fn assemble(key: &Key, store: &Arc<Store>, progress: &Progress) -> Result<Image> {
     let (profile, seed, epoch) = (&key.planned.profile, key.planned.seed(), key.lock.epoch);
-    let built = root::build(&key.planned, &key.lock, &key.node, store, progress)?;
-    let grub = grub::images(store, &key.lock, &seed)?;
+    // dpkg works on one core; GRUB's images need nothing of it.
+    let (built, grub) = std::thread::scope(|scope| {
+        let grub = scope.spawn(|| grub::images(store, &key.lock, &seed));
+        let built = root::build(&key.planned, &key.lock, &key.node, store, progress);
+        (built, grub.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let (built, grub) = (built?, grub?);
     let options = erofs::Options { uuid: seed.uuid("root"), volume_label: "root".into(), epoch };
     let root: Arc<dyn ReadAt> = Arc::new(erofs::Erofs::layout(&built.tree, store.clone(), options)?);
     let verity = verity::format(root.as_ref(), &seed.bytes("verity salt"), seed.uuid("verity"))?;
