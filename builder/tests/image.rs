@@ -297,3 +297,16 @@ fn a8_a_disk_too_small_is_refused_before_any_download() {
     assert!(text.contains("4GiB") && text.contains("disk"), "{text}");
     assert!(!scratch.path().join("out").exists() && !scratch.path().join("small.lock").exists());
 }
+
+/// Row A1 on the command line: a misspelt layer is named at its place, and nothing is written.
+#[test]
+fn a1_a_misspelt_layer_is_named_at_its_place() {
+    let scratch = tempfile::tempdir().unwrap();
+    let profile = scratch.path().join("site.yaml");
+    fs::write(&profile, "name: site\nversion: 1.0.0\nlayers: [boot, oss]\n").unwrap();
+    let said = chasi_bod(&["build", profile.to_str().unwrap(), "--output"]).arg(scratch.path().join("out")).output().unwrap();
+    let text = String::from_utf8(said.stderr).unwrap();
+    assert_eq!(said.status.code(), Some(1), "{text}");
+    assert!(text.contains("site.yaml:3:16: there is no layer `oss`") && text.contains("did you mean `os`?"), "{text}");
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
+}

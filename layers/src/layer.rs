@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::profile::{FileSpec, Scalar};
-use crate::{Context as _, Error, Result};
+use crate::Result;
+use crate::profile::{FileSpec, Scalar, parse_checked};
 
 /// Name of the file that makes a folder a layer.
 pub const LAYER_FILE: &str = "layer.yaml";
@@ -184,7 +184,7 @@ pub struct LoadedLayer {
 
 /// Reads the text of a `layer.yaml`; `file` is its name in messages.
 pub fn parse_definition(file: &str, text: &str) -> Result<Definition> {
-    serde_saphyr::from_str(text).map_err(|e| Error::input(e.to_string())).context(|| format!("reading layer {file}"))
+    Ok(parse_checked(file, text)?)
 }
 
 /// The candidate most like `word`, for "did you mean"; none when nothing is near.

@@ -12,10 +12,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use layers::layer::LoadedLayer;
 use layers::lock::Lock;
 use layers::node::partition;
 use layers::plan::Plan;
-use layers::profile::{self, Profile};
+use layers::profile::{self, Loaded, Profile};
 use layers::units::{Bytes, Digest, Seed};
 use layers::{Context, Error, Result};
 use serde::Serialize;
@@ -153,10 +154,20 @@ pub fn plan(path: &Path) -> Result<Planned> {
     // Paths in a loaded profile are relative to the current folder.
     let here = Path::new("");
     let layers = defs::for_profile(&loaded.profile, here)?;
+    check_layer_names(&loaded, &layers)?;
     let plan = layers::plan::plan(&loaded.profile, &defs::profile_sources(&loaded.profile, here)?, &layers)?;
     // Sizes that cannot work are said before anything is fetched.
     Layout::new(&loaded.profile.disk, Bytes(0), Bytes(0), &Seed::new(&loaded.profile.name))?;
     Ok(Planned { path: path.to_path_buf(), profile: loaded.profile, plan })
+}
+
+/// A layer that does not exist is said at its place in the profile.
+fn check_layer_names(loaded: &Loaded, layers: &[LoadedLayer]) -> Result<()> {
+    let known: Vec<_> = layers.iter().map(|l| l.definition.name.as_str()).collect();
+    let mut wanted = loaded.profile.layers.iter().map(profile::LayerUse::full).enumerate();
+    let Some((index, layer)) = wanted.find(|(_, layer)| !known.contains(&layer.name.as_str())) else { return Ok(()) };
+    let hint = profile::suggest(&layer.name, known.iter().copied());
+    Err(loaded.problem(&format!("layers.{index}.name"), &format!("there is no layer `{}`", layer.name), hint).into())
 }
 
 /// Everything that decides an image, by digest.
