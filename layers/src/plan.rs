@@ -14,14 +14,14 @@ use crate::template;
 use crate::units::Digest;
 use crate::{Context as _, Error, Result};
 
+mod check;
+mod order;
+
+use check::{accounts, check_paths, checked_patterns, checked_sysctl, checked_units, destination};
+use order::order;
+
 /// Name of the top layer, which is the profile itself.
 pub const PROFILE_LAYER: &str = "profile";
-
-/// Files that have their own place in the profile (`users`), so no layer may bring them.
-const ACCOUNT_FILES: [&str; 4] = ["/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"];
-
-/// Folders that are something else on a running node: what an image holds there is never seen.
-const HIDDEN: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
 
 /// What an image will be made of.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -231,86 +231,6 @@ impl std::fmt::Display for PlannedFile {
     }
 }
 
-/// Layers in build order, with what the profile says about each.
-fn order<'a>(profile: &Profile, layers: &'a [LoadedLayer]) -> Result<Vec<(&'a LoadedLayer, LayerRef)>> {
-    let mut known = BTreeMap::new();
-    for layer in layers {
-        let name = layer.definition.name.as_str();
-        if name == PROFILE_LAYER {
-            return Err(Error::input(format!("layer name `{PROFILE_LAYER}` in {} is taken: it means the profile itself", layer.folder)));
-        }
-        if let Some(other) = known.insert(name, layer) {
-            return Err(Error::input(format!("layer `{name}` exists twice: in {} and in {}", other.folder, layer.folder)));
-        }
-    }
-    let wanted: Vec<_> = profile.layers.iter().map(crate::profile::LayerUse::full).collect();
-    let mut sorter = Sorter { known, wanted: BTreeMap::new(), path: Vec::new(), done: BTreeSet::new(), out: Vec::new() };
-    for layer in &wanted {
-        if sorter.wanted.insert(layer.name.clone(), layer.clone()).is_some() {
-            return Err(Error::input(format!("layer `{}` is listed twice in the profile", layer.name)));
-        }
-    }
-    for layer in &wanted {
-        sorter.visit(&layer.name)?;
-    }
-    check_roles(&sorter.out)?;
-    Ok(sorter.out)
-}
-
-/// Depth-first search that keeps the path to here, to name a whole cycle.
-struct Sorter<'a> {
-    known: BTreeMap<&'a str, &'a LoadedLayer>,
-    wanted: BTreeMap<String, LayerRef>,
-    path: Vec<String>,
-    done: BTreeSet<String>,
-    out: Vec<(&'a LoadedLayer, LayerRef)>,
-}
-
-impl Sorter<'_> {
-    fn visit(&mut self, name: &str) -> Result<()> {
-        if self.done.contains(name) {
-            return Ok(());
-        }
-        if let Some(start) = self.path.iter().position(|p| p == name) {
-            let cycle = [&self.path[start..], &[name.to_string()]].concat().join(" -> ");
-            return Err(Error::input(format!("layers require each other in a cycle: {cycle}")));
-        }
-        let Some(layer) = self.known.get(name).copied() else { return Err(self.missing(name)) };
-        self.path.push(name.into());
-        for required in &layer.definition.requires {
-            self.visit(required)?;
-        }
-        self.path.pop();
-        self.done.insert(name.into());
-        let none = || LayerRef { name: name.into(), path: None, parameters: BTreeMap::new() };
-        self.out.push((layer, self.wanted.get(name).cloned().unwrap_or_else(none)));
-        Ok(())
-    }
-
-    fn missing(&self, name: &str) -> Error {
-        let by = self.path.last().map(|by| format!(", which layer `{by}` requires,")).unwrap_or_default();
-        let error = Error::input(format!("layer `{name}`{by} does not exist"));
-        match nearest(name, self.known.keys().copied()) {
-            Some(near) => error.with_hint(format!("did you mean `{near}`?")),
-            None => error
-                .with_hint(format!("known layers: {}; a layer of your own needs `path`", self.known.keys().copied().collect::<Vec<_>>().join(", "))),
-        }
-    }
-}
-
-fn check_roles(layers: &[(&LoadedLayer, LayerRef)]) -> Result<()> {
-    let mut roles = BTreeMap::new();
-    for (layer, _) in layers {
-        for role in &layer.definition.provides {
-            if let Some(other) = roles.insert(role, &layer.definition.name) {
-                let message = format!("layers `{other}` and `{}` both provide the role `{role}`", layer.definition.name);
-                return Err(Error::input(message).with_hint("leave one of them out of the profile"));
-            }
-        }
-    }
-    Ok(())
-}
-
 fn plan_layer(layer: &LoadedLayer, wanted: &LayerRef, profile: &Value, position: usize) -> Result<PlannedLayer> {
     let Definition { name, packages, assume, files, remove, units, sysctl, scripts, initrd_modules, .. } = &layer.definition;
     let parameters = parameters(&layer.definition, wanted)?;
@@ -439,116 +359,6 @@ fn rendered(spec: &FileSpec, path: &str, bytes: &[u8], data: &Value) -> Result<V
     }
     let text = std::str::from_utf8(bytes).context(|| "reading the template as UTF-8".into())?;
     Ok(template::render(path, text, data)?.into_bytes())
-}
-
-/// A destination in one spelling: absolute, no empty, `.` or `..` component.
-fn destination(path: &str) -> Result<String> {
-    if !path.starts_with('/') {
-        return Err(Error::input("the path must be absolute (begin with `/`)"));
-    }
-    if path.contains(char::is_control) {
-        return Err(Error::input("the path holds a control character"));
-    }
-    let parts: Vec<_> = path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
-    if parts.contains(&"..") {
-        return Err(Error::input("the path leaves its folder with `..`"));
-    }
-    if let Some(long) = parts.iter().find(|p| p.len() > 255) {
-        return Err(Error::input(format!("the name `{long}` is longer than 255 bytes")));
-    }
-    let path = format!("/{}", parts.join("/"));
-    if ACCOUNT_FILES.contains(&path.as_str()) {
-        return Err(
-            Error::input("accounts come from packages, sysusers.d and the profile's `users`").with_hint("put a file into /usr/lib/sysusers.d")
-        );
-    }
-    if parts.is_empty() || HIDDEN.contains(&format!("/{}", parts[0]).as_str()) {
-        return Err(Error::input("the image holds no files there").with_hint("let /usr/lib/tmpfiles.d make it at boot"));
-    }
-    Ok(path)
-}
-
-/// One owner per path, and no path below another layer's file or link.
-fn check_paths(layers: &[PlannedLayer]) -> Result<()> {
-    let mut owners = BTreeMap::<&str, (&str, &PlannedFile)>::new();
-    for layer in layers {
-        for file in &layer.files {
-            if let Some((other, lower)) = owners.insert(&file.path, (&layer.name, file)) {
-                let same = PlannedFile { overrides: lower.overrides, ..file.clone() } == *lower;
-                if !same && !file.overrides {
-                    let message = format!("layers `{other}` and `{}` both own {}, with different content, mode or owner", layer.name, file.path);
-                    return Err(Error::input(message).with_hint(format!("say `override: true` at the file in `{}` if it shall win", layer.name)));
-                }
-            }
-        }
-    }
-    for (path, (layer, _)) in &owners {
-        let parents = path.match_indices('/').skip(1).map(|(at, _)| &path[..at]);
-        if let Some((parent, (other, file))) = parents.filter_map(|p| owners.get_key_value(p)).next() {
-            let what = if matches!(file.body, Body::Link(_)) { "a symbolic link" } else { "a file" };
-            return Err(Error::input(format!("{path} of layer `{layer}` lies below {parent}, which layer `{other}` makes {what}")));
-        }
-    }
-    Ok(())
-}
-
-fn accounts(users: &[User]) -> Result<Vec<PlannedUser>> {
-    let mut taken = BTreeMap::<u32, &str>::new();
-    let mut names = BTreeSet::new();
-    for user in users {
-        let first = user.name.chars().next().is_some_and(|c| c.is_ascii_lowercase() || c == '_');
-        let rest = user.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-');
-        if !first || !rest || user.name.len() > 32 || !names.insert(&user.name) {
-            return Err(Error::input(format!("user name `{}` is malformed or used twice", user.name.escape_debug())));
-        }
-        let text = user.ssh_keys.iter().chain(&user.groups).chain([&user.shell]);
-        if text.into_iter().any(|t| t.contains(char::is_control) || t.contains(':') && *t == user.shell) || !user.shell.starts_with('/') {
-            return Err(Error::input(format!("user `{}`: shell, groups and keys must be one line each, and the shell an absolute path", user.name)));
-        }
-        if let Some(uid) = user.uid {
-            if !(1000..60000).contains(&uid) {
-                return Err(Error::input(format!("user `{}`: uid {uid} is not from 1000 to 59999", user.name)));
-            }
-            if let Some(other) = taken.insert(uid, &user.name) {
-                return Err(Error::input(format!("users `{other}` and `{}` have the same uid {uid}", user.name)));
-            }
-        }
-    }
-    let mut free = (1000..60000).filter(|uid| !taken.contains_key(uid));
-    let next = |user: &User| user.uid.or_else(|| free.next()).ok_or_else(|| Error::input("there are more users than numbers"));
-    let mut next = next;
-    users.iter().map(|user| Ok(PlannedUser { uid: next(user)?, user: user.clone() })).collect()
-}
-
-fn checked_units(units: &Units) -> Result<Units> {
-    for unit in units.enable.iter().chain(&units.disable).chain(&units.mask) {
-        if unit.contains('/') || unit.contains(char::is_control) || !unit.contains('.') {
-            return Err(Error::input(format!("`{}` is not the name of a unit, such as `ssh.service`", unit.escape_debug())));
-        }
-    }
-    Ok(units.clone())
-}
-
-fn checked_sysctl(values: &BTreeMap<String, Scalar>) -> Result<BTreeMap<String, String>> {
-    let check = |(key, value): (&String, &Scalar)| {
-        let value = value.to_string();
-        let good = |c: char| c.is_ascii_alphanumeric() || "._-/*@".contains(c);
-        if key.is_empty() || !key.chars().all(good) || value.contains(char::is_control) {
-            return Err(Error::input(format!("kernel parameter `{}` has a malformed name or a value of several lines", key.escape_debug())));
-        }
-        Ok((key.clone(), value))
-    };
-    values.iter().map(check).collect()
-}
-
-fn checked_patterns(patterns: &[String]) -> Result<Vec<String>> {
-    for pattern in patterns {
-        let path = pattern.strip_prefix('!').unwrap_or(pattern);
-        if !path.starts_with('/') || path.split('/').any(|p| p == ".." || p == ".") || path.trim_matches(['/', '*']).is_empty() {
-            return Err(Error::input(format!("`{pattern}` is not a pattern of absolute paths to remove")));
-        }
-    }
-    Ok(patterns.to_vec())
 }
 
 #[cfg(test)]

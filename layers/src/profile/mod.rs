@@ -10,6 +10,7 @@ mod syntax;
 mod template;
 mod tree;
 mod types;
+mod types_network;
 mod valid;
 mod written;
 
@@ -20,4 +21,5 @@ pub use secret::kind as secret_kind;
 pub use syntax::is_name;
 pub use template::template;
 pub use types::*;
+pub use types_network::*;
 pub use written::{Loaded, load};
