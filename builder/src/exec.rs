@@ -37,13 +37,19 @@ pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     child.wait().map(Some).context(naming)
 }
 
-/// The command line as a person would type it, cut after 300 characters.
+/// The command line for messages, cut after 300 characters.
 pub fn show(command: &Command) -> String {
-    let mut out = command.get_program().to_string_lossy().into_owned();
-    for arg in command.get_args() {
-        let _ = write!(out, " {}", arg.to_string_lossy());
-    }
-    out.chars().take(300).collect()
+    shell_line(command).chars().take(300).collect()
+}
+
+/// The command line whole, quoted so that a shell takes it as it is.
+pub fn shell_line(command: &Command) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&b);
+    let quoted = |word: &std::ffi::OsStr| match word.to_string_lossy() {
+        word if !word.is_empty() && word.bytes().all(plain) => word.into_owned(),
+        word => format!("'{}'", word.replace('\'', "'\\''")),
+    };
+    std::iter::once(command.get_program()).chain(command.get_args()).map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// An exit status in words, signals by number.
@@ -71,4 +77,18 @@ pub fn foreground(command: &mut Command) -> Result<std::process::ExitCode> {
     let line = show(command);
     let status = command.status().fault(Fault::Environment, || format!("starting `{line}`"))?;
     Ok(std::process::ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(Fault::Environment as u8)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_printed_command_means_the_same_to_a_shell() {
+        let words = ["plain=1,x", "two words", "it's", "", "$HOME `id`"];
+        let mut command = Command::new("printf");
+        command.arg("<%s>").args(words);
+        let said = run(Command::new("sh").arg("-c").arg(shell_line(&command))).unwrap();
+        assert_eq!(String::from_utf8(said.stdout).unwrap(), words.map(|w| format!("<{w}>")).concat());
+    }
 }

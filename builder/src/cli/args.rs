@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -53,7 +54,7 @@ pub enum Command {
     Run(RunArgs),
     /// Show partitions, boot files and slots of a disk image.
     #[command(after_help = "Example:\n  chasi-bod inspect output/minimal/0.1.0/minimal-0.1.0.qcow2")]
-    Inspect(FileArg),
+    Inspect(ImageArg),
     /// Check artifacts against SHA256SUMS, build record and verity; names partition and offset of a difference.
     #[command(after_help = "Example:\n  chasi-bod verify output/minimal/0.1.0")]
     Verify(FileArg),
@@ -111,7 +112,7 @@ pub struct BuildArgs {
     #[command(flatten)]
     pub profile: ProfileArg,
     /// Formats to write.
-    #[arg(long = "format", short, value_delimiter = ',', value_name = "FORMAT", default_value = "qcow2")]
+    #[arg(long = "format", short, value_delimiter = ',', value_name = "FORMAT", default_value = "qcow2", value_parser = format_parser())]
     pub formats: Vec<OutputFormat>,
     /// Folder for results.
     #[arg(long, short, default_value = "output", value_name = "DIR")]
@@ -131,6 +132,11 @@ pub struct BuildArgs {
     /// The node binary (`chasi-bod-node`); beside this command when absent.
     #[arg(long, env = "CHASI_BOD_NODE", value_name = "FILE")]
     pub node_binary: Option<PathBuf>,
+}
+
+/// Names of the formats, for help and completion too.
+fn format_parser() -> impl TypedValueParser<Value = OutputFormat> {
+    PossibleValuesParser::new(OutputFormat::ALL.map(OutputFormat::extension)).try_map(|name| name.parse::<OutputFormat>())
 }
 
 /// Options of `run`.
@@ -154,7 +160,7 @@ pub struct RunArgs {
     /// Keep what the machine writes in this disk file instead of throwing it away.
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,
-    /// Only print the QEMU command.
+    /// Build, print the QEMU command and do not start it.
     #[arg(long)]
     pub print: bool,
 }
@@ -168,10 +174,17 @@ pub enum Firmware {
     Uefi,
 }
 
+/// A disk image.
+#[derive(Clone, Debug, Args)]
+pub struct ImageArg {
+    /// Disk image, raw or QCOW2.
+    pub path: PathBuf,
+}
+
 /// A file or folder.
 #[derive(Clone, Debug, Args)]
 pub struct FileArg {
-    /// Disk image, or a folder of artifacts.
+    /// Folder of artifacts, or one artifact beside its build record.
     pub path: PathBuf,
 }
 

@@ -38,7 +38,7 @@ pub fn usage(store: &Store) -> Result<Vec<Usage>> {
     KINDS.into_iter().map(sum).collect()
 }
 
-/// Files that may go: blobs that no lock names, with everything derived when `locks` is empty of them, and old scratch.
+/// Files that may go: blobs that no lock names, and old scratch. What was derived from blobs stays: it is found by its inputs, not by a lock.
 pub fn prunable(store: &Store, locks: &[Lock]) -> Result<Vec<(PathBuf, Bytes)>> {
     let keep: BTreeSet<String> = locks.iter().flat_map(needed).map(|d| d.hex()).collect();
     let mut out = Vec::new();

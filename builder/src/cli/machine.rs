@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use layers::{Context, Error, Result};
+use layers::settings::check_ssh_key;
+use layers::{Context, Error, Fault, Result};
 
 use super::args::{Firmware, RunArgs};
 
@@ -24,8 +25,13 @@ pub fn command(args: &RunArgs, disk: &Path, scratch: &Path) -> Result<Command> {
     qemu.args(["-device", "virtio-rng-pci", "-device", "virtio-net-pci,netdev=n0", "-netdev"]);
     qemu.arg(format!("user,id=n0,hostfwd=tcp:127.0.0.1:{}-:22", args.ssh_port));
     if let Some(key) = &args.ssh_key {
-        let key = std::fs::read_to_string(key).context(|| format!("reading ssh key {}", key.display()))?;
-        qemu.arg("-smbios").arg(format!("type=11,value=chasi-bod:sshKeys={}", escape(Path::new(key.trim()))));
+        let text = std::fs::read_to_string(key).fault(Fault::Input, || format!("reading ssh key {}", key.display()))?;
+        let public = text.trim();
+        // A private key given by mistake must not reach a command line.
+        check_ssh_key(public).map_err(|_| {
+            Error::input(format!("reading ssh key {}: it is not a public key", key.display())).with_hint("give the file that ends in .pub")
+        })?;
+        qemu.arg("-smbios").arg(format!("type=11,value=chasi-bod:sshKeys={}", escape(Path::new(public))));
     }
     Ok(qemu)
 }

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use layers::lock::Lock;
 use layers::units::Bytes;
-use layers::{Context, Error, Result, profile};
+use layers::{Context, Error, Fault, Result, profile};
 use serde::Serialize;
 
 use crate::assemble::scratch;
@@ -21,11 +21,14 @@ use crate::pipeline::{self, Build, Locking, Network, Outcome, RawSum};
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::{exec, inspect};
-use args::{BuildArgs, CacheCommand, Cli, Command, FileArg, Global, LockArgs, RunArgs};
+use args::{BuildArgs, CacheCommand, Cli, Command, FileArg, Global, ImageArg, LockArgs, RunArgs};
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     match dispatch(cli.command, &cli.global) {
         Ok(code) => code,
         Err(error) => {
@@ -33,6 +36,13 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.fault() as u8)
         }
     }
+}
+
+/// Help and version are asked for; anything else that clap says is the user's input.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing is left to tell when the terminal is gone.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { Fault::Input as u8 } else { 0 })
 }
 
 /// Prints an error with its hint on stderr; a message that starts with a place (`file:line:column`) is left as it is for editors.
@@ -143,6 +153,10 @@ fn build(args: &BuildArgs, global: &Global) -> Result<Outcome> {
 
 fn run(mut args: RunArgs, global: &Global) -> Result<ExitCode> {
     args.build.formats = vec![OutputFormat::Qcow2];
+    if args.build.dry_run {
+        build(&args.build, global)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let outcome = pipeline::build(&request(&args.build), store(global)?, &progress(global))?;
     let built = outcome.artifact(OutputFormat::Qcow2)?;
     let disk = args.disk.clone().unwrap_or_else(|| built.clone());
@@ -152,14 +166,16 @@ fn run(mut args: RunArgs, global: &Global) -> Result<ExitCode> {
     let scratch = tempfile::tempdir().context(|| "creating a scratch folder".into())?;
     let mut command = machine::command(&args, &disk, scratch.path())?;
     if args.print {
-        print(&(exec::show(&command) + "\n"))?;
+        // The command is for later: what it names must stay.
+        let _ = scratch.keep();
+        print(&(exec::shell_line(&command) + "\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
     eprintln!("booting {}; leave with Ctrl-A X; ssh: ssh -p {} root@127.0.0.1", disk.display(), args.ssh_port);
     exec::foreground(&mut command)
 }
 
-fn inspect(args: &FileArg, global: &Global) -> Result<()> {
+fn inspect(args: &ImageArg, global: &Global) -> Result<()> {
     let report = inspect::inspect(&args.path)?;
     show(global, &report, || report.to_string())
 }
@@ -196,6 +212,10 @@ fn prune(store: &Store, keep: &[PathBuf], dry_run: bool) -> Result<()> {
     let locks: Vec<Lock> = pipeline::locks_below(folders)?;
     for path in if dry_run { scratch::stale(store) } else { scratch::remove_stale(store) } {
         print(&format!("{}\n", path.display()))?;
+    }
+    if locks.is_empty() {
+        return Err(Error::input(format!("pruning {}: no lock lies below the folders to keep, so everything would go", store.root().display()))
+            .with_hint("name the folders of your profiles; to empty the store, remove its folder"));
     }
     let gone = cache::prunable(store, &locks)?;
     let size = Bytes(gone.iter().map(|(_, s)| s.0).sum());

@@ -34,6 +34,9 @@ pub use locking::{Change, changes, locks_below, read_lock, relock, write_lock};
 use output::Staging;
 pub use verify::verify;
 
+/// Role of the layer that brings the kernel.
+const KERNEL_ROLE: &str = "kernel";
+
 /// Whether the lock may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locking {
@@ -156,6 +159,7 @@ pub fn plan(path: &Path) -> Result<Planned> {
     let layers = defs::for_profile(&loaded.profile, here)?;
     check_layer_names(&loaded, &layers)?;
     let plan = layers::plan::plan(&loaded.profile, &defs::profile_sources(&loaded.profile, here)?, &layers)?;
+    check_kernel(&plan, &layers)?;
     // Sizes that cannot work are said before anything is fetched.
     Layout::new(&loaded.profile.disk, Bytes(0), Bytes(0), &Seed::new(&loaded.profile.name))?;
     Ok(Planned { path: path.to_path_buf(), profile: loaded.profile, plan })
@@ -168,6 +172,16 @@ fn check_layer_names(loaded: &Loaded, layers: &[LoadedLayer]) -> Result<()> {
     let Some((index, layer)) = wanted.find(|(_, layer)| !known.contains(&layer.name.as_str())) else { return Ok(()) };
     let hint = profile::suggest(&layer.name, known.iter().copied());
     Err(loaded.problem(&format!("layers.{index}.name"), &format!("there is no layer `{}`", layer.name), hint).into())
+}
+
+/// Without a kernel nothing boots: that is said before anything is fetched.
+fn check_kernel(plan: &Plan, layers: &[LoadedLayer]) -> Result<()> {
+    let provides = |name: &str| layers.iter().any(|l| l.definition.name == name && l.definition.provides.iter().any(|role| role == KERNEL_ROLE));
+    match plan.layers.iter().any(|l| provides(&l.name)) {
+        true => Ok(()),
+        false => Err(Error::input(format!("planning {}: no layer provides the role `{KERNEL_ROLE}`", plan.name))
+            .with_hint("list the layer `boot` under `layers`")),
+    }
 }
 
 /// Everything that decides an image, by digest.
@@ -338,6 +352,13 @@ fn assemble(key: &Key, store: &Arc<Store>, progress: &Progress) -> Result<Image>
 /// Writes artifacts and records into the result folder and gives it its name.
 fn write(request: &Build, key: &Key, image: &Image, target: &Path) -> Result<Outcome> {
     let profile = &key.planned.profile;
+    if let Some(old) = output::existing(target).filter(|old| old.key != key.image) {
+        eprintln!(
+            "notice: replacing version {} with content id {}: raise `version` for an image that is published",
+            old.version,
+            old.root.root_hash.short()
+        );
+    }
     let staging = Staging::begin(target)?;
     let mut formats = request.formats.clone();
     formats.sort();

@@ -38,6 +38,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("layers.[].path", is_line, "a path"),
     rule("boot.console.[]", is_console, "a console such as ttyS0,115200"),
     rule("boot.commandLine.[]", is_argument, "one word of a kernel command line"),
+    rule("boot.commandLine.[]", is_own_argument, "for a profile to set: the image's verity, slot and init depend on it"),
     rule("packages.[]", is_package, "a package name: at least two lower-case letters, digits, `+`, `-` and `.`, beginning with a letter or digit"),
     rule("users.[].name", is_user, USER),
     rule("users.[].groups.[]", is_user, "a group name: a lower-case letter or `_`, then lower-case letters, digits, `_` and `-`"),
@@ -93,6 +94,12 @@ fn is_url(text: &str) -> bool {
 
 fn is_console(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || ",_.:-@".contains(c))
+}
+
+/// Not one of the words that the builder and GRUB set.
+fn is_own_argument(word: &str) -> bool {
+    let name = word.split('=').next().unwrap_or_default();
+    !["roothash", "init", "rdinit", "chasi.slot", "chasi.trial"].contains(&name)
 }
 
 /// One word: white space only within double quotes, as the kernel reads it.
@@ -270,6 +277,16 @@ mod tests {
             let rule = RULES.iter().find(|r| r.path == *path).unwrap();
             good.iter().for_each(|t| assert!((rule.holds)(t), "{path}: {t}"));
             bad.iter().for_each(|t| assert!(!(rule.holds)(t), "{path}: {t}"));
+        }
+    }
+
+    #[test]
+    fn the_words_that_verity_and_slots_depend_on_are_not_the_profiles() {
+        for taken in ["roothash=00", "init=/bin/sh", "rdinit=/bin/sh", "chasi.slot=b", "chasi.trial=1"] {
+            assert!(!is_own_argument(taken), "{taken}");
+        }
+        for free in ["quiet", "initcall_debug", "chasi.wait=120", "systemd.unit=rescue.target"] {
+            assert!(is_own_argument(free), "{free}");
         }
     }
 
