@@ -1,8 +1,7 @@
 //! The result folder `output/<profile>/<version>/`: filled under another name and given its own by one rename, so that a failed or killed build
 //! leaves nothing that looks finished.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use layers::units::Digest;
@@ -10,6 +9,8 @@ use layers::{Context, Error, Result};
 use rustix::fs::{CWD, RenameFlags};
 use sha2::{Digest as _, Sha256};
 
+use crate::disk::ReadAt;
+use crate::disk::file::FileAt;
 use crate::record::{self, BuildRecord};
 
 /// File with the digests of all other files of the folder, in the notation of sha256sum(1).
@@ -72,21 +73,37 @@ pub fn is_whole(target: &Path, record: &BuildRecord) -> bool {
     record.artifacts.iter().all(|a| fs::metadata(target.join(&a.file)).is_ok_and(|m| m.len() == a.size.0))
 }
 
-/// Digest of a file, read in pieces.
+/// Digest of a file, read in pieces. Holes are hashed as zeros without being read.
 pub fn sha256(path: &Path) -> Result<Digest> {
-    let shown = || format!("hashing {}", path.display());
-    let mut file = File::open(path).context(shown)?;
+    let file = FileAt::open(path)?;
     let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer).context(shown)? {
-            0 => return Ok(Digest(hasher.finalize().into())),
-            n => hasher.update(&buffer[..n]),
+    let zeros = vec![0; 1 << 20];
+    let mut done = 0;
+    let end = file.len()..file.len();
+    for range in file.data()?.into_iter().chain([end]) {
+        for length in pieces(range.start - done) {
+            hasher.update(&zeros[..length]);
+        }
+        done = range.start;
+        for length in pieces(range.end - range.start) {
+            file.read_at(&mut buffer[..length], done).context(|| format!("hashing {}", path.display()))?;
+            hasher.update(&buffer[..length]);
+            done += length as u64;
         }
     }
+    Ok(Digest(hasher.finalize().into()))
+}
+
+/// A length in pieces of at most 1 MiB.
+fn pieces(length: u64) -> impl Iterator<Item = usize> {
+    const PIECE: u64 = 1 << 20;
+    (0..length.div_ceil(PIECE)).map(move |n| (length - n * PIECE).min(PIECE) as usize)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     #[test]
@@ -118,5 +135,10 @@ mod tests {
         let bytes = vec![7; (1 << 20) + 3];
         fs::write(file.path(), &bytes).unwrap();
         assert_eq!(sha256(file.path()).unwrap(), Digest::of(&bytes));
+        // With holes before, between and behind.
+        file.as_file().set_len(0).unwrap();
+        file.as_file().write_all_at(b"x", (3 << 20) + 5).unwrap();
+        file.as_file().set_len(5 << 20).unwrap();
+        assert_eq!(sha256(file.path()).unwrap(), Digest::of(&fs::read(file.path()).unwrap()));
     }
 }
