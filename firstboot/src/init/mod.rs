@@ -45,12 +45,20 @@ fn run() -> Result<Infallible> {
     let line = fs::read_to_string("/proc/cmdline").context(|| "reading the kernel command line".into())?;
     say("start", env!("CARGO_PKG_VERSION"));
     let line = CommandLine::parse(&line)?;
-    let mut loader = Loader::new(Modules::read(&modules_folder()?));
-    let found = wait(&line, &mut loader)?;
-    let device = verity::open(&found.superblock, &found.root, &found.hashes, &line.roothash)?;
-    root::mount_root(&device)?;
-    say("root", &format!("slot {} verified by {}", line.slot.letter(), line.roothash.short()));
-    lay_state(&found)?;
+    let modules = Modules::read(&modules_folder()?);
+    // Drivers beside file systems and hashes, then late drivers (of a drive behind a controller just found) beside the state: seconds on slow machines.
+    std::thread::scope(|scope| {
+        let fixed = scope.spawn(|| note(&line, Loader::new(&modules).load(modules::FIXED)));
+        let mut loader = Loader::new(&modules);
+        let found = wait(&line, &mut loader)?;
+        let _ = fixed.join();
+        let device = verity::open(&found.superblock, &found.root, &found.hashes, &line.roothash)?;
+        root::mount_root(&device)?;
+        let line = &line;
+        scope.spawn(move || note(line, loader.plug(Path::new(SYS))));
+        say("root", &format!("slot {} verified by {}", line.slot.letter(), line.roothash.short()));
+        lay_state(&found)
+    })?;
     say("switch", "starting the system");
     root::switch()
 }
@@ -63,8 +71,6 @@ fn modules_folder() -> Result<PathBuf> {
 /// Loads drivers until the disk is there.
 fn wait(line: &CommandLine, loader: &mut Loader) -> Result<Found> {
     let start = Instant::now();
-    note(line, loader.plug(Path::new(SYS)));
-    note(line, loader.load(modules::FIXED));
     loop {
         note(line, loader.plug(Path::new(SYS)));
         match disk::look(Path::new(SYS), Path::new(DEV), line.slot, &line.roothash) {

@@ -122,15 +122,15 @@ pub fn list(folder: &Path) -> Vec<PathBuf> {
 
 /// Loads modules and remembers which.
 #[derive(Debug)]
-pub struct Loader {
-    modules: Modules,
+pub struct Loader<'m> {
+    modules: &'m Modules,
     done: BTreeSet<PathBuf>,
     asked: BTreeSet<String>,
 }
 
-impl Loader {
+impl<'m> Loader<'m> {
     /// A loader of these modules.
-    pub fn new(modules: Modules) -> Self {
+    pub fn new(modules: &'m Modules) -> Self {
         Self { modules, done: BTreeSet::new(), asked: BTreeSet::new() }
     }
 
