@@ -9,6 +9,7 @@ use layers::node::{Slot, partition};
 use layers::{Context, Error, Result};
 
 use crate::exec;
+use crate::vm::Firmware;
 
 const SECTOR: u64 = 512;
 const PIECE: usize = 1 << 20;
@@ -48,6 +49,19 @@ fn copy(disk: &Path, from: &str, to: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Kernel, initramfs and command line of slot A, as GRUB would start them.
+pub fn direct(disk: &Path, scratch: &Path) -> Result<Firmware> {
+    let esp = esp(disk)?;
+    let fetch = |name: &str| {
+        let local = scratch.join(name);
+        exec::run("mcopy", &["-n", "-o", "-i", &esp, &format!("::/slot-a/{name}"), &local.display().to_string()]).map(|_| local)
+    };
+    let (kernel, initrd, cfg) = (fetch("vmlinuz")?, fetch("initrd")?, fetch("boot.cfg")?);
+    let cfg = fs::read_to_string(&cfg).context(|| "reading boot.cfg".into())?;
+    let line = cfg.split('"').nth(1).ok_or_else(|| Error::input(format!("reading the command line from `{cfg}`")))?;
+    Ok(Firmware::Direct { kernel, initrd, command_line: format!("{line} chasi.slot=a") })
 }
 
 /// The boot state that counts.

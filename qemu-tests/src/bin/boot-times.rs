@@ -1,16 +1,11 @@
 //! Boots the built image with its kernel given to QEMU directly and prints, as JSON, the seconds from power-on to the agent's `ready` on the first
 //! boot and on the boot after it. Part of `make bench`.
 
-use std::fs;
-use std::path::Path;
 use std::process::ExitCode;
 
-use layers::node::partition;
-use layers::{Context, Error, Result};
-use qemu_tests::exec;
+use layers::{Context, Result};
 use qemu_tests::node::{Node, artifact, artifacts};
 use qemu_tests::slots;
-use qemu_tests::vm::Firmware;
 
 fn main() -> ExitCode {
     match measure() {
@@ -28,7 +23,7 @@ fn main() -> ExitCode {
 fn measure() -> Result<String> {
     let scratch = tempfile::tempdir().context(|| "creating a scratch folder".into())?;
     let folder = artifacts("minimal")?;
-    let firmware = direct(&artifact(&folder, "raw")?, scratch.path())?;
+    let firmware = slots::direct(&artifact(&folder, "raw")?, scratch.path())?;
     let node = Node::of_artifact(scratch.path(), &artifact(&folder, "qcow2")?)?;
     let mut rows = serde_json::Map::new();
     for name in ["boot to ready, first, direct kernel", "boot to ready, later, direct kernel"] {
@@ -38,17 +33,4 @@ fn measure() -> Result<String> {
         node.shut_down(vm)?;
     }
     Ok(serde_json::Value::Object(rows).to_string())
-}
-
-/// Kernel, initramfs and command line of slot A, as GRUB would start them.
-fn direct(raw: &Path, scratch: &Path) -> Result<Firmware> {
-    let esp = format!("{}@@{}", raw.display(), slots::place(raw, partition::ESP)?.0);
-    let fetch = |name: &str| {
-        let local = scratch.join(name);
-        exec::run("mcopy", &["-n", "-o", "-i", &esp, &format!("::/slot-a/{name}"), &local.display().to_string()]).map(|_| local)
-    };
-    let (kernel, initrd, cfg) = (fetch("vmlinuz")?, fetch("initrd")?, fetch("boot.cfg")?);
-    let cfg = fs::read_to_string(&cfg).context(|| "reading boot.cfg".into())?;
-    let line = cfg.split('"').nth(1).ok_or_else(|| Error::input(format!("reading the command line from `{cfg}`")))?;
-    Ok(Firmware::Direct { kernel, initrd, command_line: format!("{line} chasi.slot=a") })
 }
