@@ -10,7 +10,7 @@ NODE := target/node/$(CARGO_TARGET)/node/chasi-bod-node
 # Static, so that one file serves as init of the initramfs and as the agent; without paths of this machine, so that images do not carry them.
 NODE_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(HOME)/.cargo/registry/src=/crates --remap-path-prefix=$(CURDIR)=/src
 
-.PHONY: help setup tools image run test lint unit vm soak bench clean
+.PHONY: help setup tools image run test lint unit vm soak fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,9 +47,12 @@ unit: image ## native tests, some of them on the built image's packages
 vm: image ## tests in QEMU (TCG)
 	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --quiet --locked --release -p qemu-tests -- --test-threads=1
 
-soak: tools ## proofs too long for CI: run before resolving an issue
+soak: image ## proofs too long for CI (tests named soak_…): run before resolving an issue
 	@scripts/setup test
-	@CHASI_BOD_SOAK=1 CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release --workspace -- --ignored --test-threads=1
+	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release --workspace -- --ignored --test-threads=1 soak_
+
+fuzz: ## fuzz each parser of foreign bytes for FUZZ_SECONDS (default 60); needs a nightly compiler
+	@scripts/fuzz
 
 bench: image ## measure against mmdebstrap in one run; JSON and a table in output/bench/
 	@scripts/setup test

@@ -281,7 +281,7 @@ fn d1_three_killed_builds_leave_nothing_that_looks_finished() {
 
 #[test]
 #[ignore = "soak: fifty kills"]
-fn d1_fifty_killed_builds_leave_nothing_that_looks_finished() {
+fn soak_d1_fifty_killed_builds_leave_nothing_that_looks_finished() {
     kill_builds(50);
 }
 

@@ -76,7 +76,7 @@ fn config_disk(node: &mut Node) {
 }
 
 #[test]
-fn bios_qcow2_first_boot_forms_the_node_and_the_second_changes_nothing() {
+fn d8_first_boot_forms_the_node_the_second_changes_nothing_and_a_twin_is_another() {
     let folder = artifacts("minimal").unwrap();
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let node = Node::of_artifact(first.path(), &artifact(&folder, "qcow2").unwrap()).unwrap();
@@ -103,7 +103,7 @@ fn bios_qcow2_first_boot_forms_the_node_and_the_second_changes_nothing() {
     assert!(again.iter().any(|(name, state)| name == "identity" && state == "unchanged"), "{again:?}");
     node.shut_down(vm).unwrap();
 
-    // Row D8: the same image on another disk is another machine.
+    // The same image on another disk is another machine.
     let mut other = Node::of_artifact(second.path(), &artifact(&folder, "qcow2").unwrap()).unwrap();
     config_disk(&mut other);
     let (vm, _) = other.boot(Firmware::Uefi).unwrap();
@@ -143,6 +143,6 @@ fn uefi_raw_the_other_slot_boots_and_without_tries_falls_back() {
 
 #[test]
 #[ignore = "soak: CI boots the slots under UEFI"]
-fn bios_raw_the_other_slot_boots_and_without_tries_falls_back() {
+fn soak_bios_raw_the_other_slot_boots_and_without_tries_falls_back() {
     flip(|| Firmware::Bios);
 }

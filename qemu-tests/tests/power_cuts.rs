@@ -88,7 +88,7 @@ fn f1_power_cuts_in_init_and_in_steps_converge() {
 
 #[test]
 #[ignore = "soak: a machine for every line"]
-fn f1_a_power_cut_at_every_line_of_the_first_boot_converges() {
+fn soak_f1_a_power_cut_at_every_line_of_the_first_boot_converges() {
     let site = Site::new();
     let expected = site.end_state(&site.machine("whole"));
     for (index, line) in LINES.iter().enumerate() {
