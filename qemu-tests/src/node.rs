@@ -39,6 +39,8 @@ pub struct Node {
     port: u16,
     /// More arguments for QEMU.
     pub arguments: Vec<String>,
+    /// More options for its user network, each with a comma before it.
+    pub forwards: String,
     /// The public half of the key that `ssh` uses.
     pub public_key: String,
 }
@@ -60,7 +62,7 @@ impl Node {
         let public_key = fs::read_to_string(folder.join("key.pub")).context(|| "reading the test key".into())?.trim().to_string();
         let port = free_port()?;
         let arguments = vec!["-smbios".into(), format!("type=11,value=chasi-bod:sshKeys={public_key}")];
-        Ok(Self { folder: folder.to_path_buf(), disk, port, arguments, public_key })
+        Ok(Self { folder: folder.to_path_buf(), disk, port, arguments, forwards: String::new(), public_key })
     }
 
     /// Powers the machine on.
@@ -68,7 +70,7 @@ impl Node {
         let mut machine = Machine::new(firmware, &[]);
         machine.drives = vec![self.disk.clone()];
         machine.arguments = self.arguments.clone();
-        let net = format!("user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.port);
+        let net = format!("user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22{}", self.port, self.forwards);
         machine.arguments.extend(["-netdev".into(), net, "-device".into(), "virtio-net-pci,netdev=n0".into()]);
         machine.start(&self.folder)
     }

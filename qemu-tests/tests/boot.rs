@@ -2,9 +2,11 @@
 //! image are two machines; the other slot boots, and a slot without tries falls back.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
 
 use layers::node::Slot;
+use qemu_tests::exec::run;
 use qemu_tests::node::{Node, artifact, artifacts};
 use qemu_tests::slots;
 use qemu_tests::vm::{Drive, Firmware, Vm};
@@ -65,14 +67,33 @@ fn console_login(vm: &mut Vm) {
     panic!("no shell after the right code:\n{}", vm.serial.text());
 }
 
-/// A disk labelled `CHASI` with one setting.
-fn config_disk(node: &mut Node) {
-    let (image, file) = (node.folder.join("chasi.img"), node.folder.join("chasi-bod.yaml"));
-    std::fs::write(&file, "hostname: from-the-disk\n").unwrap();
-    let image = image.display().to_string();
-    qemu_tests::exec::run("mformat", &["-C", "-i", &image, "-v", "CHASI", "-T", "8192", "::"]).unwrap();
-    qemu_tests::exec::run("mcopy", &["-i", &image, &file.display().to_string(), "::/chasi-bod.yaml"]).unwrap();
-    node.arguments.extend(["-drive".into(), format!("file={image},format=raw,if=virtio")]);
+/// One setting or more from each source that a hypervisor or a site can give: a disk, an OVF environment on a CD, and an address.
+fn config_sources(node: &mut Node) {
+    let path = |name: &str| node.folder.join(name).display().to_string();
+    let (disk, file, iso, xml) = (path("chasi.img"), path("chasi-bod.yaml"), path("ovf.iso"), path("ovf-env.xml"));
+    let (address, digest) = serve("time:\n  servers: [10.9.8.7]\n");
+    std::fs::write(&file, format!("hostname: from-the-disk\nurl: \"http://10.0.2.100/site.yaml#sha256={digest}\"\n")).unwrap();
+    run("mformat", &["-C", "-i", &disk, "-v", "CHASI", "-T", "8192", "::"]).unwrap();
+    run("mcopy", &["-i", &disk, &file, "::/chasi-bod.yaml"]).unwrap();
+    let zone = "<Property oe:key=\"chasi.time.zone\" oe:value=\"Europe/Lisbon\"/>";
+    std::fs::write(&xml, format!("<Environment><PropertySection>{zone}</PropertySection></Environment>\n")).unwrap();
+    run("xorriso", &["-as", "mkisofs", "-quiet", "-V", "OVF ENV", "-R", "-o", &iso, &xml]).unwrap();
+    let drives = [format!("file={disk},format=raw,if=virtio"), format!("file={iso},format=raw,media=cdrom")];
+    node.arguments.extend(drives.into_iter().flat_map(|drive| ["-drive".into(), drive]));
+    node.forwards = format!(",guestfwd=tcp:10.0.2.100:80-tcp:{address}");
+}
+
+/// An HTTP server on loopback that answers everything with one document; its address and the document's digest.
+fn serve(document: &'static str) -> (String, String) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{document}", document.len());
+        }
+    });
+    (address, layers::units::Digest::of(document.as_bytes()).hex())
 }
 
 #[test]
@@ -105,14 +126,21 @@ fn d8_first_boot_forms_the_node_the_second_changes_nothing_and_a_twin_is_another
 
     // The same image on another disk is another machine.
     let mut other = Node::of_artifact(second.path(), &artifact(&folder, "qcow2").unwrap()).unwrap();
-    config_disk(&mut other);
+    config_sources(&mut other);
     let (vm, _) = other.boot(Firmware::Uefi).unwrap();
     check(&other, Slot::A);
-    // Each value knows its source: the host name the disk, the key SMBIOS, the rest the image.
-    assert_eq!(other.ssh("cat /etc/hostname").unwrap(), "from-the-disk");
-    let shown = other.ssh("chasi-bod config show").unwrap();
+    // Each value knows its source; the address is asked once there is a network, a moment after the node is ready.
+    let shown = || other.ssh("chasi-bod config show").unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    while !shown().contains("10.9.8.7") && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let shown = shown();
     let of = |key: &str| shown.lines().find(|l| l.starts_with(key)).unwrap_or_else(|| panic!("{key}: {shown}")).to_string();
-    assert!(of("hostname").contains("CHASI") && of("sshKeys.root").contains("SMBIOS") && of("time.zone").contains("image"), "{shown}");
+    assert!(of("hostname").contains("CHASI") && of("sshKeys.root").contains("SMBIOS"), "{shown}");
+    assert!(of("time.zone").contains("OVF") && of("time.servers").contains("URL") && of("console.login").contains("image"), "{shown}");
+    let told = other.ssh("cat /etc/hostname; readlink /etc/localtime; grep -rh ^NTP /etc/systemd/timesyncd.conf.d").unwrap();
+    assert_eq!(told.lines().collect::<Vec<_>>(), ["from-the-disk", "/usr/share/zoneinfo/Europe/Lisbon", "NTP=10.9.8.7"]);
     let twin = identity(&other);
     assert!(born.iter().all(|value| !twin.contains(value)), "d8: {born:?} and {twin:?} share a value");
     other.shut_down(vm).unwrap();
@@ -123,7 +151,7 @@ fn flip(firmware: fn() -> Firmware) {
     let folder = artifacts("minimal").unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let disk = scratch.path().join("disk.raw");
-    qemu_tests::exec::run("cp", &["--sparse=always", &artifact(&folder, "raw").unwrap().display().to_string(), &disk.display().to_string()]).unwrap();
+    run("cp", &["--sparse=always", &artifact(&folder, "raw").unwrap().display().to_string(), &disk.display().to_string()]).unwrap();
     slots::copy_a_to_b(&disk, scratch.path()).unwrap();
     slots::arm(&disk, scratch.path(), Slot::B, 1).unwrap();
     let node = Node::of_disk(scratch.path(), Drive { path: disk.clone(), format: "raw" }).unwrap();
