@@ -1,6 +1,7 @@
 //! From a disk to a file in one of the output formats. A file gets its final name by rename when it is complete, so that nothing that looks
 //! finished is left by a build that failed or was killed.
 
+pub mod bmap;
 pub mod qcow2;
 pub mod raw;
 

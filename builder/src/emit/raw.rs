@@ -51,7 +51,7 @@ fn copy(disk: &dyn ReadAt, out: &File, number: u64, buffer: &mut [u8]) -> Result
 }
 
 /// The parts between holes.
-fn runs(bytes: &[u8]) -> Vec<Range<usize>> {
+pub(super) fn runs(bytes: &[u8]) -> Vec<Range<usize>> {
     let mut out: Vec<Range<usize>> = Vec::new();
     for (index, block) in bytes.chunks(HOLE).enumerate().filter(|(_, block)| !is_zero(block)) {
         let start = index * HOLE;
