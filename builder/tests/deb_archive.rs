@@ -434,7 +434,7 @@ fn b7_wishes_that_cannot_be_met_are_explained() {
         ("app other", vec!["app 2.0", "lib", "other 1"]),
         ("broken", vec!["broken 1", "nowhere", "nothing"]),
         ("mta", vec!["mta is a virtual package", "mta-a, mta-b"]),
-        ("appp ohter", vec!["no package appp", "near names: app", "no package ohter; near names: other"]),
+        ("appp ohter", vec!["no package appp; did you mean `app`?", "no package ohter; did you mean `other`?"]),
         ("odd", vec!["reading dependencies of odd 1", "`x ((` is unreadable"]),
     ];
     for (list, says) in table {

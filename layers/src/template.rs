@@ -141,7 +141,8 @@ fn explain(error: &RenderError, text: &str, data: &Value) -> Problem {
         other => (other.to_string(), None),
     };
     let rest: Vec<char> = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().chars().skip(column.saturating_sub(1)).collect();
-    let width = rest.windows(2).position(|w| w == ['}', '}']).map_or(1, |end| end + 2);
+    let end = |start: usize| start + rest[start..].iter().take_while(|c| **c == '}').count();
+    let width = rest.windows(2).position(|w| w == ['}', '}']).map_or(1, end);
     Problem { place: (line, column, width), message, hint }
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use layers::plan::{Body, PlannedFile, PlannedLayer};
-use layers::{Context, Error, Result};
+use layers::profile::Diagnostics;
+use layers::{Context, Error, Fault, Result};
 
 use crate::assemble::editor::{Editor, known, remove};
 use crate::assemble::users::Accounts;
@@ -17,9 +18,18 @@ pub fn apply(editor: &mut Editor<'_, '_>, layer: &PlannedLayer, node: &[u8]) -> 
     remove_picked(editor, &layer.remove);
     users::add(editor, &layer.users).context(context)?;
     let accounts = Accounts::of(editor)?;
+    let mut problems = Vec::new();
     for file in &layer.files {
-        put(editor, file, &accounts, node).context(context)?;
+        // What cannot be put is told with all others of the layer.
+        if let Err(error) = put(editor, file, &accounts, node) {
+            match error.fault() {
+                Fault::Input => problems.push(file.at.problem(error.to_string(), error.hint().map(str::to_string))),
+                _ => return Err(error).context(context),
+            }
+        }
     }
+    let written_in = problems.first().map(|p| p.file.clone()).unwrap_or_default();
+    Diagnostics::gather(&written_in, problems).context(context)?;
     unit_links::switch(editor, &layer.units).context(context)?;
     put_sysctl(editor, layer).context(context)
 }
@@ -85,12 +95,14 @@ fn put_sysctl(editor: &mut Editor<'_, '_>, layer: &PlannedLayer) -> Result<()> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use layers::profile::Spot;
+
     use super::*;
     use crate::assemble::editor::testing::Bench;
 
     fn file(path: &str, text: &str) -> PlannedFile {
         let root = || "root".to_string();
-        PlannedFile { path: path.into(), mode: 0o644, owner: root(), group: root(), overrides: false, body: Body::Bytes(text.into()) }
+        PlannedFile { path: path.into(), mode: 0o644, owner: root(), group: root(), overrides: false, body: Body::Bytes(text.into()), at: Spot::default() }
     }
 
     fn layer(files: Vec<PlannedFile>) -> PlannedLayer {
@@ -126,7 +138,7 @@ mod tests {
         assert_eq!((bench.text("usr/bin/chasi-bod").as_str(), bench.tree.at("usr/bin/chasi-bod").unwrap().mode), ("ELF", 0o755));
         let nobody = PlannedFile { owner: "rooot".into(), ..file("/etc/x", "") };
         let error = bench.edit(|e| apply(e, &layer(vec![nobody]), b"")).unwrap_err();
-        assert!(error.to_string().contains("rooot") && error.hint().unwrap().contains("root"));
+        assert!(error.to_string().contains("rooot") && error.to_string().contains("did you mean `root`?"), "{error}");
     }
 
     #[test]

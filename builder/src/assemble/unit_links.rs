@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use layers::layer::{Units, nearest};
+use layers::layer::Units;
+use layers::profile::suggest;
 use layers::{Context, Error, Result};
 
 use crate::assemble::editor::{Editor, known, remove};
@@ -83,8 +84,8 @@ fn file_of(editor: &Editor<'_, '_>, unit: &str) -> Result<TreePath> {
     let dir = known(VENDOR)?;
     let all: Vec<_> = editor.tree.below(&dir).map(|(p, _)| String::from_utf8_lossy(p.name()).into_owned()).collect();
     let error = Error::input("the image has no such unit");
-    Err(match nearest(unit, all.iter().map(String::as_str)) {
-        Some(near) => error.with_hint(format!("did you mean `{near}`?")),
+    Err(match suggest(unit, all.iter().map(String::as_str)) {
+        Some(hint) => error.with_hint(hint),
         None => error,
     })
 }

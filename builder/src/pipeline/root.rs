@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use layers::lock::{Lock, Package};
 use layers::node::{IMAGE_RECORD, ImageRecord};
+use layers::plan::{PROFILE_LAYER, PlannedUser};
+use layers::profile::Diagnostics;
 use layers::units::Digest;
 use layers::{Error, Result};
 
@@ -12,7 +14,7 @@ use super::boot::{self, BootFiles};
 use crate::assemble::configure::{self, Script};
 use crate::assemble::editor::Editor;
 use crate::assemble::unpack::{self, Unpacked};
-use crate::assemble::{apply, finalize, lint, modules};
+use crate::assemble::{apply, finalize, lint, modules, users, zones};
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::tree::{Kind, Tree, TreePath};
@@ -35,6 +37,9 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     let mut tree = configured;
     let mut editor = Editor::new(&mut tree, store, &mut pack, lock.epoch);
     for layer in &planned.plan.layers {
+        if layer.name == PROFILE_LAYER {
+            check_against_tree(&editor, planned, &layer.users)?;
+        }
         apply::apply(&mut editor, layer, node)?;
     }
     image_record(&mut editor, planned, lock)?;
@@ -45,6 +50,16 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     let here = std::env::current_dir().unwrap_or_default();
     lint::lint(&tree, store, &[&store.root().to_string_lossy(), &here.to_string_lossy()])?;
     Ok(Root { tree, boot })
+}
+
+/// What the profile says and only the tree of packages and layers below can tell wrong: all of it at once.
+fn check_against_tree(editor: &Editor<'_, '_>, planned: &Planned, planned_users: &[PlannedUser]) -> Result<()> {
+    let document = &planned.document;
+    let mut problems = users::check(editor, planned_users, &|path| document.spot(path))?;
+    if let Some((message, hint)) = zones::unknown(editor.tree, &planned.profile.time.zone) {
+        problems.push(document.spot(&["time", "zone"]).problem(message, Some(hint)));
+    }
+    Ok(Diagnostics::gather(document.path(), problems)?)
 }
 
 fn configure_packages(planned: &Planned, lock: &Lock, store: &Store, progress: &Progress) -> Result<Tree> {
