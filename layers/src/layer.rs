@@ -207,8 +207,7 @@ mod tests {
 
     #[test]
     fn items_read_in_all_three_forms() {
-        let text =
-            "name: x\nsummary: s\nparameters: {extras: {type: list, description: d}}\npackages:\n- aa\n- {name: bb, when: parameters.p}\n- {parameter: extras}\n";
+        let text = "name: x\nsummary: s\nparameters: {extras: {type: list, description: d}}\npackages:\n- aa\n- {name: bb, when: parameters.p}\n- {parameter: extras}\n";
         let layer = LoadedLayer::new("x", text, BTreeMap::new()).unwrap().definition;
         assert_eq!(layer.packages[0], Item::Name("aa".into()));
         assert_eq!(layer.packages[1], Item::When(ItemWhen { name: "bb".into(), when: "parameters.p".into() }));

@@ -339,11 +339,14 @@ fn parameters(loaded: &Loaded, layer: &LoadedLayer, at: Option<usize>, problems:
             Some(value) if kind.accepts(value) => drop(out.insert(key.clone(), value.clone())),
             Some(value) => {
                 let spot = loaded.document.spot(&[path.as_slice(), &["parameters", key]].concat());
-                problems.push(spot.problem(format!("parameter `{key}` of layer `{name}` must be {}, not {}", kind.words(), quote(&value.to_string())), None));
+                problems.push(
+                    spot.problem(format!("parameter `{key}` of layer `{name}` must be {}, not {}", kind.words(), quote(&value.to_string())), None),
+                );
             }
             None => {
-                let hint = format!("{description}; say `{{name: {name}, parameters: {{{key}: …}}}}` under `layers`");
-                problems.push(loaded.document.spot(&path).problem(format!("layer `{name}` needs the parameter `{key}` ({})", kind.words()), Some(hint)));
+                let hint = format!("{}; say `{{name: {name}, parameters: {{{key}: …}}}}` under `layers`", description.trim_end_matches('.'));
+                problems
+                    .push(loaded.document.spot(&path).problem(format!("layer `{name}` needs the parameter `{key}` ({})", kind.words()), Some(hint)));
             }
         }
         // So that templates tell their own mistakes only.

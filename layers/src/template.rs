@@ -230,7 +230,8 @@ mod tests {
     fn a1_a5_all_unknown_names_are_told_with_place_and_nearest_name() {
         let data = json!({"parameters": {"name": 1}, "profile": {"time": {"zone": "UTC"}}});
         for tag in ["{{parameters.nmae}}", "{{yaml parameters.nmae}}", "{{shell parameters.nmae}}", "{{{parameters.nmae}}}"] {
-            let problems = render("x", &format!("é {{{{parameters.name}}}}\nä {tag} {{{{profile.tmie.zone}}}}\n{{{{profile.time.zoen}}}}"), &data).unwrap_err();
+            let problems =
+                render("x", &format!("é {{{{parameters.name}}}}\nä {tag} {{{{profile.tmie.zone}}}}\n{{{{profile.time.zoen}}}}"), &data).unwrap_err();
             let told: Vec<_> = problems.iter().map(|p| (p.place, p.message.as_str(), p.hint.as_deref().unwrap())).collect();
             assert_eq!(told[0], ((2, 3, tag.len()), "`parameters.nmae` is not known", "did you mean `parameters.name`?"), "{tag}");
             assert_eq!(told[1], ((2, 4 + tag.len(), 21), "`profile.tmie.zone` is not known", "did you mean `profile.time`?"));

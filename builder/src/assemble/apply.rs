@@ -102,7 +102,15 @@ mod tests {
 
     fn file(path: &str, text: &str) -> PlannedFile {
         let root = || "root".to_string();
-        PlannedFile { path: path.into(), mode: 0o644, owner: root(), group: root(), overrides: false, body: Body::Bytes(text.into()), at: Spot::default() }
+        PlannedFile {
+            path: path.into(),
+            mode: 0o644,
+            owner: root(),
+            group: root(),
+            overrides: false,
+            body: Body::Bytes(text.into()),
+            at: Spot::default(),
+        }
     }
 
     fn layer(files: Vec<PlannedFile>) -> PlannedLayer {

@@ -196,7 +196,7 @@ mod tests {
         let expected = [
             "5:10 a package has an account or group `ssl-cert` -",
             "5:3 number 42 is that of `_apt` -",
-            "6:34 the image has no shell /bin/fish add its package to `packages`",
+            "6:35 the image has no shell /bin/fish add its package to `packages`",
             "4:24 the image has no group `sduo` did you mean `sudo`?",
             "4:30 the image has no group `docker`",
         ];

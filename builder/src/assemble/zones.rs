@@ -18,7 +18,8 @@ pub fn unknown(tree: &Tree, zone: &str) -> Option<(String, String)> {
     }
     let hint = match names.is_empty() {
         true => "add the package `tzdata`".into(),
-        false => suggest(zone, names.iter().map(String::as_str)).unwrap_or_else(|| "zones are named as below /usr/share/zoneinfo; old names come with `tzdata-legacy`".into()),
+        false => suggest(zone, names.iter().map(String::as_str))
+            .unwrap_or_else(|| "zones are named as below /usr/share/zoneinfo; old names come with `tzdata-legacy`".into()),
     };
     Some((format!("the image has no time zone {}", quote(zone)), hint))
 }

@@ -11,8 +11,10 @@ use crate::emit::OutputFormat;
 /// Compile a profile into a bootable platform image, without root, loop devices or KVM.
 #[derive(Debug, Parser)]
 #[command(name = "chasi-bod", version, propagate_version = true, arg_required_else_help = true)]
-#[command(after_help = "Examples:\n  chasi-bod new site --output site.yaml\n  chasi-bod build site.yaml --format qcow2,raw\n  chasi-bod run site.yaml\n\n\
-    Exit codes: 0 done, 1 your input, 2 our fault, 3 the surroundings (network, disk, a missing tool).")]
+#[command(
+    after_help = "Examples:\n  chasi-bod new site --output site.yaml\n  chasi-bod build site.yaml --format qcow2,raw\n  chasi-bod run site.yaml\n\n\
+    Exit codes: 0 done, 1 your input, 2 our fault, 3 the surroundings (network, disk, a missing tool)."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -66,7 +68,9 @@ pub enum Command {
         of: SchemaOf,
     },
     /// Print a commented profile to start from, or write it with its schema.
-    #[command(after_help = "Examples:\n  chasi-bod new site --output site.yaml    # and profile.schema.json beside it\n  chasi-bod new site > site.yaml")]
+    #[command(
+        after_help = "Examples:\n  chasi-bod new site --output site.yaml    # and profile.schema.json beside it\n  chasi-bod new site > site.yaml"
+    )]
     New {
         /// Name of the image.
         name: String,

@@ -9,7 +9,8 @@ pub(super) type Placed<'a> = (&'a LoadedLayer, Option<usize>);
 pub(super) fn order<'a>(loaded: &'a Loaded, layers: &'a [LoadedLayer], problems: &mut Vec<Diagnostic>) -> Vec<Placed<'a>> {
     let known = layers.iter().map(|layer| (layer.definition.name.as_str(), layer)).collect();
     let wanted: Vec<_> = loaded.profile.layers.iter().map(LayerUse::full).collect();
-    let mut sorter = Sorter { known, wanted: &wanted, unread: !problems.is_empty(), path: Vec::new(), done: BTreeSet::new(), out: Vec::new(), problems };
+    let mut sorter =
+        Sorter { known, wanted: &wanted, unread: !problems.is_empty(), path: Vec::new(), done: BTreeSet::new(), out: Vec::new(), problems };
     for (n, layer) in wanted.iter().enumerate() {
         sorter.visit(&layer.name, &|| loaded.document.spot(&["layers", &n.to_string(), "name"]));
     }

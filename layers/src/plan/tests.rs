@@ -5,7 +5,8 @@ use crate::profile;
 
 fn layer(yaml: &str) -> LoadedLayer {
     let name = yaml.lines().find_map(|line| line.strip_prefix("name: ")).unwrap();
-    let files = BTreeMap::from([("run.sh".to_string(), b"#!/bin/sh\n".to_vec()), ("x.tmpl".to_string(), b"one\nzone {{profile.time.zoen}}\n".to_vec())]);
+    let files =
+        BTreeMap::from([("run.sh".to_string(), b"#!/bin/sh\n".to_vec()), ("x.tmpl".to_string(), b"one\nzone {{profile.time.zoen}}\n".to_vec())]);
     LoadedLayer::new(&format!("layers/{name}"), &format!("{yaml}\nsummary: s\n"), files).unwrap_or_else(|e| panic!("{e}"))
 }
 

@@ -46,7 +46,8 @@ impl Document {
         let found = part.filter(|part| !part.is_empty()).and_then(|part| {
             // Lines of a block follow each other; in quotes all may stand in one.
             let shown = |line| Some((line, self.sources.line(Place { line, ..place })?));
-            let (line, start) = [place.line + line - 1, place.line].into_iter().filter_map(shown).find_map(|(n, l)| Some((n, l[..l.find(part)?].chars().count())))?;
+            let (line, start) =
+                [place.line + line - 1, place.line].into_iter().filter_map(shown).find_map(|(n, l)| Some((n, l[..l.find(part)?].chars().count())))?;
             Some(Place { line, column: start + column, width, ..place })
         });
         self.sources.spot(found.unwrap_or(place))
@@ -101,7 +102,9 @@ mod tests {
     #[test]
     fn paths_lead_to_values_and_keys_and_stop_where_they_end() {
         let document = document("a:\n  - b.c: 1\n  - {1: x}\n");
-        for (path, value, key) in [(&["a", "0", "b.c"][..], "2:10", "2:5"), (&["a", "1", "1"], "3:9", "3:6"), (&["a", "7", "x"], "2:3", "2:3"), (&[], "1:1", "1:1")] {
+        for (path, value, key) in
+            [(&["a", "0", "b.c"][..], "2:10", "2:5"), (&["a", "1", "1"], "3:9", "3:6"), (&["a", "7", "x"], "2:3", "2:3"), (&[], "1:1", "1:1")]
+        {
             assert_eq!((at(&document.spot(path)).as_str(), at(&document.key_spot(path)).as_str()), (value, key), "{path:?}");
         }
     }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::check::typed;
 use super::diagnostic::{Problem, quote, suggest};
 use super::tree::Node;
 use super::valid::{at, distinct, exactly_one, given, texts};
-use super::check::typed;
 use super::{Network, syntax};
 
 /// Checks a network that no profile wrote by the rules of profiles; the error tells all that is wrong.

@@ -6,9 +6,9 @@ use crate::units::Bytes;
 use super::Disk;
 use super::diagnostic::{Place, Problem, quote};
 use super::merge::{name_key, name_of};
-use super::tree::Node;
-use super::syntax::{self, Rule};
 use super::network;
+use super::syntax::{self, Rule};
+use super::tree::Node;
 
 /// Paths below which the running system mounts something over the image.
 const MOUNTED_OVER: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];

@@ -95,7 +95,8 @@ pub fn lock(archive: &Archive, request: &Request, previous: Option<&Lock>, updat
     let nothing = Index::default();
     let wanted: Vec<_> = request.tools.iter().collect::<BTreeSet<_>>().into_iter().map(String::as_str).collect();
     let keep = self::keep(previous.map(|l| l.tools.as_slice()), update);
-    let found = collect(&suites, &nothing, &keep).and_then(|u| solve(&u, Base::None, &wanted)).context(|| "choosing the packages of the tool root".into())?;
+    let found =
+        collect(&suites, &nothing, &keep).and_then(|u| solve(&u, Base::None, &wanted)).context(|| "choosing the packages of the tool root".into())?;
     let tools = found.iter().map(locked).collect();
 
     let epoch = suites.iter().map(|s| s.locked.date).max().unwrap_or_default();
