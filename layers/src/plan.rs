@@ -66,6 +66,9 @@ pub struct PlannedLayer {
     /// Where each package is asked for.
     #[serde(skip)]
     pub asked_at: BTreeMap<String, Spot>,
+    /// Where each unit is enabled or masked.
+    #[serde(skip)]
+    pub units_at: BTreeMap<String, Spot>,
 }
 
 /// A file with its final bytes.
@@ -273,12 +276,22 @@ fn plan_layer(loaded: &Loaded, (layer, at): Placed<'_>, profile: &Value, problem
         files: site.files(files),
         users: Vec::new(),
         units: units.clone(),
+        units_at: units_at(&layer.document, units),
         sysctl: texts(sysctl),
         remove: remove.clone(),
         scripts: site.scripts(scripts),
         initrd_modules: modules.into_keys().collect(),
         asked_at: packages,
     }
+}
+
+fn units_at(document: &Document, units: &Units) -> BTreeMap<String, Spot> {
+    let lists = [("mask", &units.mask), ("enable", &units.enable)];
+    let spots = |(key, list)| -> Vec<_> {
+        let list: &Vec<String> = list;
+        list.iter().enumerate().map(|(n, unit)| (unit.clone(), document.spot(&["units", key, &n.to_string()]))).collect()
+    };
+    lists.into_iter().flat_map(spots).collect()
 }
 
 fn plan_profile(loaded: &Loaded, read: Read<'_>, json: &Value, problems: &mut Vec<Diagnostic>) -> PlannedLayer {

@@ -13,10 +13,11 @@ const ADMIN: &str = "etc/systemd/system";
 const VENDOR: &str = "usr/lib/systemd/system";
 
 /// Enables, then disables and masks units: an enabled unit's `Also=` may bring one that the layer does not want. What is disabled or
-/// masked need not exist.
-pub fn switch(editor: &mut Editor<'_, '_>, units: &Units) -> Result<()> {
+/// masked need not exist. `refused` takes what is wrong with a unit, and says whether to go on.
+pub fn switch(editor: &mut Editor<'_, '_>, units: &Units, refused: &mut dyn FnMut(&str, Error) -> Result<()>) -> Result<()> {
     for unit in &units.enable {
-        enable(editor, unit, &mut BTreeSet::new()).context(|| format!("enabling unit `{unit}`"))?;
+        let done = enable(editor, unit, &mut BTreeSet::new()).context(|| format!("enabling unit `{unit}`"));
+        done.or_else(|error| refused(unit, error))?;
     }
     for unit in units.disable.iter().chain(&units.mask) {
         disable(editor, unit)?;
@@ -24,9 +25,10 @@ pub fn switch(editor: &mut Editor<'_, '_>, units: &Units) -> Result<()> {
     for unit in &units.mask {
         let path = known(&format!("{ADMIN}/{unit}"))?;
         if matches!(editor.tree.get(&path).map(|n| &n.kind), Some(Kind::File(_) | Kind::Directory)) {
-            return Err(Error::input(format!("masking unit `{unit}`: {path} is a file")).with_hint("remove it with `remove`"));
+            refused(unit, Error::input(format!("masking unit `{unit}`: {path} is a file")).with_hint("remove it with `remove`"))?;
+        } else {
+            editor.link(path, "/dev/null")?;
         }
-        editor.link(path, "/dev/null")?;
     }
     Ok(())
 }
@@ -150,6 +152,10 @@ impl Install {
 mod tests {
     use super::*;
     use crate::assemble::editor::testing::Bench;
+
+    fn switch(editor: &mut Editor<'_, '_>, units: &Units) -> Result<()> {
+        super::switch(editor, units, &mut |_, error| Err(error))
+    }
 
     fn units(enable: &[&str], disable: &[&str], mask: &[&str]) -> Units {
         let own = |list: &[&str]| list.iter().map(ToString::to_string).collect();

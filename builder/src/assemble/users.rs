@@ -76,7 +76,7 @@ pub fn check(editor: &Editor<'_, '_>, users: &[PlannedUser], spot: &dyn Fn(&[&st
     for (n, PlannedUser { user, .. }) in users.iter().enumerate() {
         for (g, group) in user.groups.iter().enumerate() {
             let Err(error) = accounts.group(group) else { continue };
-            let hint = error.hint().map_or_else(|| "it comes with the package that has it, or name it in /usr/lib/sysusers.d".into(), str::to_string);
+            let hint = error.hint().map_or_else(|| "add the package that has it to `packages`".into(), str::to_string);
             problems.push(spot(&["users", &n.to_string(), "groups", &g.to_string()]).problem(error.to_string(), Some(hint)));
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use layers::lock::{Lock, Package};
 use layers::node::{IMAGE_RECORD, ImageRecord};
 use layers::plan::{PROFILE_LAYER, PlannedUser};
-use layers::profile::Diagnostics;
+use layers::profile::{Diagnostic, Diagnostics};
 use layers::units::Digest;
 use layers::{Error, Result};
 
@@ -36,12 +36,14 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     let mut pack = store.new_pack(key)?;
     let mut tree = configured;
     let mut editor = Editor::new(&mut tree, store, &mut pack, lock.epoch);
+    let mut problems = Vec::new();
     for layer in &planned.plan.layers {
         if layer.name == PROFILE_LAYER {
-            check_against_tree(&editor, planned, &layer.users)?;
+            problems.extend(contradicted(&editor, planned, &layer.users)?);
         }
-        apply::apply(&mut editor, layer, node)?;
+        apply::apply(&mut editor, layer, node, &mut problems)?;
     }
+    Diagnostics::gather(planned.document.path(), problems)?;
     image_record(&mut editor, planned, lock)?;
     let modules: Vec<String> = planned.plan.initrd_modules().into_iter().collect();
     let boot = boot::files(&mut editor, &modules, node)?;
@@ -52,14 +54,14 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     Ok(Root { tree, boot })
 }
 
-/// What the profile says and only the tree of packages and layers below can tell wrong: all of it at once.
-fn check_against_tree(editor: &Editor<'_, '_>, planned: &Planned, planned_users: &[PlannedUser]) -> Result<()> {
+/// What the profile says and the tree of packages and layers below contradicts.
+fn contradicted(editor: &Editor<'_, '_>, planned: &Planned, users: &[PlannedUser]) -> Result<Vec<Diagnostic>> {
     let document = &planned.document;
-    let mut problems = users::check(editor, planned_users, &|path| document.spot(path))?;
+    let mut problems = users::check(editor, users, &|path| document.spot(path))?;
     if let Some((message, hint)) = zones::unknown(editor.tree, &planned.profile.time.zone) {
         problems.push(document.spot(&["time", "zone"]).problem(message, Some(hint)));
     }
-    Ok(Diagnostics::gather(document.path(), problems)?)
+    Ok(problems)
 }
 
 fn configure_packages(planned: &Planned, lock: &Lock, store: &Store, progress: &Progress) -> Result<Tree> {
