@@ -4,14 +4,13 @@
 //! costs only itself.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
 use crate::node::ImageRecord;
-use crate::profile::{self, ConsoleLogin, Interface, Mount, Network};
+use crate::profile::{ConsoleLogin, Interface, Mount, Network, check_network, is_host, is_user, is_zone, quote, suggest};
 
 /// A value and where it was said, such as `image` or `disk CHASI: chasi-bod.yaml:3`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,7 +93,7 @@ impl Settings {
         let source = &item.source;
         match item.key.as_str() {
             "hostname" => put(&mut self.hostname, word(&item.value, check_hostname_rule)?, source),
-            "network" => put(&mut self.network, checked(structure(&item.value)?, profile::check_network)?, source),
+            "network" => put(&mut self.network, checked(structure(&item.value)?, check_network)?, source),
             "time.zone" => put(&mut self.zone, word(&item.value, check_zone)?, source),
             "time.servers" => put(&mut self.servers, all(list(&item.value)?, |server| check_server(server))?, source),
             "console.login" => put(&mut self.login, structure(&item.value)?, source),
@@ -163,11 +162,7 @@ fn put<T>(slot: &mut Sourced<T>, value: T, source: &str) {
 }
 
 fn unknown(key: &str) -> String {
-    let near = KEYS.iter().filter(|k| strsim::damerau_levenshtein(k, key) <= 3).min_by_key(|k| strsim::damerau_levenshtein(k, key));
-    match near {
-        Some(near) => format!("unknown key, did you mean `{near}`?"),
-        None => format!("unknown key; known are {}", KEYS.join(", ")),
-    }
+    suggest(key, KEYS).map_or_else(|| "unknown key".into(), |hint| format!("unknown key, {hint}"))
 }
 
 fn word(value: &Value, check: fn(&str) -> Result<(), String>) -> Result<String, String> {
@@ -277,26 +272,15 @@ pub fn check_hostname_rule(rule: &str) -> Result<(), String> {
 }
 
 fn check_zone(zone: &str) -> Result<(), String> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "/_+-".contains(c);
-    match !zone.is_empty() && !zone.starts_with('/') && zone.chars().all(fine) {
-        true => Ok(()),
-        false => Err(format!("`{zone}` is no time zone name such as Europe/Berlin")),
-    }
+    if is_zone(zone) { Ok(()) } else { Err(format!("{} is no time zone name such as Europe/Berlin", quote(zone))) }
 }
 
 fn check_server(server: &str) -> Result<(), String> {
-    match server.parse::<IpAddr>().is_ok() || server.split('.').all(is_label) {
-        true => Ok(()),
-        false => Err(format!("`{server}` is no host name or address")),
-    }
+    if is_host(server) { Ok(()) } else { Err(format!("{} is no host name or address", quote(server))) }
 }
 
 fn check_user(user: &str) -> Result<(), String> {
-    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
-    match user.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') && user.len() <= 31 && user.chars().all(fine) {
-        true => Ok(()),
-        false => Err(format!("`{user}` is no user name")),
-    }
+    if is_user(user) { Ok(()) } else { Err(format!("{} is no user name", quote(user))) }
 }
 
 /// One public key in `authorized_keys` notation without options; RFC 4253: base64 of the length and name of its type.

@@ -512,6 +512,8 @@ proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in prop_oneof![any::<String>(), "[-:#{}\\[\\],&*!|>'\"%@? \n\ta-c0-9]{0,80}"]) {
         let _ = one(&text);
+        let _ = profile::parse_layer("l", &text);
+        let _ = profile::parse_layer("l", &format!("name: {text}\nparameters: {{a: {text}}}\npackages: [{text}]\nfiles:\n  - {text}\n"));
         let _ = one(&format!("name: {text}\nfiles: [{text}]\nnetwork: {{interfaces: [{text}]}}\nusers:\n  - {text}\n"));
     }
 }

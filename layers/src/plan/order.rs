@@ -45,7 +45,10 @@ impl Sorter<'_, '_> {
         let Some(layer) = self.known.get(name).copied() else {
             self.done.insert(name.into());
             let told = self.unread && at.is_some_and(|n| self.wanted[n].path.is_some());
-            return if told { () } else { self.missing(name, named()) };
+            if !told {
+                self.missing(name, named());
+            }
+            return;
         };
         self.path.push(name.into());
         for (n, required) in layer.definition.requires.iter().enumerate() {

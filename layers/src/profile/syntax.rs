@@ -162,7 +162,8 @@ pub fn is_package(text: &str) -> bool {
     text.len() >= 2 && only(text, 255, "+-.") && text.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
 
-fn is_user(text: &str) -> bool {
+/// Whether a text may name a user or group.
+pub fn is_user(text: &str) -> bool {
     only(text, 31, "_-") && text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
 }
 
@@ -240,12 +241,14 @@ fn is_disk(text: &str) -> bool {
     is_path(text) && text.starts_with("/dev/")
 }
 
-fn is_zone(text: &str) -> bool {
+/// Whether a text is formed like the name of a time zone.
+pub fn is_zone(text: &str) -> bool {
     let part = |p: &str| !p.is_empty() && p.chars().all(|c| c.is_ascii_alphanumeric() || "_+-".contains(c));
     text.len() <= 63 && text.split('/').all(part) && text.starts_with(|c: char| c.is_ascii_alphabetic())
 }
 
-fn is_host(text: &str) -> bool {
+/// Whether a text is a host name or an IP address.
+pub fn is_host(text: &str) -> bool {
     let label =
         |l: &str| (1..=63).contains(&l.len()) && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && !l.starts_with('-') && !l.ends_with('-');
     is_ip(text) || text.len() <= 253 && text.split('.').all(label)
