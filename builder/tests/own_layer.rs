@@ -53,14 +53,15 @@ fn a1_mistakes_in_profile_layer_and_template_are_told_together_and_the_input_is_
     change("layers/motd/layer.yaml", "source: announce.service", "source: anounce.service");
     change("layers/motd/motd", "profile.version", "profile.verison");
     fs::write(dir.path().join("base.yaml"), "files:\n  - {path: /etc/x, source: gone}\n").unwrap();
-    change("site.yaml", "name: site\n", "extends: base.yaml\nname: site\n");
+    change("site.yaml", "name: site\n", "extends: base.yaml\nname: site\ndebian: {keyring: keys.pgp}\n");
     let error = pipeline::plan(&dir.path().join("site.yaml")).unwrap_err();
     let shown = error.to_string().replace(&format!("{}/", dir.path().display()), "");
     for says in [
-        "checking site.yaml: 6 problems",
-        "site.yaml:7:5: there is no layer `toolchian`",
-        "site.yaml:8:5: layer `motd` needs the parameter `greeting` (text)",
-        "site.yaml:11:7: layer `motd` has no parameter `greting`\n  11 |       greting: Welcome to the lab\n     |       ^^^^^^^\nhint: did you mean `greeting`?",
+        "checking site.yaml: 7 problems",
+        "site.yaml:4:19: reading keys.pgp: No such file",
+        "site.yaml:8:5: there is no layer `toolchian`",
+        "site.yaml:9:5: layer `motd` needs the parameter `greeting` (text)",
+        "site.yaml:12:7: layer `motd` has no parameter `greting`\n  12 |       greting: Welcome to the lab\n     |       ^^^^^^^\nhint: did you mean `greeting`?",
         "base.yaml:2:28: reading gone: No such file",
         "layers/motd/layer.yaml:21:62: file `anounce.service` is not in",
         "layers/motd/motd:1:43: rendering /etc/motd: `profile.verison` is not known",

@@ -49,7 +49,7 @@ pub struct Definition {
     /// Kernel parameters by their dotted name.
     #[serde(default)]
     pub sysctl: BTreeMap<String, Scalar>,
-    /// Scripts to run in the build sandbox after packages are configured and files are in place.
+    /// Scripts to run in the build sandbox when all packages are configured, before any layer's files are put in place.
     #[serde(default)]
     pub scripts: Vec<Script>,
     /// Kernel modules that the initramfs must have.

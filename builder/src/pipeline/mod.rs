@@ -158,7 +158,10 @@ pub fn plan(path: &Path) -> Result<Planned> {
     let loaded = profile::load(&path.to_string_lossy(), &mut read)?;
     // Paths in a loaded profile are relative to the current folder.
     let here = Path::new("");
-    let (layers, problems) = defs::for_profile(&loaded, here)?;
+    let (layers, mut problems) = defs::for_profile(&loaded, here)?;
+    if let Some(Err(error)) = loaded.profile.debian.keyring.as_ref().map(|name| defs::read(&here.join(name))) {
+        problems.push(loaded.document.spot(&["debian", "keyring"]).problem(error.to_string(), error.hint().map(str::to_string)));
+    }
     let plan = layers::plan::plan(&loaded, &layers, &|name| defs::read(&here.join(name)), problems)?;
     check_kernel(&loaded, &plan, &layers)?;
     // Sizes that cannot work are said before anything is fetched.

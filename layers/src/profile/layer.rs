@@ -89,6 +89,27 @@ mod tests {
     }
 
     #[test]
+    fn a4_hostile_destinations_are_refused_with_their_path() {
+        let long = format!("/etc/{}", "x".repeat(256));
+        for (path, why) in [
+            ("/etc/../../x", "absolute path"),
+            ("etc/x", "absolute path"),
+            ("/etc/x\\0y", "control characters"),
+            ("/", "absolute path"),
+            ("/proc/x", "nothing can lie below"),
+            ("/run/x", "nothing can lie below"),
+            ("/etc/passwd", "accounts come from"),
+            ("/etc/./shadow", "absolute path"),
+            (&long, "255 bytes"),
+        ] {
+            let shown = wrong(&format!("files: [{{path: \"{path}\", content: x}}]\n"));
+            assert!(shown.starts_with("own/layer.yaml:3:16: ") && shown.contains(why), "{path}: {shown}");
+        }
+        let shown = wrong("files: [{path: /etc/a, link: /tmp}, {path: /etc/a/b, content: x}]\n");
+        assert!(shown.contains("3:44: `/etc/a/b` lies below `/etc/a`"), "{shown}");
+    }
+
+    #[test]
     fn a7_a_secret_in_a_layer_is_refused_and_not_shown() {
         let shown = wrong("files: [{path: /etc/x, content: \"$6$abcdefgh$0123456789abcdefghij\"}]\n");
         assert!(shown.contains("must not be written here") && !shown.contains("$6$"), "{shown}");
