@@ -83,6 +83,8 @@ pub fn request(planned: &Planned) -> Request {
             .into_iter()
             .map(|a| deb::Assumed { name: a.name, version: ASSUMED_VERSION.into(), provides: a.provides })
             .collect(),
+        profile: planned.document.path().into(),
+        asked_at: planned.plan.asked_at(),
     }
 }
 
