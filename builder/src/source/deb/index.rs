@@ -230,7 +230,7 @@ fn check(package: &Package) -> Result<()> {
         return Err(Error::input(format!("`{}` is not a package name", name.escape_debug())));
     }
     let version = package.version();
-    if !plain(version, ".+-:~") || version.parse::<debversion::Version>().is_err() {
+    if super::relation::parts(version).is_none() {
         return Err(Error::input(format!("package {name}: `{}` is not a version", version.escape_debug())));
     }
     if !plain(package.architecture(), "-") {

@@ -3,7 +3,6 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use debversion::Version;
 use layers::{Error, Result};
 
 /// `name (op version)`; an architecture qualifier other than `:any` and the native one makes it unsatisfiable.
@@ -74,9 +73,51 @@ pub fn compare(a: &str, b: &str) -> Ordering {
     if a == b {
         return Ordering::Equal;
     }
-    match (a.parse::<Version>(), b.parse::<Version>()) {
-        (Ok(a), Ok(b)) => a.cmp(&b),
-        (a, b) => a.is_ok().cmp(&b.is_ok()),
+    match (parts(a), parts(b)) {
+        (Some((epoch, upstream, revision)), Some((other, up, rev))) => {
+            epoch.cmp(&other).then_with(|| compare_part(upstream, up)).then_with(|| compare_part(revision, rev))
+        }
+        (a, b) => a.is_some().cmp(&b.is_some()),
+    }
+}
+
+/// Epoch, upstream version and revision; none when the text is no version.
+pub fn parts(text: &str) -> Option<(u32, &str, &str)> {
+    let (epoch, rest) = text.split_once(':').unwrap_or(("0", text));
+    let (upstream, revision) = rest.rsplit_once('-').unwrap_or((rest, "0"));
+    let made_of = |part: &str, more: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c));
+    let whole = epoch.bytes().all(|b| b.is_ascii_digit()) && upstream.starts_with(|c: char| c.is_ascii_digit());
+    (whole && made_of(upstream, ".+-~:") && made_of(revision, ".+~")).then_some((epoch.parse().ok()?, upstream, revision))
+}
+
+/// Text and numbers by turns, as dpkg compares them: `~` sorts before the end, letters before other characters, leading zeros count nothing.
+/// (Own code: the crate for it takes `2a` and `2a0` for different versions.)
+fn compare_part(mut a: &str, mut b: &str) -> Ordering {
+    while !(a.is_empty() && b.is_empty()) {
+        let (text_a, text_b) = (take(&mut a, |c| !c.is_ascii_digit()), take(&mut b, |c| !c.is_ascii_digit()));
+        let weights = |text: &str| text.bytes().map(weight).chain([0]).collect::<Vec<_>>();
+        let (number_a, number_b) = (take(&mut a, |c| c.is_ascii_digit()), take(&mut b, |c| c.is_ascii_digit()));
+        let number = |text: &str| (text.trim_start_matches('0').len(), text.trim_start_matches('0').to_string());
+        let order = weights(text_a).cmp(&weights(text_b)).then_with(|| number(number_a).cmp(&number(number_b)));
+        if order.is_ne() {
+            return order;
+        }
+    }
+    Ordering::Equal
+}
+
+/// Takes the characters that fit off the front.
+fn take<'a>(text: &mut &'a str, fits: impl Fn(char) -> bool) -> &'a str {
+    let (front, rest) = text.split_at(text.find(|c| !fits(c)).unwrap_or(text.len()));
+    *text = rest;
+    front
+}
+
+fn weight(byte: u8) -> i32 {
+    match byte {
+        b'~' => -1,
+        letter if letter.is_ascii_alphabetic() => letter.into(),
+        other => i32::from(other) + 256,
     }
 }
 
@@ -137,6 +178,7 @@ mod tests {
             ("1.0-1+b1", "1.0-1", "gt"),
             ("1.0", "1.0-0", "eq"),
             ("1.09", "1.9", "eq"),
+            ("2a", "2a0", "eq"),
             ("1.0+dfsg", "1.0.1", "lt"),
             ("2a", "2", "gt"),
             ("0:1", "1", "eq"),
