@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use layers::units::Digest;
 use layers::{Context, Error, Result};
+use rayon::prelude::*;
 use rustix::fs::{CWD, RenameFlags};
 use sha2::{Digest as _, Sha256};
 
 use crate::disk::ReadAt;
 use crate::disk::file::FileAt;
+use crate::inspect::FileCheck;
+use crate::inspect::check::CHUNK;
 use crate::record::{self, BuildRecord};
 
 /// File with the digests of all other files of the folder, in the notation of sha256sum(1).
@@ -35,7 +38,9 @@ impl Staging {
         if dir.exists() {
             fs::remove_dir_all(&dir).context(|| format!("removing {}", dir.display()))?;
         }
-        fs::create_dir_all(&dir).context(|| format!("creating {}", dir.display()))?;
+        fs::create_dir_all(&dir)
+            .context(|| format!("creating {}", dir.display()))
+            .map_err(|e| e.with_hint("name a folder that you may write with --output"))?;
         Ok(Self { dir, target: target.to_path_buf() })
     }
 
@@ -94,6 +99,25 @@ pub fn sha256(path: &Path) -> Result<Digest> {
     Ok(Digest(hasher.finalize().into()))
 }
 
+/// Digest of a file and those of its chunks, from one reading.
+pub fn sums(path: &Path) -> Result<(Digest, FileCheck)> {
+    let file = FileAt::open(path)?;
+    let mut whole = Sha256::new();
+    let mut check = FileCheck { size: file.len(), chunks: Vec::new() };
+    // A whole number of chunks, enough of them for all cores.
+    let mut buffer = vec![0; 64 * CHUNK as usize];
+    let mut done = 0;
+    while done < file.len() {
+        let piece = &mut buffer[..(file.len() - done).min(64 * CHUNK) as usize];
+        file.read_at(piece, done).context(|| format!("hashing {}", path.display()))?;
+        let chunks = || piece.par_chunks(CHUNK as usize).map(Digest::of).collect::<Vec<_>>();
+        let ((), chunks) = rayon::join(|| whole.update(&*piece), chunks);
+        check.chunks.extend(chunks);
+        done += piece.len() as u64;
+    }
+    Ok((Digest(whole.finalize().into()), check))
+}
+
 /// A length in pieces of at most 1 MiB.
 fn pieces(length: u64) -> impl Iterator<Item = usize> {
     const PIECE: u64 = 1 << 20;
@@ -127,6 +151,16 @@ mod tests {
         Staging::begin(&target).unwrap().write("left", b"x").unwrap();
         let staging = Staging::begin(&target).unwrap();
         assert!(!staging.dir.join("left").exists() && !target.exists());
+    }
+
+    #[test]
+    fn one_reading_gives_the_digests_that_two_give() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for length in [0, 1, CHUNK as usize, 64 * CHUNK as usize + 7] {
+            let bytes: Vec<u8> = (0..length).map(|n| (n * 31 >> 3) as u8).collect();
+            fs::write(file.path(), &bytes).unwrap();
+            assert_eq!(sums(file.path()).unwrap(), (Digest::of(&bytes), FileCheck::of(file.path()).unwrap()));
+        }
     }
 
     #[test]

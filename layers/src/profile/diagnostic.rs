@@ -113,7 +113,7 @@ impl std::error::Error for Diagnostics {}
 impl From<Diagnostics> for Error {
     fn from(all: Diagnostics) -> Self {
         let count = if all.list.len() == 1 { "1 problem".into() } else { format!("{} problems", all.list.len()) };
-        Self::input(format!("checking {}: {count}\n{all}", all.file))
+        Self::input(format!("checking {}: {count}\n{all}", all.file)).with_diagnostics(all.list)
     }
 }
 
