@@ -50,9 +50,8 @@ impl Store {
             let path = root.join(dir);
             fs::create_dir_all(&path).context(|| format!("creating store folder {}", path.display())).map_err(elsewhere)?;
         }
-        rustix::fs::access(root.join("tmp"), rustix::fs::Access::WRITE_OK)
-            .context(|| format!("writing to the store {}", root.display()))
-            .map_err(|e| elsewhere(Error::environment(e.to_string())))?;
+        let access = rustix::fs::access(root.join("tmp"), rustix::fs::Access::WRITE_OK).map_err(io::Error::from);
+        access.context(|| format!("writing to the store {}", root.display())).map_err(elsewhere)?;
         let guard = File::open(root).context(|| format!("opening the store {}", root.display()))?;
         if guard.try_lock().is_ok() {
             remove_loose(&root.join("tmp"));

@@ -229,7 +229,7 @@ pub enum CacheCommand {
     List,
     /// Remove what no lock below these folders needs: downloads that none names, and contents and results that the newest build of none used.
     #[command(after_help = "Examples:\n  chasi-bod cache prune --dry-run              # for the locks below the current folder\n  \
-        chasi-bod cache prune ~/profiles ~/other\n\nNothing is removed while another chasi-bod uses the store. What a build needs again is fetched or made again.")]
+        chasi-bod cache prune ~/profiles ~/other\n\nNothing is removed while another chasi-bod uses the store. What a build needs again is fetched or made again.\n--json names every file.")]
     Prune {
         /// Folders with locks for which things stay; the current folder when absent.
         keep: Vec<PathBuf>,
@@ -245,4 +245,28 @@ pub enum CacheCommand {
         /// Target folder.
         dir: PathBuf,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn check(command: &clap::Command, path: &str) {
+        let name = format!("{path} {}", command.get_name());
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(help.contains("Example"), "{name} has no example in its help");
+        assert!(help.contains("chasi-bod "), "{name}: {help}");
+        for option in command.get_arguments().filter(|a| !a.is_hide_set()) {
+            assert!(option.get_help().is_some(), "{name}: {} has no help", option.get_id());
+        }
+        command.get_subcommands().for_each(|sub| check(sub, &name));
+    }
+
+    #[test]
+    fn every_command_has_examples_and_every_option_help() {
+        Cli::command().debug_assert();
+        check(&Cli::command(), "");
+    }
 }

@@ -103,7 +103,7 @@ pub fn by_kind(files: &[Unneeded]) -> Vec<String> {
         let sum = sums.entry(&file.kind).or_default();
         *sum = (sum.0 + 1, sum.1 + file.size.0);
     }
-    sums.into_iter().map(|(kind, (count, size))| format!("{kind}: {count} files, {}\n", Bytes(size))).collect()
+    sums.into_iter().map(|(kind, (count, size))| format!("{kind:<20} {count:>7} files {:>10}\n", Bytes(size).to_string())).collect()
 }
 
 /// Files that may go: downloads that no lock names, and what was made from downloads but not used by the newest build of any of the locks.

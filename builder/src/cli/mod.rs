@@ -253,8 +253,8 @@ fn prune(global: &Global, keep: &[PathBuf], dry_run: bool) -> Result<()> {
     }
     let pruned = Pruned { dry_run, locks: locks.len(), folders, size: Bytes(files.iter().map(|f| f.size.0).sum()), files };
     show(global, &pruned, || {
-        let paths = pruned.folders.iter().chain(pruned.files.iter().map(|f| &f.path));
-        paths.map(|path| format!("{}\n", path.display())).chain(cache::by_kind(&pruned.files)).collect()
+        let folders = pruned.folders.iter().map(|path| format!("scratch {}\n", path.display()));
+        folders.chain(cache::by_kind(&pruned.files)).collect()
     })?;
     let verb = if dry_run { "would remove" } else { "removed" };
     eprintln!("{verb} {} files, {}; kept what {} locks need", pruned.files.len(), pruned.size, pruned.locks);

@@ -265,6 +265,7 @@ pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outco
     {
         return Ok(outcome);
     }
+    Staging::check(&target)?;
     let lock = locking::ensure(&planned, request.locking, request.network, &store, progress)?;
     let key = match known {
         Some(key) if key.lock == lock => key,

@@ -1,7 +1,7 @@
 //! The result folder `output/<profile>/<version>/`: filled under another name and given its own by one rename, so that a failed or killed build
 //! leaves nothing that looks finished.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use layers::units::Digest;
@@ -25,23 +25,43 @@ pub struct Staging {
     /// Where files are written until the folder is finished.
     pub dir: PathBuf,
     target: PathBuf,
+    /// A lock on the folder tells builds under way from killed ones.
+    _lock: File,
 }
 
 impl Staging {
-    /// Starts a folder that will become `target`; what a killed build left there is removed.
+    /// Starts a folder that will become `target`; what killed builds left beside it is removed.
     pub fn begin(target: &Path) -> Result<Self> {
         let (parent, name) = (target.parent(), target.file_name());
         let (Some(parent), Some(name)) = (parent, name) else {
             return Err(Error::internal(format!("placing results in {}: not a folder below another", target.display())));
         };
         let dir = parent.join(format!(".{}.partial", name.to_string_lossy()));
+        for left in abandoned(parent) {
+            fs::remove_dir_all(&left).context(|| format!("removing {}", left.display()))?;
+        }
+        let other = || Error::environment(format!("writing {}: another build is writing it", target.display())).with_hint("wait for it to end");
         if dir.exists() {
-            fs::remove_dir_all(&dir).context(|| format!("removing {}", dir.display()))?;
+            return Err(other());
         }
         fs::create_dir_all(&dir)
             .context(|| format!("creating {}", dir.display()))
             .map_err(|e| e.with_hint("name a folder that you may write with --output"))?;
-        Ok(Self { dir, target: target.to_path_buf() })
+        let lock = File::open(&dir).context(|| format!("opening {}", dir.display()))?;
+        lock.try_lock().map_err(|_| other())?;
+        Ok(Self { dir, target: target.to_path_buf(), _lock: lock })
+    }
+
+    /// Finds out before a build whether its results can be written, without writing.
+    pub fn check(target: &Path) -> Result<()> {
+        let target = std::path::absolute(target).context(|| format!("naming {}", target.display()))?;
+        let Some(there) = target.ancestors().skip(1).find(|a| a.exists()) else { return Ok(()) };
+        let refused = || format!("writing results below {}", there.display());
+        let access = match there.is_dir() {
+            true => rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK),
+            false => Err(rustix::io::Errno::NOTDIR),
+        };
+        access.map_err(std::io::Error::from).context(refused).map_err(|e| e.with_hint("name a folder that you may write with --output"))
     }
 
     /// Writes a small file.
@@ -65,6 +85,14 @@ impl Staging {
         rustix::fs::renameat_with(CWD, &self.dir, CWD, &self.target, RenameFlags::EXCHANGE).map_err(std::io::Error::from).context(shown)?;
         fs::remove_dir_all(&self.dir).context(|| format!("removing the replaced folder {}", self.dir.display()))
     }
+}
+
+/// Unfinished folders below `parent` whose build is dead.
+fn abandoned(parent: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let named = |name: &str| name.starts_with('.') && name.ends_with(".partial");
+    let paths = entries.filter(|e| named(&e.file_name().to_string_lossy()) && e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
+    paths.filter(|path| File::open(path).is_ok_and(|folder| folder.try_lock().is_ok())).collect()
 }
 
 /// The record of a finished folder; none when there is no folder or its record cannot be read.
@@ -148,9 +176,13 @@ mod tests {
     fn what_a_killed_build_left_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("1.0.0");
+        let others = [dir.path().join(".0.9.0.partial"), dir.path().join("0.9.0")];
+        others.iter().for_each(|path| fs::create_dir(path).unwrap());
         Staging::begin(&target).unwrap().write("left", b"x").unwrap();
+        assert_eq!(others.each_ref().map(|path| path.exists()), [false, true]);
         let staging = Staging::begin(&target).unwrap();
         assert!(!staging.dir.join("left").exists() && !target.exists());
+        assert_eq!(Staging::begin(&target).unwrap_err().fault(), layers::Fault::Environment, "it is being written");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use layers::units::Bytes;
 use serde::Serialize;
 
 use super::locking::{self, Found};
+use super::output::Staging;
 use super::{Build, Key, Network, file_name, finished, folder, holds, key, node_binary, plan};
 use crate::emit::OutputFormat;
 use crate::store::Store;
@@ -135,7 +136,10 @@ pub fn preview(request: &Build, store: &Store) -> Result<Preview> {
             about: (!up_to_date && sizes > 0).then(|| about(*format, sizes, &planned.profile)),
         }
     };
-    let outputs = request.formats.iter().map(output).collect();
+    let outputs: Vec<_> = request.formats.iter().map(output).collect();
+    if outputs.iter().any(|o| o.state == OutputState::WouldWrite) {
+        Staging::check(&target)?;
+    }
     Ok(Preview { folder: target, lock, packages, outputs })
 }
 
