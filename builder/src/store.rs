@@ -69,8 +69,10 @@ impl Store {
     pub fn alone(&self) -> Result<()> {
         match self.guard.as_ref().map_or(Ok(()), File::try_lock) {
             Ok(()) => Ok(()),
-            Err(TryLockError::WouldBlock) => Err(Error::environment(format!("removing from the store {}: another chasi-bod uses it", self.root.display()))
-                .with_hint("try again when it is done")),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::environment(format!("removing from the store {}: another chasi-bod uses it", self.root.display()))
+                    .with_hint("try again when it is done"))
+            }
             Err(TryLockError::Error(e)) => Err(e).context(|| format!("locking the store {}", self.root.display())),
         }
     }

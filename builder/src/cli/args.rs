@@ -48,17 +48,23 @@ pub enum Command {
         chasi-bod lock site.yaml --offline           # from the indices that the store holds")]
     Lock(LockArgs),
     /// Build the image and write its artifacts to output/<profile>/<version>/.
-    #[command(after_help = "Examples:\n  chasi-bod build site.yaml --format qcow2,raw\n  chasi-bod build site.yaml --dry-run          # what is fetched and written\n  \
-        chasi-bod build site.yaml --locked --offline")]
+    #[command(
+        after_help = "Examples:\n  chasi-bod build site.yaml --format qcow2,raw\n  chasi-bod build site.yaml --dry-run          # what is fetched and written\n  \
+        chasi-bod build site.yaml --locked --offline"
+    )]
     Build(BuildArgs),
     /// Build the image and boot it in QEMU with serial console; ssh on a forwarded port.
-    #[command(after_help = "Examples:\n  chasi-bod run site.yaml --ssh-key ~/.ssh/id_ed25519.pub\n  chasi-bod run site.yaml --ssh-port 2222 --firmware uefi --accel kvm\n  \
-        chasi-bod run site.yaml --print              # the QEMU command, for this or another machine\n\nLeave the machine with Ctrl-A X.")]
+    #[command(
+        after_help = "Examples:\n  chasi-bod run site.yaml --ssh-key ~/.ssh/id_ed25519.pub\n  chasi-bod run site.yaml --ssh-port 2222 --firmware uefi --accel kvm\n  \
+        chasi-bod run site.yaml --print              # the QEMU command, for this or another machine\n\nLeave the machine with Ctrl-A X."
+    )]
     Run(RunArgs),
     /// Show partitions, boot files and slots of a disk image, or the files of its root file system.
-    #[command(after_help = "Examples:\n  chasi-bod inspect site-1.0.0.qcow2\n  chasi-bod inspect site-1.0.0.qcow2 --files            # all files of the root\n  \
+    #[command(
+        after_help = "Examples:\n  chasi-bod inspect site-1.0.0.qcow2\n  chasi-bod inspect site-1.0.0.qcow2 --files            # all files of the root\n  \
         chasi-bod inspect site-1.0.0.raw --files '/etc/**'    # quoted, so that the shell leaves it alone\n  \
-        chasi-bod inspect site-1.0.0.raw --files '*.service' --json\n  chasi-bod inspect site-1.0.0.qcow2 --cat /etc/os-release")]
+        chasi-bod inspect site-1.0.0.raw --files '*.service' --json\n  chasi-bod inspect site-1.0.0.qcow2 --cat /etc/os-release"
+    )]
     Inspect(InspectArgs),
     /// Check artifacts against SHA256SUMS, build record and verity; names every file, partition and offset that differs.
     #[command(after_help = "Examples:\n  chasi-bod verify output/minimal/0.1.0\n  chasi-bod verify output/minimal/0.1.0/minimal-0.1.0.qcow2")]
@@ -73,7 +79,10 @@ pub enum Command {
         name: String,
     },
     /// Look after the store of downloads and results.
-    #[command(subcommand, after_help = "Examples:\n  chasi-bod cache list\n  chasi-bod cache prune ~/profiles --dry-run\n  chasi-bod cache export site.yaml /media/usb/store")]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  chasi-bod cache list\n  chasi-bod cache prune ~/profiles --dry-run\n  chasi-bod cache export site.yaml /media/usb/store"
+    )]
     Cache(CacheCommand),
     /// Print a completion script for a shell.
     #[command(after_help = "Example:\n  chasi-bod completions bash > /etc/bash_completion.d/chasi-bod")]
@@ -238,7 +247,9 @@ pub enum CacheCommand {
         dry_run: bool,
     },
     /// Copy the packages and indices of a profile's lock into a folder that serves as the store of a machine without network.
-    #[command(after_help = "Example:\n  chasi-bod cache export site.yaml /media/usb/store\n  chasi-bod build site.yaml --locked --offline --cache /media/usb/store    # there")]
+    #[command(
+        after_help = "Example:\n  chasi-bod cache export site.yaml /media/usb/store\n  chasi-bod build site.yaml --locked --offline --cache /media/usb/store    # there"
+    )]
     Export {
         /// Profile whose lock is exported.
         profile: PathBuf,

@@ -41,9 +41,8 @@ pub fn check(args: &RunArgs, qemu: &Command) -> Result<()> {
     let program = qemu.get_program();
     let path = std::env::var_os("PATH").unwrap_or_default();
     if !std::env::split_paths(&path).any(|dir| dir.join(program).is_file()) {
-        return Err(Error::environment(format!("looking for QEMU: no `{}` in PATH", program.to_string_lossy())).with_hint(
-            "install the Debian package `qemu-system-x86`, or add --print to get the command for a machine that has it",
-        ));
+        return Err(Error::environment(format!("looking for QEMU: no `{}` in PATH", program.to_string_lossy()))
+            .with_hint("install the Debian package `qemu-system-x86`, or add --print to get the command for a machine that has it"));
     }
     let kvm = || std::fs::File::options().read(true).write(true).open("/dev/kvm").context(|| "opening /dev/kvm".into());
     if args.accel == Accel::Kvm {
@@ -57,7 +56,9 @@ fn accelerator(qemu: &mut Command, accel: Accel) {
     match accel {
         Accel::Kvm => qemu.args(["-accel", "kvm", "-cpu", "host"]),
         // Without AVX the emulator is 8 to 10 % faster for most programs.
-        Accel::Tcg => qemu.args(["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,avx512f=off,avx2=off,avx=off,adx=off,bmi2=off", "-smp", "2"]),
+        Accel::Tcg => {
+            qemu.args(["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,avx512f=off,avx2=off,avx=off,adx=off,bmi2=off", "-smp", "2"])
+        }
     };
 }
 

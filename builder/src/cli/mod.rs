@@ -139,9 +139,7 @@ fn build(args: &BuildArgs, global: &Global) -> Result<()> {
     show(global, &outcome, || outcome.to_string())
 }
 
-/// A mistake in the profile is said before the store is opened.
 fn built(args: &BuildArgs, global: &Global) -> Result<Outcome> {
-    pipeline::plan(&args.profile.profile)?;
     pipeline::build(&request(args), store(global)?, &progress(global))
 }
 
@@ -257,6 +255,7 @@ fn prune(global: &Global, keep: &[PathBuf], dry_run: bool) -> Result<()> {
         folders.chain(cache::by_kind(&pruned.files)).collect()
     })?;
     let verb = if dry_run { "would remove" } else { "removed" };
-    eprintln!("{verb} {} files, {}; kept what {} locks need", pruned.files.len(), pruned.size, pruned.locks);
+    let locks = if pruned.locks == 1 { "1 lock needs".into() } else { format!("{} locks need", pruned.locks) };
+    eprintln!("{verb} {} files, {}; kept what {locks}", pruned.files.len(), pruned.size);
     Ok(())
 }

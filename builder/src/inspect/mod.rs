@@ -7,9 +7,9 @@ mod superblock;
 use std::fmt;
 use std::path::Path;
 
+use layers::Result;
 use layers::node::{Slot, partition};
 use layers::units::Bytes;
-use layers::Result;
 use serde::Serialize;
 use uuid::Uuid;
 

@@ -62,7 +62,8 @@ pub fn load(archive: &Archive, suite: &str, components: &[String], architecture:
     let keyring = Keyring::open(&archive.keyring)?;
     let keyed = known_key(suite, components, architecture);
     if archive.offline == Offline::Required {
-        return stored(archive, suite, components, architecture, previous, &keyring, &keyed).context(|| format!("reading suite {suite} in the store"));
+        return stored(archive, suite, components, architecture, previous, &keyring, &keyed)
+            .context(|| format!("reading suite {suite} in the store"));
     }
     let base = format!("{}/dists/{suite}", archive.mirrors.base(suite)?);
     let read = || read(archive, suite, &base, components, architecture, previous, &keyring);
