@@ -82,6 +82,9 @@ impl Staging {
         if !self.target.exists() {
             return fs::rename(&self.dir, &self.target).context(shown);
         }
+        // Under its new name the old folder must not look abandoned to a build that begins now.
+        let old = File::open(&self.target).context(shown)?;
+        let _ = old.try_lock();
         rustix::fs::renameat_with(CWD, &self.dir, CWD, &self.target, RenameFlags::EXCHANGE).map_err(std::io::Error::from).context(shown)?;
         fs::remove_dir_all(&self.dir).context(|| format!("removing the replaced folder {}", self.dir.display()))
     }
@@ -189,7 +192,7 @@ mod tests {
     fn one_reading_gives_the_digests_that_two_give() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for length in [0, 1, CHUNK as usize, 64 * CHUNK as usize + 7] {
-            let bytes: Vec<u8> = (0..length).map(|n| (n * 31 >> 3) as u8).collect();
+            let bytes: Vec<u8> = (0..length).map(|n| ((n * 31) >> 3) as u8).collect();
             fs::write(file.path(), &bytes).unwrap();
             assert_eq!(sums(file.path()).unwrap(), (Digest::of(&bytes), FileCheck::of(file.path()).unwrap()));
         }

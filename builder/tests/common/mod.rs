@@ -46,15 +46,27 @@ pub fn good(command: &mut Command) -> Output {
 
 /// The image built once with the shared store; its folder.
 pub fn built() -> &'static Path {
-    static BUILT: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    static BUILT: OnceLock<(fs::File, PathBuf)> = OnceLock::new();
     let (_, folder) = BUILT.get_or_init(|| {
-        let dir = tempfile::Builder::new().prefix("image-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let profile = site(dir.path());
-        good(chasi_bod(&["build", profile.to_str().unwrap(), "--format", "raw,qcow2", "--output"]).arg(dir.path().join("out")));
-        let folder = only_child(&dir.path().join("out/minimal"));
-        (dir, folder)
+        remove_former();
+        // Statics are never dropped: the next run removes the folder, which is locked while this one lives.
+        let dir = tempfile::Builder::new().prefix("image-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap().keep();
+        let lock = fs::File::open(&dir).unwrap();
+        lock.lock().unwrap();
+        let profile = site(&dir);
+        good(chasi_bod(&["build", profile.to_str().unwrap(), "--format", "raw,qcow2", "--output"]).arg(dir.join("out")));
+        (lock, only_child(&dir.join("out/minimal")))
     });
     folder
+}
+
+fn remove_former() {
+    let former = fs::read_dir(env!("CARGO_TARGET_TMPDIR")).unwrap().map(|e| e.unwrap().path());
+    for dir in former.filter(|p| p.file_name().unwrap().to_string_lossy().starts_with("image-")) {
+        if fs::File::open(&dir).is_ok_and(|lock| lock.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(&dir);
+        }
+    }
 }
 
 pub fn only_child(dir: &Path) -> PathBuf {
