@@ -58,6 +58,8 @@ pub enum Command {
         after_help = "Examples:\n  chasi-bod run site.yaml --ssh-key ~/.ssh/id_ed25519.pub\n  chasi-bod run site.yaml --ssh-port 2222 --firmware uefi --accel kvm\n  \
         chasi-bod run site.yaml --print              # the QEMU command, for this or another machine\n\nLeave the machine with Ctrl-A X."
     )]
+    // What boots here is a QCOW2 disk.
+    #[command(mut_arg("formats", |arg| arg.hide(true)), mut_arg("no_raw_sum", |arg| arg.hide(true)))]
     Run(RunArgs),
     /// Show partitions, boot files and slots of a disk image, or the files of its root file system.
     #[command(
@@ -166,7 +168,7 @@ pub struct RunArgs {
     /// Firmware to boot with.
     #[arg(long, value_enum, default_value_t = Firmware::Bios)]
     pub firmware: Firmware,
-    /// How the processor is run: emulated, which works everywhere, or by KVM, about ten times as fast. Not chosen by itself, because a
+    /// How the processor is run: emulated, which works everywhere, or by KVM, which is much faster. Not chosen by itself, because a
     /// /dev/kvm that exists may still hang.
     #[arg(long, value_enum, default_value_t = Accel::Tcg, env = "CHASI_BOD_ACCEL")]
     pub accel: Accel,

@@ -43,7 +43,9 @@ pub fn write_lock(planned: &Planned, lock: &Lock) -> Result<()> {
     let path = path_of(&planned.path);
     let shown = || format!("writing {}", path.display());
     let part = path.with_extension("lock.partial");
-    fs::write(&part, lock.to_yaml()?).fault(Fault::Environment, shown)?;
+    let written = fs::write(&part, lock.to_yaml()?).fault(Fault::Environment, shown);
+    written
+        .map_err(|e| e.with_hint("the lock lies beside its profile, in a folder that you must be able to write; `build --locked` never writes it"))?;
     fs::rename(&part, &path).fault(Fault::Environment, shown)
 }
 
