@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use layers::layer::{LAYER_FILE, LoadedLayer, NODE_BINARY, parse_definition};
-use layers::profile::Profile;
+use layers::layer::{LAYER_FILE, LoadedLayer};
+use layers::profile::{Diagnostic, Diagnostics, LayerUse, Loaded, suggest};
 use layers::{Context, Error, Result};
 
 /// Built-in layers: path below `layers/defs` and bytes, sorted by path.
@@ -27,44 +27,43 @@ pub fn built_in() -> Result<Vec<LoadedLayer>> {
             folders.entry(layer).or_default().insert(file.into(), bytes.to_vec());
         }
     }
-    folders.into_iter().map(|(name, files)| loaded(&format!("{name} (built in)"), files)).collect()
+    let layer = |(name, mut files): (&str, BTreeMap<String, Vec<u8>>)| {
+        let text = String::from_utf8(files.remove(LAYER_FILE).unwrap_or_default()).context(|| format!("reading built-in layer {name}"))?;
+        Ok(LoadedLayer::new(&format!("{name} (built in)"), &text, files)?)
+    };
+    folders.into_iter().map(layer).collect()
 }
 
-/// All layers that a profile may use: its own folders, relative to `base`, and every built-in layer of another name.
-pub fn for_profile(profile: &Profile, base: &Path) -> Result<Vec<LoadedLayer>> {
-    let mut out = Vec::new();
-    for layer in profile.layers.iter().map(layers::profile::LayerUse::full) {
+/// All layers that a profile may use: its own folders, relative to `base`, and every built-in layer of another name; and what is wrong with its
+/// own, so that the plan can tell it with all other problems.
+pub fn for_profile(loaded: &Loaded, base: &Path) -> Result<(Vec<LoadedLayer>, Vec<Diagnostic>)> {
+    let (mut out, mut problems) = (Vec::new(), Vec::new());
+    for (n, layer) in loaded.profile.layers.iter().map(LayerUse::full).enumerate() {
         let Some(folder) = &layer.path else { continue };
-        let found = from_folder(&base.join(folder))?;
-        if found.definition.name != layer.name {
-            let message = format!("layer `{}` of the profile names folder {folder}, whose layer is called `{}`", layer.name, found.definition.name);
-            return Err(Error::input(message));
+        let spot = |key: &str| loaded.document.spot(&["layers", &n.to_string(), key]);
+        match from_folder(&base.join(folder)) {
+            Ok(Ok(found)) if found.definition.name != layer.name => {
+                let message = format!("folder {folder} holds layer `{}`, not `{}`", found.definition.name, layer.name);
+                problems.push(spot("name").problem(message, Some(format!("did you mean `{}`?", found.definition.name))));
+            }
+            Ok(Ok(found)) => out.push(found),
+            Ok(Err(wrong)) => problems.extend(wrong.list),
+            Err(e) => problems.push(spot("path").problem(e.to_string(), e.hint().map(str::to_string))),
         }
-        out.push(found);
     }
     let own: Vec<_> = out.iter().map(|l: &LoadedLayer| l.definition.name.clone()).collect();
     out.extend(built_in()?.into_iter().filter(|l| !own.contains(&l.definition.name)));
-    Ok(out)
+    Ok((out, problems))
 }
 
-/// The files that a profile's `files` refer to, read relative to `base`, by the name used there.
-pub fn profile_sources(profile: &Profile, base: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
-    let names = profile.files.iter().filter_map(|f| f.source.as_ref()).filter(|name| *name != NODE_BINARY);
-    names.map(|name| Ok((name.clone(), read(&base.join(name))?))).collect()
-}
-
-/// A layer from a folder.
-pub fn from_folder(folder: &Path) -> Result<LoadedLayer> {
+/// A layer from a folder, or what is wrong with its `layer.yaml`; an error when the folder cannot be read.
+fn from_folder(folder: &Path) -> Result<Result<LoadedLayer, Diagnostics>> {
     let mut files = BTreeMap::new();
     collect(folder, "", &mut files)?;
-    loaded(&folder.display().to_string(), files)
-}
-
-fn loaded(folder: &str, mut files: BTreeMap<String, Vec<u8>>) -> Result<LoadedLayer> {
-    let text = files.remove(LAYER_FILE).ok_or_else(|| Error::input(format!("layer folder {folder} has no {LAYER_FILE}")))?;
-    let file = format!("{folder}/{LAYER_FILE}");
-    let text = String::from_utf8(text).context(|| format!("reading {file} as UTF-8"))?;
-    Ok(LoadedLayer { definition: parse_definition(&file, &text)?, folder: folder.into(), files })
+    let shown = folder.display().to_string();
+    let text = files.remove(LAYER_FILE).ok_or_else(|| Error::input(format!("folder {shown} is no layer: it has no {LAYER_FILE}")))?;
+    let text = String::from_utf8(text).context(|| format!("reading {shown}/{LAYER_FILE} as UTF-8"))?;
+    Ok(LoadedLayer::new(&shown, &text, files))
 }
 
 /// Regular files below a folder; a link counts as what it points to, but a linked folder is not entered (it may lead back here).
@@ -84,21 +83,41 @@ fn collect(dir: &Path, prefix: &str, files: &mut BTreeMap<String, Vec<u8>>) -> R
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+/// Bytes of a file that a profile or layer names; where there is none, the hint is what its folder has of a like name.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
     let context = || format!("reading {}", path.display());
-    let size = fs::metadata(path).fault(layers::Fault::Input, context)?.len();
+    let size = match fs::metadata(path) {
+        Ok(found) => found.len(),
+        Err(e) => return Err(e).fault(layers::Fault::Input, context).map_err(|e| with_near(e, path)),
+    };
     if size > FILE_LIMIT {
         return Err(Error::input(format!("reading {}: {size} bytes are more than a layer's file may have ({FILE_LIMIT})", path.display())));
     }
     fs::read(path).fault(layers::Fault::Input, context)
 }
 
+fn with_near(error: Error, path: &Path) -> Error {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let names: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+    let wrong = path.file_name().unwrap_or_default().to_string_lossy();
+    match suggest(&wrong, names.iter().map(String::as_str)).filter(|hint| hint.ends_with('?')) {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn profile(layers: &serde_json::Value) -> Profile {
-        serde_json::from_value(serde_json::json!({"name": "t", "version": "1.0.0", "layers": layers})).unwrap()
+    fn profile(layers: &serde_json::Value) -> Loaded {
+        let text = serde_json::json!({"name": "t", "version": "1.0.0", "layers": layers}).to_string();
+        layers::profile::load("t.yaml", &mut |_| Ok(text.clone())).unwrap()
+    }
+
+    fn plan(loaded: &Loaded, base: &Path) -> Result<layers::plan::Plan> {
+        let (layers, problems) = for_profile(loaded, base)?;
+        layers::plan::plan(loaded, &layers, &|name| read(&base.join(name)), problems)
     }
 
     fn own_layer(name: &str, yaml: &str) -> tempfile::TempDir {
@@ -113,8 +132,7 @@ mod tests {
     fn built_in_layers_plan_and_every_file_they_bring_is_there() {
         let names: Vec<_> = built_in().unwrap().into_iter().map(|l| l.definition.name).collect();
         assert_eq!(names, ["boot", "os", "toolchain"]);
-        let profile = profile(&serde_json::json!(["boot", "os", "toolchain"]));
-        let plan = layers::plan::plan(&profile, &BTreeMap::new(), &built_in().unwrap()).unwrap();
+        let plan = plan(&profile(&serde_json::json!(["boot", "os", "toolchain"])), Path::new("")).unwrap();
         assert!(plan.packages().contains_key("linux-image-cloud-amd64") && !plan.packages().contains_key("linux-image-amd64"));
         assert_eq!(built_in_file("boot/depmod.sh").map(|b| &b[..9]), Some(b"#!/bin/sh".as_slice()));
     }
@@ -122,8 +140,7 @@ mod tests {
     #[test]
     fn a_folder_of_the_user_is_a_layer() {
         let dir = own_layer("mine", "files:\n- {path: /etc/motd, source: files/motd}\n");
-        let profile = profile(&serde_json::json!(["os", {"name": "mine", "path": "mine"}]));
-        let plan = layers::plan::plan(&profile, &BTreeMap::new(), &for_profile(&profile, dir.path()).unwrap()).unwrap();
+        let plan = plan(&profile(&serde_json::json!(["os", {"name": "mine", "path": "mine"}])), dir.path()).unwrap();
         let names: Vec<_> = plan.layers.iter().map(|l| l.name.as_str()).collect();
         assert_eq!(names, ["os", "mine", "profile"]);
         assert_eq!(plan.layers[1].files[0].body, layers::plan::Body::Bytes(b"hello\n".to_vec()));
@@ -132,11 +149,39 @@ mod tests {
     #[test]
     fn a_users_layer_replaces_the_built_in_one_of_its_name() {
         let dir = own_layer("os", "packages: [busybox]\n");
-        let profile = profile(&serde_json::json!(["toolchain", {"name": "os", "path": "mine"}]));
-        let plan = layers::plan::plan(&profile, &BTreeMap::new(), &for_profile(&profile, dir.path()).unwrap()).unwrap();
+        let plan = self::plan(&profile(&serde_json::json!(["toolchain", {"name": "os", "path": "mine"}])), dir.path()).unwrap();
         assert_eq!((plan.layers[0].name.as_str(), plan.layers[0].packages.as_slice()), ("os", ["busybox".to_string()].as_slice()));
-        let wrong = self::profile(&serde_json::json!([{"name": "other", "path": "mine"}]));
-        let error = for_profile(&wrong, dir.path()).unwrap_err().to_string();
-        assert!(error.contains("`other`") && error.contains("`os`"), "{error}");
+    }
+
+    #[test]
+    fn a1_what_is_wrong_with_the_folders_of_layers_is_told_at_once() {
+        let dir = own_layer("os", "packagse: [busybox]\n");
+        fs::create_dir(dir.path().join("empty")).unwrap();
+        fs::create_dir(dir.path().join("other")).unwrap();
+        fs::write(dir.path().join("other/layer.yaml"), "name: thing\nsummary: s\n").unwrap();
+        let layers = serde_json::json!([
+            {"name": "os", "path": "mine"}, {"name": "a", "path": "empty"}, {"name": "b", "path": "mien"}, {"name": "c", "path": "other"}, "toolchian"
+        ]);
+        let error = plan(&profile(&layers), dir.path()).unwrap_err();
+        let shown = error.to_string();
+        for says in [
+            "5 problems",
+            "mine/layer.yaml:3:1: unknown key `packagse`",
+            "has no layer.yaml",
+            "t.yaml:1:",
+            "mien: No such file",
+            "holds layer `thing`, not `c`",
+            "there is no layer `toolchian`",
+        ] {
+            assert!(shown.contains(says), "`{says}` is not in {shown}");
+        }
+        assert_eq!(error.fault(), layers::Fault::Input);
+    }
+
+    #[test]
+    fn a1_a_missing_file_is_told_with_the_nearest_of_its_folder() {
+        let dir = own_layer("mine", "");
+        let error = read(&dir.path().join("mine/files/modt")).unwrap_err();
+        assert_eq!((error.fault(), error.hint()), (layers::Fault::Input, Some("did you mean `motd`?")));
     }
 }

@@ -434,7 +434,7 @@ fn b7_wishes_that_cannot_be_met_are_explained() {
         ("app other", vec!["app 2.0", "lib", "other 1"]),
         ("broken", vec!["broken 1", "nowhere", "nothing"]),
         ("mta", vec!["mta is a virtual package", "mta-a, mta-b"]),
-        ("appp ohter", vec!["no package appp", "near names: app", "no package ohter; near names: other"]),
+        ("appp ohter", vec!["no package appp; did you mean `app`?", "no package ohter; did you mean `other`?"]),
         ("odd", vec!["reading dependencies of odd 1", "`x ((` is unreadable"]),
     ];
     for (list, says) in table {
@@ -444,6 +444,42 @@ fn b7_wishes_that_cannot_be_met_are_explained() {
     }
     let lock = world.lock("single").unwrap();
     assert_eq!((names(&lock).as_str(), lock.packages[1].wanted_by.clone()), ("core=1 only=1", vec!["os".to_string()]));
+}
+
+#[test]
+fn b7_a1_unknown_packages_are_told_at_once_where_profile_and_layers_ask_for_them() {
+    let mut world = small();
+    world.add("mta-a", "1", "Provides: mta\n");
+    world.add("mta-b", "1", "Provides: mta\n");
+    world.publish(TODAY);
+    let profile = "name: x\nversion: 1.0.0\nlayers: [{name: own, parameters: {more: [oen]}}]\npackages:\n- app\n- appp\n- mta\n";
+    let loaded = layers::profile::load("site.yaml", &mut |_| Ok(profile.into())).unwrap();
+    let layer = "name: own\nsummary: s\nparameters: {more: {type: list, description: d}}\npackages: [lbi, {parameter: more}]\n";
+    let layer = layers::layer::LoadedLayer::new("own", layer, BTreeMap::new()).unwrap();
+    let plan = layers::plan::plan(&loaded, &[layer], &|_| unreachable!(), Vec::new()).unwrap();
+    let asked = Request { packages: plan.packages(), profile: "site.yaml".into(), asked_at: plan.asked_at(), ..request("") };
+    let error = lock(&world.archive(), &asked, None, &Update::None).unwrap_err();
+    let expected = "\
+checking site.yaml: 4 problems
+site.yaml:3:42: there is no package oen
+  3 | layers: [{name: own, parameters: {more: [oen]}}]
+    |                                          ^^^
+site.yaml:6:3: there is no package appp
+  6 | - appp
+    |   ^^^^
+hint: did you mean `app`?
+site.yaml:7:3: mta is a virtual package
+  7 | - mta
+    |   ^^^
+hint: choose one that provides it: mta-a, mta-b
+own/layer.yaml:4:12: there is no package lbi
+  4 | packages: [lbi, {parameter: more}]
+    |            ^^^
+hint: did you mean `lib`?";
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(error.fault(), layers::Fault::Input);
+    let same = Request { profile: String::new(), asked_at: BTreeMap::new(), ..asked.clone() };
+    assert_eq!(asked.digest().unwrap(), same.digest().unwrap(), "places are no part of what is asked");
 }
 
 #[test]

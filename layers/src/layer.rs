@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
-use crate::profile::{FileSpec, Scalar, parse_checked};
+use crate::profile::{Diagnostics, Document, FileSpec, Scalar, parse_layer};
 
 /// Name of the file that makes a folder a layer.
 pub const LAYER_FILE: &str = "layer.yaml";
@@ -50,7 +49,7 @@ pub struct Definition {
     /// Kernel parameters by their dotted name.
     #[serde(default)]
     pub sysctl: BTreeMap<String, Scalar>,
-    /// Scripts to run in the build sandbox after packages are configured and files are in place.
+    /// Scripts to run in the build sandbox when all packages are configured, before any layer's files are put in place.
     #[serde(default)]
     pub scripts: Vec<Script>,
     /// Kernel modules that the initramfs must have.
@@ -94,6 +93,16 @@ impl ParameterType {
             Self::Number => value.is_i64() || value.is_u64(),
             Self::Text => value.is_string(),
             Self::List => value.as_array().is_some_and(|list| list.iter().all(serde_json::Value::is_string)),
+        }
+    }
+
+    /// A value of the type that says nothing.
+    pub fn empty(self) -> serde_json::Value {
+        match self {
+            Self::Bool => false.into(),
+            Self::Number => 0.into(),
+            Self::Text => "".into(),
+            Self::List => serde_json::Value::Array(Vec::new()),
         }
     }
 
@@ -176,21 +185,20 @@ pub struct Script {
 pub struct LoadedLayer {
     /// The definition.
     pub definition: Definition,
+    /// What problems of the definition point into.
+    pub document: Document,
     /// The folder as the user knows it; `(built in)` for ours.
     pub folder: String,
     /// Contents of the folder's files by relative path.
     pub files: BTreeMap<String, Vec<u8>>,
 }
 
-/// Reads the text of a `layer.yaml`; `file` is its name in messages.
-pub fn parse_definition(file: &str, text: &str) -> Result<Definition> {
-    Ok(parse_checked(file, text)?)
-}
-
-/// The candidate most like `word`, for "did you mean"; none when nothing is near.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = candidates.into_iter().map(|c| (strsim::jaro_winkler(word, c), c)).filter(|(score, _)| *score > 0.7);
-    scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, c)| c)
+impl LoadedLayer {
+    /// Reads the text of the `layer.yaml` in a folder; all its problems are told at once.
+    pub fn new(folder: &str, text: &str, files: BTreeMap<String, Vec<u8>>) -> Result<Self, Diagnostics> {
+        let (definition, document) = parse_layer(&format!("{folder}/{LAYER_FILE}"), text)?;
+        Ok(Self { definition, document, folder: folder.into(), files })
+    }
 }
 
 #[cfg(test)]
@@ -199,22 +207,10 @@ mod tests {
 
     #[test]
     fn items_read_in_all_three_forms() {
-        let text = "name: x\nsummary: s\npackages:\n- a\n- {name: b, when: parameters.p}\n- {parameter: extras}\n";
-        let layer = parse_definition("layer.yaml", text).unwrap();
-        assert_eq!(layer.packages[0], Item::Name("a".into()));
-        assert_eq!(layer.packages[1], Item::When(ItemWhen { name: "b".into(), when: "parameters.p".into() }));
+        let text = "name: x\nsummary: s\nparameters: {extras: {type: list, description: d}}\npackages:\n- aa\n- {name: bb, when: parameters.p}\n- {parameter: extras}\n";
+        let layer = LoadedLayer::new("x", text, BTreeMap::new()).unwrap().definition;
+        assert_eq!(layer.packages[0], Item::Name("aa".into()));
+        assert_eq!(layer.packages[1], Item::When(ItemWhen { name: "bb".into(), when: "parameters.p".into() }));
         assert_eq!(layer.packages[2], Item::From(ItemFrom { parameter: "extras".into() }));
-    }
-
-    #[test]
-    fn a1_unknown_key_of_a_layer_is_refused_with_its_line() {
-        let error = parse_definition("defs/x/layer.yaml", "name: x\nsummary: s\npackagse: []\n").unwrap_err().to_string();
-        assert!(error.contains("defs/x/layer.yaml") && error.contains("packagse") && error.contains("3"), "{error}");
-    }
-
-    #[test]
-    fn the_nearest_word_is_offered_only_when_it_is_near() {
-        assert_eq!(nearest("toolchian", ["boot", "os", "toolchain"]), Some("toolchain"));
-        assert_eq!(nearest("zzz", ["boot", "os"]), None);
     }
 }

@@ -8,17 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use crate::layer::{Assumed, Definition, Item, LoadedLayer, NODE_BINARY, Units, nearest};
-use crate::profile::{FileSpec, LayerRef, Profile, Scalar, User};
+use crate::layer::{Assumed, Definition, Item, LoadedLayer, NODE_BINARY, Parameter, Units};
+use crate::profile::{Diagnostic, Diagnostics, Document, FileSpec, LayerRef, LayerUse, Loaded, Scalar, Spot, User, is_package, quote, suggest};
 use crate::template;
 use crate::units::Digest;
-use crate::{Context as _, Error, Result};
+use crate::{Error, Result};
 
 mod check;
+mod content;
 mod order;
 
-use check::{accounts, check_paths, checked_patterns, checked_sysctl, checked_units, destination};
-use order::order;
+use check::{accounts, check_paths};
+use content::Site;
+use order::{Placed, order};
 
 /// Name of the top layer, which is the profile itself.
 pub const PROFILE_LAYER: &str = "profile";
@@ -61,6 +63,12 @@ pub struct PlannedLayer {
     pub scripts: Vec<PlannedScript>,
     /// Kernel modules for the initramfs, sorted.
     pub initrd_modules: Vec<String>,
+    /// Where each package is asked for.
+    #[serde(skip)]
+    pub asked_at: BTreeMap<String, Spot>,
+    /// Where each unit is enabled or masked.
+    #[serde(skip)]
+    pub units_at: BTreeMap<String, Spot>,
 }
 
 /// A file with its final bytes.
@@ -80,6 +88,9 @@ pub struct PlannedFile {
     pub overrides: bool,
     /// What it is.
     pub body: Body,
+    /// Where its path is written.
+    #[serde(skip)]
+    pub at: Spot,
 }
 
 /// What a planned file is.
@@ -119,17 +130,23 @@ fn as_digest<S: Serializer>(bytes: &[u8], s: S) -> std::result::Result<S::Ok, S:
     s.collect_str(&format_args!("{} ({} bytes)", Digest::of(bytes), bytes.len()))
 }
 
-/// Plans an image. `layers` are all layers that may be used (the profile's own folders and the built-in ones, one per name);
-/// `sources` are the files that the profile's `files` refer to, by the name used there.
-pub fn plan(profile: &Profile, sources: &BTreeMap<String, Vec<u8>>, layers: &[LoadedLayer]) -> Result<Plan> {
-    let profile_json = serde_json::to_value(profile).map_err(|e| Error::internal(format!("encoding profile: {e}")))?;
+/// Reads a file that the profile's `files` name as their source, by the name used there.
+pub type Read<'a> = &'a dyn Fn(&str) -> Result<Vec<u8>>;
+
+/// Plans an image. `layers` are all layers that may be used (the profile's own folders and the built-in ones, one per name); `problems` are
+/// those met in reading them: with any there is no plan, but what can still be checked is told with them, all at once.
+pub fn plan(loaded: &Loaded, layers: &[LoadedLayer], read: Read<'_>, mut problems: Vec<Diagnostic>) -> Result<Plan> {
+    let profile = &loaded.profile;
+    let json = serde_json::to_value(profile).map_err(|e| Error::internal(format!("encoding profile: {e}")))?;
     let mut planned = Vec::new();
-    for (layer, wanted) in order(profile, layers)? {
-        let one = plan_layer(layer, &wanted, &profile_json, planned.len()).context(|| format!("planning layer `{}`", layer.definition.name))?;
-        planned.push(one);
+    for placed in order(loaded, layers, &mut problems) {
+        let one = plan_layer(loaded, placed, &json, &mut problems);
+        planned.push(PlannedLayer { position: planned.len(), ..one });
     }
-    planned.push(plan_profile(profile, sources, &profile_json, planned.len()).context(|| format!("planning profile `{}`", profile.name))?);
-    check_paths(&planned)?;
+    let top = plan_profile(loaded, read, &json, &mut problems);
+    planned.push(PlannedLayer { position: planned.len(), ..top });
+    check_paths(&planned, &mut problems);
+    Diagnostics::gather(loaded.document.path(), problems)?;
     Ok(Plan { name: profile.name.clone(), version: profile.version.clone(), layers: planned })
 }
 
@@ -141,6 +158,15 @@ impl Plan {
             for package in &layer.packages {
                 out.entry(package.clone()).or_default().push(layer.name.clone());
             }
+        }
+        out
+    }
+
+    /// Where each package is asked for.
+    pub fn asked_at(&self) -> BTreeMap<String, Vec<Spot>> {
+        let mut out = BTreeMap::<_, Vec<_>>::new();
+        for (package, spot) in self.layers.iter().flat_map(|layer| &layer.asked_at) {
+            out.entry(package.clone()).or_default().push(spot.clone());
         }
         out
     }
@@ -231,134 +257,115 @@ impl std::fmt::Display for PlannedFile {
     }
 }
 
-fn plan_layer(layer: &LoadedLayer, wanted: &LayerRef, profile: &Value, position: usize) -> Result<PlannedLayer> {
+fn plan_layer(loaded: &Loaded, (layer, at): Placed<'_>, profile: &Value, problems: &mut Vec<Diagnostic>) -> PlannedLayer {
     let Definition { name, packages, assume, files, remove, units, sysctl, scripts, initrd_modules, .. } = &layer.definition;
-    let parameters = parameters(&layer.definition, wanted)?;
-    let data = json!({"profile": profile, "parameters": parameters});
-    let source = |name: &str| layer.files.get(name).map(Vec::as_slice).ok_or_else(|| missing_file(name, &layer.folder, &layer.files));
-    Ok(PlannedLayer {
+    let values = parameters(loaded, layer, at, problems);
+    let data = json!({"profile": profile, "parameters": values});
+    let read = |name: &str| layer.files.get(name).cloned().ok_or_else(|| missing_file(name, &layer.folder, &layer.files));
+    let mut site = Site { document: &layer.document, folder: &layer.folder, data: &data, read: &read, problems };
+    let packages = site.items("packages", packages, &|parameter, n| named_by_parameter(loaded, layer, at, parameter, n));
+    for (name, spot) in packages.iter().filter(|(name, _)| !is_package(name)) {
+        site.problems.push(spot.problem(format!("{} is not the name of a package", quote(name)), None));
+    }
+    let modules = site.items("initrdModules", initrd_modules, &|parameter, n| named_by_parameter(loaded, layer, at, parameter, n));
+    PlannedLayer {
         name: name.clone(),
-        position,
-        packages: items(packages, &data)?,
+        position: 0,
+        packages: packages.keys().cloned().collect(),
         assume: assume.clone(),
-        files: plan_files(files, &data, &source)?,
+        files: site.files(files),
         users: Vec::new(),
-        units: checked_units(units)?,
-        sysctl: checked_sysctl(sysctl)?,
-        remove: checked_patterns(remove)?,
-        scripts: scripts.iter().map(|s| Ok(PlannedScript { name: s.name.clone(), text: source(&s.file)?.to_vec() })).collect::<Result<_>>()?,
-        initrd_modules: items(initrd_modules, &data)?,
-    })
+        units: units.clone(),
+        units_at: units_at(&layer.document, units),
+        sysctl: texts(sysctl),
+        remove: remove.clone(),
+        scripts: site.scripts(scripts),
+        initrd_modules: modules.into_keys().collect(),
+        asked_at: packages,
+    }
 }
 
-fn plan_profile(profile: &Profile, sources: &BTreeMap<String, Vec<u8>>, json: &Value, position: usize) -> Result<PlannedLayer> {
-    let source = |name: &str| sources.get(name).map(Vec::as_slice).ok_or_else(|| missing_file(name, "the profile's folder", sources));
+fn units_at(document: &Document, units: &Units) -> BTreeMap<String, Spot> {
+    let lists = [("mask", &units.mask), ("enable", &units.enable)];
+    let spots = |(key, list)| -> Vec<_> {
+        let list: &Vec<String> = list;
+        list.iter().enumerate().map(|(n, unit)| (unit.clone(), document.spot(&["units", key, &n.to_string()]))).collect()
+    };
+    lists.into_iter().flat_map(spots).collect()
+}
+
+fn plan_profile(loaded: &Loaded, read: Read<'_>, json: &Value, problems: &mut Vec<Diagnostic>) -> PlannedLayer {
+    let (profile, document) = (&loaded.profile, &loaded.document);
     let data = json!({"profile": json, "parameters": {}});
-    let users = accounts(&profile.users)?;
-    let sudo = users.iter().any(|u| u.user.sudo).then(|| "sudo".to_string());
-    let packages: BTreeSet<_> = profile.packages.iter().cloned().chain(sudo).collect();
-    Ok(PlannedLayer {
+    let sudo = profile.users.iter().position(|user| user.sudo).map(|n| ("sudo".to_string(), document.spot(&["users", &n.to_string(), "sudo"])));
+    let packages = profile.packages.iter().enumerate().map(|(n, name)| (name.clone(), document.spot(&["packages", &n.to_string()])));
+    let asked_at: BTreeMap<_, _> = sudo.into_iter().chain(packages).collect();
+    let users = accounts(loaded, problems);
+    let mut site = Site { document, folder: "", data: &data, read, problems };
+    PlannedLayer {
         name: PROFILE_LAYER.into(),
-        position,
-        packages: packages.into_iter().collect(),
-        files: plan_files(&profile.files, &data, &source)?,
+        packages: asked_at.keys().cloned().collect(),
+        files: site.files(&profile.files),
         users,
-        sysctl: checked_sysctl(&profile.sysctl)?,
+        sysctl: texts(&profile.sysctl),
+        asked_at,
         ..PlannedLayer::default()
-    })
+    }
+}
+
+fn texts(values: &BTreeMap<String, Scalar>) -> BTreeMap<String, String> {
+    values.iter().map(|(key, value)| (key.clone(), value.to_string())).collect()
 }
 
 fn missing_file(name: &str, folder: &str, files: &BTreeMap<String, Vec<u8>>) -> Error {
-    let error = Error::input(format!("file `{name}` is not in {folder}"));
-    match nearest(name, files.keys().map(String::as_str)) {
-        Some(near) => error.with_hint(format!("did you mean `{near}`?")),
+    let error = Error::input(format!("file {} is not in {folder}", quote(name)));
+    match suggest(name, files.keys().map(String::as_str)) {
+        Some(hint) => error.with_hint(hint),
         None => error,
     }
 }
 
-/// All parameters of a layer: the profile's values over the defaults.
-fn parameters(definition: &Definition, wanted: &LayerRef) -> Result<BTreeMap<String, Value>> {
-    for name in wanted.parameters.keys() {
-        if !definition.parameters.contains_key(name) {
-            let error = Error::input(format!("parameter `{name}` is not known"));
-            let known = || definition.parameters.keys().map(String::as_str);
-            return Err(match nearest(name, known()) {
-                Some(near) => error.with_hint(format!("did you mean `{near}`?")),
-                None => error.with_hint(format!("parameters: {}", known().collect::<Vec<_>>().join(", "))),
-            });
-        }
+/// Where the n-th name stands that a list parameter holds: in the profile, or in the layer's default.
+fn named_by_parameter(loaded: &Loaded, layer: &LoadedLayer, at: Option<usize>, parameter: &str, n: usize) -> Spot {
+    let given = at.filter(|at| loaded.profile.layers.get(*at).is_some_and(|used| used.full().parameters.contains_key(parameter)));
+    match given {
+        Some(at) => loaded.document.spot(&["layers", &at.to_string(), "parameters", parameter, &n.to_string()]),
+        None => layer.document.spot(&["parameters", parameter, "default", &n.to_string()]),
     }
-    let value = |(name, parameter): (&String, &crate::layer::Parameter)| {
-        let value = wanted.parameters.get(name).or(parameter.default.as_ref());
-        let Some(value) = value else { return Err(Error::input(format!("parameter `{name}` has no default and the profile gives no value"))) };
-        if !parameter.kind.accepts(value) {
-            return Err(Error::input(format!("parameter `{name}` must be {}, not `{value}`", parameter.kind.words())));
-        }
-        Ok((name.clone(), value.clone()))
-    };
-    definition.parameters.iter().map(value).collect()
 }
 
-fn items(items: &[Item], data: &Value) -> Result<Vec<String>> {
-    let mut out = BTreeSet::new();
-    for item in items {
-        match item {
-            Item::Name(name) => {
-                out.insert(name.clone());
+/// All parameters of a layer: the profile's values over the defaults. A problem stands at the profile's entry for the layer.
+fn parameters(loaded: &Loaded, layer: &LoadedLayer, at: Option<usize>, problems: &mut Vec<Diagnostic>) -> BTreeMap<String, Value> {
+    let (name, known) = (&layer.definition.name, &layer.definition.parameters);
+    let given = at.and_then(|at| loaded.profile.layers.get(at)).map(|used| used.full().parameters).unwrap_or_default();
+    let entry = at.map(|at| at.to_string());
+    let path: Vec<&str> = ["layers"].into_iter().chain(entry.as_deref()).collect();
+    for unknown in given.keys().filter(|parameter| !known.contains_key(*parameter)) {
+        let hint = suggest(unknown, known.keys().map(String::as_str)).or_else(|| Some("it has no parameters".into()));
+        let spot = loaded.document.key_spot(&[path.as_slice(), &["parameters", unknown]].concat());
+        problems.push(spot.problem(format!("layer `{name}` has no parameter {}", quote(unknown)), hint));
+    }
+    let mut out = BTreeMap::new();
+    for (key, Parameter { kind, default, description }) in known {
+        let value = given.get(key).or(default.as_ref());
+        match value {
+            Some(value) if kind.accepts(value) => drop(out.insert(key.clone(), value.clone())),
+            Some(value) => {
+                let spot = loaded.document.spot(&[path.as_slice(), &["parameters", key]].concat());
+                problems.push(
+                    spot.problem(format!("parameter `{key}` of layer `{name}` must be {}, not {}", kind.words(), quote(&value.to_string())), None),
+                );
             }
-            Item::When(item) => {
-                if template::condition(&item.when, data).context(|| format!("`{}`", item.name))? {
-                    out.insert(item.name.clone());
-                }
-            }
-            Item::From(item) => {
-                let list = data["parameters"].get(&item.parameter).and_then(Value::as_array);
-                let list = list.ok_or_else(|| Error::input(format!("`{}` is not a list parameter of this layer", item.parameter)))?;
-                out.extend(list.iter().filter_map(Value::as_str).map(str::to_string));
+            None => {
+                let hint = format!("{}; say `{{name: {name}, parameters: {{{key}: …}}}}` under `layers`", description.trim_end_matches('.'));
+                problems
+                    .push(loaded.document.spot(&path).problem(format!("layer `{name}` needs the parameter `{key}` ({})", kind.words()), Some(hint)));
             }
         }
+        // So that templates tell their own mistakes only.
+        out.entry(key.clone()).or_insert_with(|| kind.empty());
     }
-    Ok(out.into_iter().collect())
-}
-
-fn plan_files<'a>(specs: &[FileSpec], data: &Value, source: &impl Fn(&str) -> Result<&'a [u8]>) -> Result<Vec<PlannedFile>> {
-    let mut out: Vec<_> =
-        specs.iter().map(|spec| plan_file(spec, data, source).context(|| format!("file `{}`", spec.path.escape_debug()))).collect::<Result<_>>()?;
-    out.sort_by(|a, b| a.path.cmp(&b.path));
-    if let Some(twice) = out.windows(2).find(|w| w[0].path == w[1].path) {
-        return Err(Error::input(format!("file `{}` is listed twice", twice[0].path)));
-    }
-    Ok(out)
-}
-
-fn plan_file<'a>(spec: &FileSpec, data: &Value, source: &impl Fn(&str) -> Result<&'a [u8]>) -> Result<PlannedFile> {
-    let path = destination(&spec.path)?;
-    let body = match (&spec.content, &spec.source, &spec.link) {
-        (Some(text), None, None) => Body::Bytes(rendered(spec, &path, text.as_bytes(), data)?),
-        (None, Some(name), None) if name == NODE_BINARY => Body::Node,
-        (None, Some(name), None) => Body::Bytes(rendered(spec, &path, source(name)?, data)?),
-        (None, None, Some(target)) => Body::Link(link_target(spec, &path, target, data)?),
-        _ => return Err(Error::input("exactly one of `content`, `source` and `link` must be given")),
-    };
-    let mode = u16::from_str_radix(&spec.mode, 8).ok().filter(|m| *m <= 0o7777);
-    let mode = mode.ok_or_else(|| Error::input(format!("mode `{}` is not an octal number up to 7777", spec.mode)))?;
-    Ok(PlannedFile { path, mode, owner: spec.owner.clone(), group: spec.group.clone(), overrides: spec.overrides, body })
-}
-
-fn link_target(spec: &FileSpec, path: &str, target: &str, data: &Value) -> Result<String> {
-    let target = if spec.template { template::render(path, target, data)? } else { target.into() };
-    if target.is_empty() || target.contains('\0') || target.len() > 4095 {
-        return Err(Error::input(format!("`{}` cannot be the target of a link", target.escape_debug())));
-    }
-    Ok(target)
-}
-
-fn rendered(spec: &FileSpec, path: &str, bytes: &[u8], data: &Value) -> Result<Vec<u8>> {
-    if !spec.template {
-        return Ok(bytes.to_vec());
-    }
-    let text = std::str::from_utf8(bytes).context(|| "reading the template as UTF-8".into())?;
-    Ok(template::render(path, text, data)?.into_bytes())
+    out
 }
 
 #[cfg(test)]

@@ -4,14 +4,13 @@
 //! costs only itself.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
 use crate::node::ImageRecord;
-use crate::profile::{ConsoleLogin, Interface, Mount, Network};
+use crate::profile::{ConsoleLogin, Interface, Mount, Network, check_network, is_host, is_user, is_zone, quote, suggest};
 
 /// A value and where it was said, such as `image` or `disk CHASI: chasi-bod.yaml:3`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -163,11 +162,7 @@ fn put<T>(slot: &mut Sourced<T>, value: T, source: &str) {
 }
 
 fn unknown(key: &str) -> String {
-    let near = KEYS.iter().filter(|k| strsim::damerau_levenshtein(k, key) <= 3).min_by_key(|k| strsim::damerau_levenshtein(k, key));
-    match near {
-        Some(near) => format!("unknown key, did you mean `{near}`?"),
-        None => format!("unknown key; known are {}", KEYS.join(", ")),
-    }
+    suggest(key, KEYS).map_or_else(|| "unknown key".into(), |hint| format!("unknown key, {hint}"))
 }
 
 fn word(value: &Value, check: fn(&str) -> Result<(), String>) -> Result<String, String> {
@@ -277,26 +272,15 @@ pub fn check_hostname_rule(rule: &str) -> Result<(), String> {
 }
 
 fn check_zone(zone: &str) -> Result<(), String> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "/_+-".contains(c);
-    match !zone.is_empty() && !zone.starts_with('/') && zone.chars().all(fine) {
-        true => Ok(()),
-        false => Err(format!("`{zone}` is no time zone name such as Europe/Berlin")),
-    }
+    if is_zone(zone) { Ok(()) } else { Err(format!("{} is no time zone name such as Europe/Berlin", quote(zone))) }
 }
 
 fn check_server(server: &str) -> Result<(), String> {
-    match server.parse::<IpAddr>().is_ok() || server.split('.').all(is_label) {
-        true => Ok(()),
-        false => Err(format!("`{server}` is no host name or address")),
-    }
+    if is_host(server) { Ok(()) } else { Err(format!("{} is no host name or address", quote(server))) }
 }
 
 fn check_user(user: &str) -> Result<(), String> {
-    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
-    match user.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') && user.len() <= 31 && user.chars().all(fine) {
-        true => Ok(()),
-        false => Err(format!("`{user}` is no user name")),
-    }
+    if is_user(user) { Ok(()) } else { Err(format!("{} is no user name", quote(user))) }
 }
 
 /// One public key in `authorized_keys` notation without options; RFC 4253: base64 of the length and name of its type.
@@ -360,74 +344,12 @@ fn check_url(url: &str) -> Result<(), String> {
     }
 }
 
-/// What must hold for network units to mean anything: names unique, references known, addresses readable.
-pub fn check_network(network: &Network) -> Result<(), String> {
-    network.dns.iter().try_for_each(|dns| check_ip(dns))?;
-    let mut seen = BTreeMap::new();
-    for (n, interface) in network.interfaces.iter().enumerate() {
-        if let Some(first) = seen.insert(interface.name.as_str(), n) {
-            return Err(format!("interfaces {first} and {n} are both named `{}`", interface.name));
-        }
-        check_interface(interface, network).map_err(|why| format!("interface `{}`: {why}", interface.name))?;
-    }
-    Ok(())
-}
-
-fn check_interface(interface: &Interface, network: &Network) -> Result<(), String> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    if interface.name.is_empty() || interface.name.len() > 15 || !interface.name.chars().all(fine) {
-        return Err("a name has 1 to 15 letters, digits, `_`, `.` or `-`".into());
-    }
-    let kinds = [interface.matches.is_some(), interface.vlan.is_some(), interface.bond.is_some(), interface.bridge.is_some()];
-    if kinds.iter().filter(|given| **given).count() != 1 {
-        return Err("exactly one of match, vlan, bond and bridge is needed".into());
-    }
-    interface.addresses.iter().try_for_each(|cidr| check_cidr(cidr))?;
-    interface.gateway.iter().chain(&interface.dns).try_for_each(|ip| check_ip(ip))?;
-    if let Some(mtu) = interface.mtu.filter(|mtu| !(576..=9216).contains(mtu)) {
-        return Err(format!("mtu {mtu} is not in 576 to 9216"));
-    }
-    if let Some(vlan) = interface.vlan.as_ref().filter(|vlan| !(1..=4094).contains(&vlan.id)) {
-        return Err(format!("vlan id {} is not in 1 to 4094", vlan.id));
-    }
-    interface.matches.as_ref().map_or(Ok(()), check_match)?;
-    let below = below(interface);
-    match below.iter().find(|name| !network.interfaces.iter().any(|other| other.name == **name && other.name != interface.name)) {
-        Some(missing) => Err(format!("there is no interface `{missing}` to build on")),
-        None => Ok(()),
-    }
-}
-
-fn check_match(matches: &crate::profile::Match) -> Result<(), String> {
-    let hex = |part: &str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
-    if let Some(mac) = matches.mac.as_ref().filter(|mac| mac.split(':').count() != 6 || !mac.split(':').all(hex)) {
-        return Err(format!("`{mac}` is no hardware address such as 52:54:00:12:34:56"));
-    }
-    let fine = |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
-    match [&matches.mac, &matches.driver, &matches.name].into_iter().flatten().all(fine) && *matches != crate::profile::Match::default() {
-        true => Ok(()),
-        false => Err("match wants mac, driver or name, without blanks".into()),
-    }
-}
-
 /// Names of the interfaces that a VLAN, bond or bridge stands on.
 pub fn below(interface: &Interface) -> Vec<&str> {
     let parent = interface.vlan.iter().map(|vlan| vlan.parent.as_str());
     let bonded = interface.bond.iter().flat_map(|bond| bond.members.iter().map(String::as_str));
     let bridged = interface.bridge.iter().flat_map(|bridge| bridge.members.iter().map(String::as_str));
     parent.chain(bonded).chain(bridged).collect()
-}
-
-fn check_ip(text: &str) -> Result<(), String> {
-    text.parse::<IpAddr>().map(|_| ()).map_err(|_| format!("`{text}` is no IP address"))
-}
-
-fn check_cidr(text: &str) -> Result<(), String> {
-    let bad = || format!("`{text}` is no address with prefix length such as 10.0.0.2/24");
-    let (ip, length) = text.split_once('/').ok_or_else(bad)?;
-    let (ip, length) = (ip.parse::<IpAddr>().map_err(|_| bad())?, length.parse::<u8>().map_err(|_| bad())?);
-    let most = if ip.is_ipv4() { 32 } else { 128 };
-    (length <= most).then_some(()).ok_or_else(bad)
 }
 
 #[cfg(test)]

@@ -1,12 +1,17 @@
 //! Templates of layer files: Handlebars in strict mode, each value escaped once for the kind of file it lands in.
 
-use handlebars::{Context as Data, Handlebars, Helper, HelperResult, JsonTruthy as _, Output, RenderContext, RenderErrorReason};
-use serde_json::Value;
+use std::borrow::Cow;
 
-use crate::{Context as _, Error, Result};
+use handlebars::{Context as Data, Handlebars, Helper, HelperResult, JsonTruthy as _, Output, RenderContext, RenderError, RenderErrorReason};
+use serde_json::{Value, json};
+
+use crate::profile::{quote, suggest};
 
 /// Marks a value that cannot stand in a line; no template can hold it itself.
 const REFUSED: char = '\0';
+
+/// Most unknown names that are told of one template.
+const MOST: usize = 100;
 
 /// How `{{value}}` is written, by the kind of file. `{{{value}}}` writes any value as it is; `{{yaml value}}` and
 /// `{{shell value}}` quote for that language whatever the file.
@@ -42,37 +47,103 @@ impl Escape {
     }
 }
 
-/// Renders a template once; `path` is the file's path in the image and decides how values are escaped.
-pub fn render(path: &str, text: &str, data: &Value) -> Result<String> {
-    let escape = Escape::of(path, text);
-    let out = engine(escape).render_template(text, data).map_err(|e| explain(&e)).context(|| format!("rendering {path}"))?;
-    match out.find(REFUSED) {
-        None => Ok(out),
-        Some(at) => {
-            let line = out[..at].matches('\n').count() + 1;
-            Err(Error::input(format!("rendering {path}: a value in line {line} holds a line break or another control character")))
+/// What is wrong with a template, and where in its text: line, column and width in characters, from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Line, column and width.
+    pub place: (usize, usize, usize),
+    /// What is wrong.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+}
+
+/// Renders a template once; `path` is the file's path in the image and decides how values are escaped. All unknown names are told at once.
+pub fn render(path: &str, text: &str, data: &Value) -> Result<String, Vec<Problem>> {
+    let engine = engine(Escape::of(path, text));
+    let (mut filled, mut problems) = (Cow::Borrowed(data), Vec::new());
+    loop {
+        match engine.render_template(text, filled.as_ref()) {
+            Ok(out) => {
+                problems.extend(refused(&out));
+                return if problems.is_empty() { Ok(out) } else { Err(problems) };
+            }
+            Err(error) => {
+                // With the unknown name filled in, the next one shows; what else fails then may come from what was filled in.
+                let filled_in = missing(&error).is_some_and(|name| fill(filled.to_mut(), name));
+                if filled_in || problems.is_empty() {
+                    problems.push(explain(&error, text, data));
+                }
+                if !filled_in || problems.len() >= MOST {
+                    return Err(problems);
+                }
+            }
         }
     }
 }
 
+/// A value that no line can hold, in the line of the output where it stands.
+fn refused(out: &str) -> Option<Problem> {
+    let line = out[..out.find(REFUSED)?].matches('\n').count() + 1;
+    Some(Problem { place: (line, 1, 1), message: format!("a value in line {line} holds a line break or another control character"), hint: None })
+}
+
 /// True when a Handlebars expression, such as `(eq profile.boot.kernel "cloud")`, is true.
-pub fn condition(expression: &str, data: &Value) -> Result<bool> {
-    let context = || format!("evaluating condition `{expression}`");
+pub fn condition(expression: &str, data: &Value) -> Result<bool, Problem> {
     if expression.contains("{{") || expression.contains("}}") {
-        return Err(Error::input("braces are not part of a condition")).context(context);
+        return Err(Problem { place: (1, 1, expression.chars().count()), message: "braces are not part of a condition".into(), hint: None });
     }
-    let out = engine(Escape::Line).render_template(&format!("{{{{truth {expression}}}}}"), data).map_err(|e| explain(&e)).context(context)?;
+    let text = format!("{{{{truth {expression}}}}}");
+    let out = engine(Escape::Line).render_template(&text, data).map_err(|e| Problem { place: (1, 1, 1), ..explain(&e, &text, data) })?;
     Ok(out == "yes")
 }
 
-fn explain(error: &handlebars::RenderError) -> Error {
-    let place = error.line_no.map(|line| format!(" (line {line}, column {})", error.column_no.unwrap_or(1))).unwrap_or_default();
-    let text = match error.reason() {
-        RenderErrorReason::MissingVariable(Some(name)) => format!("`{name}` is not known"),
-        RenderErrorReason::TemplateError(e) => e.reason().to_string(),
-        other => other.to_string(),
+/// The unknown name that stopped a template.
+fn missing(error: &RenderError) -> Option<&str> {
+    let RenderErrorReason::MissingVariable(Some(name)) = error.reason() else { return None };
+    Some(name)
+}
+
+/// Gives an unknown name an empty value; false when it has one or none can be given.
+fn fill(data: &mut Value, name: &str) -> bool {
+    let mut parts: Vec<_> = name.split('.').collect();
+    let Some(last) = parts.pop() else { return false };
+    let mut node = data;
+    for part in parts {
+        let Some(map) = node.as_object_mut() else { return false };
+        node = map.entry(part).or_insert_with(|| json!({}));
+    }
+    node.as_object_mut().is_some_and(|map| map.insert(last.into(), "".into()).is_none())
+}
+
+/// The nearest of the names that stand where the known part of a name ends.
+fn nearest(name: &str, data: &Value) -> Option<String> {
+    let (mut node, mut known) = (data, String::new());
+    for part in name.split('.') {
+        let Some(next) = node.get(part) else {
+            let beside: Vec<_> = node.as_object()?.keys().map(|key| format!("{known}{key}")).collect();
+            return suggest(&format!("{known}{part}"), beside.iter().map(String::as_str));
+        };
+        node = next;
+        known += &format!("{part}.");
+    }
+    None
+}
+
+fn explain(error: &RenderError, text: &str, data: &Value) -> Problem {
+    let (mut line, mut column) = (error.line_no.unwrap_or(1), error.column_no.unwrap_or(1));
+    let (message, hint) = match error.reason() {
+        RenderErrorReason::MissingVariable(Some(name)) => (format!("{} is not known", quote(name)), nearest(name, data)),
+        RenderErrorReason::TemplateError(e) => {
+            (line, column) = e.pos().unwrap_or((line, column));
+            (format!("not a valid template: {}", e.reason()), None)
+        }
+        other => (other.to_string(), None),
     };
-    Error::input(format!("{text}{place}"))
+    let rest: Vec<char> = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().chars().skip(column.saturating_sub(1)).collect();
+    let end = |start: usize| start + rest[start..].iter().take_while(|c| **c == '}').count();
+    let width = rest.windows(2).position(|w| w == ['}', '}']).map_or(1, end);
+    Problem { place: (line, column, width), message, hint }
 }
 
 fn engine(escape: Escape) -> Handlebars<'static> {
@@ -147,20 +218,29 @@ mod tests {
     #[test]
     fn a5_a_line_based_file_takes_no_value_with_a_line_break() {
         let data = json!({"parameters": {"x": "a\nPermitRootLogin yes"}});
-        let error = render("/etc/x.conf", "# one\nkey {{parameters.x}}\n", &data).unwrap_err().to_string();
-        assert!(error.contains("/etc/x.conf") && error.contains("line 2") && !error.contains("PermitRoot"), "{error}");
+        let problems = render("/etc/x.conf", "# one\nkey {{parameters.x}}\n", &data).unwrap_err();
+        assert_eq!((problems.len(), problems[0].place.0), (1, 2));
+        assert!(problems[0].message.contains("line 2") && !problems[0].message.contains("PermitRoot"), "{problems:?}");
         for value in NASTY {
             assert_eq!(render("/etc/x.conf", "k={{x}}", &json!({"x": value})).unwrap(), format!("k={value}"));
         }
     }
 
     #[test]
-    fn a5_an_unknown_name_is_an_error_with_its_place() {
-        for text in ["a\n{{parameters.nmae}}", "a\n{{yaml parameters.nmae}}", "a\n{{shell parameters.nmae}}"] {
-            let error = render("x", text, &json!({"parameters": {"name": 1}})).unwrap_err().to_string();
-            assert!(error.contains("nmae") && error.contains("line 2"), "{error}");
+    fn a1_a5_all_unknown_names_are_told_with_place_and_nearest_name() {
+        let data = json!({"parameters": {"name": 1}, "profile": {"time": {"zone": "UTC"}}});
+        for tag in ["{{parameters.nmae}}", "{{yaml parameters.nmae}}", "{{shell parameters.nmae}}", "{{{parameters.nmae}}}"] {
+            let problems =
+                render("x", &format!("é {{{{parameters.name}}}}\nä {tag} {{{{profile.tmie.zone}}}}\n{{{{profile.time.zoen}}}}"), &data).unwrap_err();
+            let told: Vec<_> = problems.iter().map(|p| (p.place, p.message.as_str(), p.hint.as_deref().unwrap())).collect();
+            assert_eq!(told[0], ((2, 3, tag.len()), "`parameters.nmae` is not known", "did you mean `parameters.name`?"), "{tag}");
+            assert_eq!(told[1], ((2, 4 + tag.len(), 21), "`profile.tmie.zone` is not known", "did you mean `profile.time`?"));
+            assert_eq!(told[2], ((3, 1, 21), "`profile.time.zoen` is not known", "did you mean `profile.time.zone`?"));
         }
-        assert!(render("x", "{{#if}", &json!({})).is_err());
+        let broken = &render("x", "a\n  {{#if x}}", &json!({})).unwrap_err()[0];
+        assert!(broken.message.contains("not a valid template") && broken.place.0 == 2, "{broken:?}");
+        let list = render("x", "{{#each parameters}}{{this.x}}{{/each}}", &data).unwrap_err();
+        assert_eq!(list.len(), 1, "a name that cannot be filled in ends the search: {list:?}");
     }
 
     #[test]

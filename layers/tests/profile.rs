@@ -104,13 +104,14 @@ fn a_problem_is_shown_in_the_file_that_wrote_it() {
 fn a1_later_stages_point_into_the_profile_too() {
     let loaded = one("name: x\nversion: 1.0.0\nlayers: [boot, {name: toolchian}]\n").unwrap();
     let hint = profile::suggest("toolchian", ["boot", "os", "toolchain"]);
-    let shown = loaded.problem("layers.1.name", "there is no layer `toolchian`", hint).to_string();
+    let shown = loaded.document.spot(&["layers", "1", "name"]).problem("there is no layer `toolchian`", hint).to_string();
     assert_eq!(
         shown,
         "p.yaml:3:23: there is no layer `toolchian`\n  3 | layers: [boot, {name: toolchian}]\n    |                       ^^^^^^^^^\nhint: did you mean `toolchain`?"
     );
-    assert!(loaded.problem("layers.0.name", "m", None).to_string().starts_with("p.yaml:3:10: m"));
-    assert!(loaded.problem("disk.size", "m", None).to_string().starts_with("p.yaml:1:1: m"));
+    let place = |path: &[&str]| loaded.document.spot(path).problem("m", None).to_string();
+    assert!(place(&["layers", "0", "name"]).starts_with("p.yaml:3:10: m"));
+    assert!(place(&["disk", "size"]).starts_with("p.yaml:1:1: m"));
 }
 
 #[test]
@@ -233,6 +234,12 @@ fn other_rules_name_what_is_wrong() {
         ("hostname: \"n-{macc}\"", "did you mean `{mac}`?"),
         ("layers: [./mine]", "a folder of your own is given by `name` and `path`"),
         ("sysctl: {x: 1}", "`x` is not a kernel parameter"),
+        ("users: [{name: root, sshKeys: []}]", "root's ssh keys are handed to the node"),
+        ("users: [{name: a, uid: 0}]", "`uid` must be from 1000 to 59999"),
+        ("users: [{name: www-data}]", "`www-data` is an account or group that Debian makes itself"),
+        ("users: [{name: sudo}]", "`sudo` is an account or group"),
+        ("files: [{path: /etc/passwd, content: x}]", "accounts come from packages"),
+        ("files: [{path: /tmp/x, content: x}]", "nothing can lie below /tmp"),
     ];
     for (lines, message) in table {
         let shown = with(lines).unwrap_err();
@@ -257,14 +264,38 @@ fn shipped_profiles_load_and_carry_the_editor_line() {
 }
 
 #[test]
-fn the_schema_file_is_up_to_date() {
-    let schema = format!("{}\n", serde_json::to_string_pretty(&profile::json_schema()).unwrap());
-    let path = root().join("schema/profile.schema.json");
-    if std::env::var_os("CHASI_BOD_RECORD").is_some() {
-        std::fs::write(&path, &schema).unwrap();
+fn the_schema_files_are_up_to_date() {
+    for (of, schema) in [("profile", profile::json_schema()), ("layer", profile::layer_schema())] {
+        let schema = format!("{}\n", serde_json::to_string_pretty(&schema).unwrap());
+        let path = root().join(format!("schema/{of}.schema.json"));
+        if std::env::var_os("CHASI_BOD_RECORD").is_some() {
+            std::fs::write(&path, &schema).unwrap();
+        }
+        let file = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(file == schema, "schema/{of}.schema.json is old; run: chasi-bod schema --of {of} > schema/{of}.schema.json");
     }
-    let file = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(file == schema, "schema/profile.schema.json is old; run: chasi-bod schema > schema/profile.schema.json");
+}
+
+#[test]
+fn shipped_layers_read_and_carry_the_editor_line() {
+    let folders: Vec<_> = std::fs::read_dir(root().join("layers/defs")).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    assert!(folders.len() >= 3);
+    for folder in folders {
+        let text = std::fs::read_to_string(folder.join("layer.yaml")).unwrap();
+        profile::parse_layer(&folder.display().to_string(), &text).unwrap_or_else(|d| panic!("{d}"));
+        assert!(text.starts_with("# yaml-language-server: $schema=../../../schema/layer.schema.json\n"), "{folder:?}");
+    }
+}
+
+#[test]
+fn a1_a_name_that_no_profile_may_have_is_refused_by_new_with_the_same_words() {
+    for name in ["My Image", "", "-x", "a/b", "x\nversion: 2"] {
+        let said = profile::template(name).unwrap_err();
+        assert_eq!(said.fault(), Fault::Input);
+        assert!(said.to_string().contains("is not an image name: lower-case letters, digits and `-`, at most 63"), "{said}");
+    }
+    let shown = load(&[("p.yaml", "name: My Image\nversion: 1.0.0\n")]).unwrap_err().to_string();
+    assert!(shown.contains("`My Image` is not an image name: lower-case letters, digits and `-`, at most 63"), "{shown}");
 }
 
 #[test]
@@ -275,15 +306,17 @@ fn the_schema_describes_every_key() {
             walk(property, &format!("{path}.{key}"));
         }
     }
+    for schema in [profile::json_schema(), profile::layer_schema()] {
+        walk(&schema, "");
+        schema["$defs"].as_object().unwrap().iter().for_each(|(name, def)| walk(def, name));
+    }
     let schema = profile::json_schema();
-    walk(&schema, "");
-    schema["$defs"].as_object().unwrap().iter().for_each(|(name, def)| walk(def, name));
     assert!(schema["properties"]["extends"].is_object());
 }
 
 #[test]
 fn the_template_loads_and_explains_every_key() {
-    let text = profile::template("my-image");
+    let text = profile::template("my-image").unwrap();
     let profile = one(&text).unwrap_or_else(|d| panic!("{d}")).profile;
     assert_eq!((profile.name.as_str(), profile.version.as_str()), ("my-image", "0.1.0"));
     for key in profile::json_schema()["properties"].as_object().unwrap().keys() {
@@ -479,6 +512,8 @@ proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in prop_oneof![any::<String>(), "[-:#{}\\[\\],&*!|>'\"%@? \n\ta-c0-9]{0,80}"]) {
         let _ = one(&text);
+        let _ = profile::parse_layer("l", &text);
+        let _ = profile::parse_layer("l", &format!("name: {text}\nparameters: {{a: {text}}}\npackages: [{text}]\nfiles:\n  - {text}\n"));
         let _ = one(&format!("name: {text}\nfiles: [{text}]\nnetwork: {{interfaces: [{text}]}}\nusers:\n  - {text}\n"));
     }
 }

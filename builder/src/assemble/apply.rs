@@ -4,24 +4,36 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use layers::plan::{Body, PlannedFile, PlannedLayer};
-use layers::{Context, Error, Result};
+use layers::profile::{Diagnostic, Spot};
+use layers::{Context, Error, Fault, Result};
 
 use crate::assemble::editor::{Editor, known, remove};
 use crate::assemble::users::Accounts;
 use crate::assemble::{glob, unit_links, users};
 use crate::tree::{Kind, Node};
 
-/// Applies a layer; lower layers come first. `node` is the node binary.
-pub fn apply(editor: &mut Editor<'_, '_>, layer: &PlannedLayer, node: &[u8]) -> Result<()> {
+/// Applies a layer; lower layers come first. `node` is the node binary. What the layer's author wrote and the tree contradicts goes to
+/// `problems`, with its place; with any the tree is of no use.
+pub fn apply(editor: &mut Editor<'_, '_>, layer: &PlannedLayer, node: &[u8], problems: &mut Vec<Diagnostic>) -> Result<()> {
     let context = || format!("applying layer `{}`", layer.name);
     remove_picked(editor, &layer.remove);
     users::add(editor, &layer.users).context(context)?;
     let accounts = Accounts::of(editor)?;
     for file in &layer.files {
-        put(editor, file, &accounts, node).context(context)?;
+        put(editor, file, &accounts, node).or_else(|error| told(error, Some(&file.at), problems)).context(context)?;
     }
-    unit_links::switch(editor, &layer.units).context(context)?;
+    let mut refused = |unit: &str, error| told(error, layer.units_at.get(unit), problems);
+    unit_links::switch(editor, &layer.units, &mut refused).context(context)?;
     put_sysctl(editor, layer).context(context)
+}
+
+/// Makes an error of the author's a problem at its place; others end the build.
+fn told(error: Error, spot: Option<&Spot>, problems: &mut Vec<Diagnostic>) -> Result<()> {
+    match (error.fault(), spot) {
+        (Fault::Input, Some(spot)) => problems.push(spot.problem(error.to_string(), error.hint().map(str::to_string))),
+        _ => return Err(error),
+    }
+    Ok(())
 }
 
 /// Removes what patterns pick. Folders that an entry below keeps stay.
@@ -85,12 +97,28 @@ fn put_sysctl(editor: &mut Editor<'_, '_>, layer: &PlannedLayer) -> Result<()> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use layers::profile::Diagnostics;
+
     use super::*;
     use crate::assemble::editor::testing::Bench;
 
+    fn apply(editor: &mut Editor<'_, '_>, layer: &PlannedLayer, node: &[u8]) -> Result<()> {
+        let mut problems = Vec::new();
+        super::apply(editor, layer, node, &mut problems)?;
+        Ok(Diagnostics::gather(&layer.name, problems)?)
+    }
+
     fn file(path: &str, text: &str) -> PlannedFile {
         let root = || "root".to_string();
-        PlannedFile { path: path.into(), mode: 0o644, owner: root(), group: root(), overrides: false, body: Body::Bytes(text.into()) }
+        PlannedFile {
+            path: path.into(),
+            mode: 0o644,
+            owner: root(),
+            group: root(),
+            overrides: false,
+            body: Body::Bytes(text.into()),
+            at: Spot::default(),
+        }
     }
 
     fn layer(files: Vec<PlannedFile>) -> PlannedLayer {
@@ -101,7 +129,7 @@ mod tests {
     fn a3_a_packages_file_is_replaced_only_when_the_layer_says_so() {
         let mut bench = Bench::new(&[("etc/motd", "debian")]);
         let error = bench.edit(|e| apply(e, &layer(vec![file("/etc/motd", "mine")]), b"")).unwrap_err().to_string();
-        assert!(error.contains("`mine`") && error.contains("/etc/motd"), "{error}");
+        assert!(error.contains("checking mine") && error.contains("/etc/motd"), "{error}");
         let mut bench = Bench::new(&[("etc/motd", "debian")]);
         bench.edit(|e| apply(e, &layer(vec![file("/etc/motd", "debian")]), b"")).unwrap();
         let forced = PlannedFile { overrides: true, ..file("/etc/motd", "mine") };
@@ -126,7 +154,22 @@ mod tests {
         assert_eq!((bench.text("usr/bin/chasi-bod").as_str(), bench.tree.at("usr/bin/chasi-bod").unwrap().mode), ("ELF", 0o755));
         let nobody = PlannedFile { owner: "rooot".into(), ..file("/etc/x", "") };
         let error = bench.edit(|e| apply(e, &layer(vec![nobody]), b"")).unwrap_err();
-        assert!(error.to_string().contains("rooot") && error.hint().unwrap().contains("root"));
+        assert!(error.to_string().contains("rooot") && error.to_string().contains("did you mean `root`?"), "{error}");
+    }
+
+    #[test]
+    fn a3_all_that_the_tree_contradicts_is_told_at_once() {
+        let mut bench = Bench::new(&[("etc/motd", "debian"), ("usr/lib/systemd/system/ok.service", "[Install]\nWantedBy=x.target\n")]);
+        let nobody = PlannedFile { group: "rooot".into(), ..file("/etc/x", "") };
+        let units = layers::layer::Units { enable: vec!["okk.service".into(), "gone.socket".into()], ..Default::default() };
+        let units_at = units.enable.iter().map(|unit| (unit.clone(), Spot::in_text("own/layer.yaml", unit, 1, 1, 1))).collect();
+        let all = PlannedLayer { units, units_at, ..layer(vec![file("/etc/motd", "mine"), nobody]) };
+        let shown = bench.edit(|e| apply(e, &all, b"")).unwrap_err().to_string();
+        for says in
+            ["4 problems", "/etc/motd is there already", "no group `rooot`", "own/layer.yaml:1:1: enabling unit `okk.service`", "`gone.socket`"]
+        {
+            assert!(shown.contains(says), "`{says}` is not in {shown}");
+        }
     }
 
     #[test]

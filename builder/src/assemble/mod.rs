@@ -17,3 +17,4 @@ pub mod scratch;
 pub mod unit_links;
 pub mod unpack;
 pub mod users;
+pub mod zones;

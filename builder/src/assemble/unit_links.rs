@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use layers::layer::{Units, nearest};
+use layers::layer::Units;
+use layers::profile::suggest;
 use layers::{Context, Error, Result};
 
 use crate::assemble::editor::{Editor, known, remove};
@@ -12,10 +13,11 @@ const ADMIN: &str = "etc/systemd/system";
 const VENDOR: &str = "usr/lib/systemd/system";
 
 /// Enables, then disables and masks units: an enabled unit's `Also=` may bring one that the layer does not want. What is disabled or
-/// masked need not exist.
-pub fn switch(editor: &mut Editor<'_, '_>, units: &Units) -> Result<()> {
+/// masked need not exist. `refused` takes what is wrong with a unit, and says whether to go on.
+pub fn switch(editor: &mut Editor<'_, '_>, units: &Units, refused: &mut dyn FnMut(&str, Error) -> Result<()>) -> Result<()> {
     for unit in &units.enable {
-        enable(editor, unit, &mut BTreeSet::new()).context(|| format!("enabling unit `{unit}`"))?;
+        let done = enable(editor, unit, &mut BTreeSet::new()).context(|| format!("enabling unit `{unit}`"));
+        done.or_else(|error| refused(unit, error))?;
     }
     for unit in units.disable.iter().chain(&units.mask) {
         disable(editor, unit)?;
@@ -23,9 +25,10 @@ pub fn switch(editor: &mut Editor<'_, '_>, units: &Units) -> Result<()> {
     for unit in &units.mask {
         let path = known(&format!("{ADMIN}/{unit}"))?;
         if matches!(editor.tree.get(&path).map(|n| &n.kind), Some(Kind::File(_) | Kind::Directory)) {
-            return Err(Error::input(format!("masking unit `{unit}`: {path} is a file")).with_hint("remove it with `remove`"));
+            refused(unit, Error::input(format!("masking unit `{unit}`: {path} is a file")).with_hint("remove it with `remove`"))?;
+        } else {
+            editor.link(path, "/dev/null")?;
         }
-        editor.link(path, "/dev/null")?;
     }
     Ok(())
 }
@@ -83,8 +86,8 @@ fn file_of(editor: &Editor<'_, '_>, unit: &str) -> Result<TreePath> {
     let dir = known(VENDOR)?;
     let all: Vec<_> = editor.tree.below(&dir).map(|(p, _)| String::from_utf8_lossy(p.name()).into_owned()).collect();
     let error = Error::input("the image has no such unit");
-    Err(match nearest(unit, all.iter().map(String::as_str)) {
-        Some(near) => error.with_hint(format!("did you mean `{near}`?")),
+    Err(match suggest(unit, all.iter().map(String::as_str)) {
+        Some(hint) => error.with_hint(hint),
         None => error,
     })
 }
@@ -149,6 +152,10 @@ impl Install {
 mod tests {
     use super::*;
     use crate::assemble::editor::testing::Bench;
+
+    fn switch(editor: &mut Editor<'_, '_>, units: &Units) -> Result<()> {
+        super::switch(editor, units, &mut |_, error| Err(error))
+    }
 
     fn units(enable: &[&str], disable: &[&str], mask: &[&str]) -> Units {
         let own = |list: &[&str]| list.iter().map(ToString::to_string).collect();

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use layers::layer::nearest;
 use layers::plan::PlannedUser;
+use layers::profile::{Diagnostic, Spot, quote, suggest};
 use layers::{Context, Error, Result};
 
 use crate::assemble::editor::{Editor, known};
@@ -47,14 +47,43 @@ fn find(known: &BTreeMap<String, u32>, what: &str, name: &str) -> Result<u32> {
     if let Some(number) = known.get(name).copied().or_else(|| name.parse().ok()) {
         return Ok(number);
     }
-    let error = Error::input(format!("the image has no {what} `{name}`"));
-    Err(match nearest(name, known.keys().map(String::as_str)) {
-        Some(near) => error.with_hint(format!("did you mean `{near}`?")),
+    let error = Error::input(format!("the image has no {what} {}", quote(name)));
+    Err(match suggest(name, known.keys().map(String::as_str)) {
+        Some(hint) => error.with_hint(hint),
         None => error,
     })
 }
 
-/// Adds accounts without password; homes are made at boot, because they lie on the state partition.
+/// What the profile's users ask of the tree and it does not have, or has for others; `spot` gives the place of a value of the profile.
+pub fn check(editor: &Editor<'_, '_>, users: &[PlannedUser], spot: &dyn Fn(&[&str]) -> Spot) -> Result<Vec<Diagnostic>> {
+    let mut accounts = Accounts::of(editor)?;
+    let mut problems = Vec::new();
+    for (n, PlannedUser { uid, user }) in users.iter().enumerate() {
+        let n = n.to_string();
+        let at = |key: &str| spot(&["users", &n, key]);
+        if accounts.users.contains_key(&user.name) || accounts.groups.contains_key(&user.name) {
+            problems.push(at("name").problem(format!("a package has an account or group {}", quote(&user.name)), None));
+        }
+        if let Some((other, _)) = accounts.users.iter().chain(&accounts.groups).find(|(_, number)| *number == uid) {
+            problems.push(at("uid").problem(format!("number {uid} is that of {}", quote(other)), None));
+        }
+        // `/bin` is a link into `/usr`, and shells are written with either.
+        if editor.tree.at(&user.shell).is_none() && editor.tree.at(&format!("/usr{}", user.shell)).is_none() {
+            problems.push(at("shell").problem(format!("the image has no shell {}", user.shell), Some("add its package to `packages`".into())));
+        }
+    }
+    accounts.groups.extend(users.iter().map(|u| (u.user.name.clone(), u.uid)));
+    for (n, PlannedUser { user, .. }) in users.iter().enumerate() {
+        for (g, group) in user.groups.iter().enumerate() {
+            let Err(error) = accounts.group(group) else { continue };
+            let hint = error.hint().map_or_else(|| "add the package that has it to `packages`".into(), str::to_string);
+            problems.push(spot(&["users", &n.to_string(), "groups", &g.to_string()]).problem(error.to_string(), Some(hint)));
+        }
+    }
+    Ok(problems)
+}
+
+/// Adds accounts that [`check`] found nothing wrong with, without password; homes are made at boot, because they lie on the state partition.
 pub fn add(editor: &mut Editor<'_, '_>, users: &[PlannedUser]) -> Result<()> {
     if users.is_empty() {
         return Ok(());
@@ -62,34 +91,21 @@ pub fn add(editor: &mut Editor<'_, '_>, users: &[PlannedUser]) -> Result<()> {
     for user in users {
         add_one(editor, user).context(|| format!("adding user `{}`", user.user.name))?;
     }
+    for PlannedUser { user, .. } in users {
+        join(editor, "etc/group", &user.name, &user.groups)?;
+        join(editor, "etc/gshadow", &user.name, &user.groups)?;
+    }
     let homes = homes(editor, users);
     editor.put_text("usr/lib/tmpfiles.d/chasi-bod-users.conf", &homes)
 }
 
 fn add_one(editor: &mut Editor<'_, '_>, PlannedUser { uid, user }: &PlannedUser) -> Result<()> {
     let name = &user.name;
-    let accounts = Accounts::of(editor)?;
-    if accounts.users.contains_key(name) || accounts.groups.contains_key(name) {
-        return Err(Error::input("a package has an account or group of this name"));
-    }
-    let taken = |map: &BTreeMap<String, u32>| map.iter().find(|(_, n)| *n == uid).map(|(name, _)| name.clone());
-    if let Some(other) = taken(&accounts.users).or_else(|| taken(&accounts.groups)) {
-        return Err(Error::input(format!("number {uid} is `{other}`'s")));
-    }
-    // `/bin` is a link into `/usr`, and shells are written with either.
-    if editor.tree.at(&user.shell).is_none() && editor.tree.at(&format!("/usr{}", user.shell)).is_none() {
-        return Err(Error::input(format!("the image has no shell {}", user.shell)).with_hint("add its package to `packages`"));
-    }
-    for group in &user.groups {
-        accounts.group(group)?;
-    }
     append(editor, "etc/passwd", &format!("{name}:x:{uid}:{uid}::/home/{name}:{}", user.shell))?;
     append(editor, "etc/group", &format!("{name}:x:{uid}:"))?;
     // `*` is no password's hash; unlike `!` it does not make sshd refuse keys when PAM is off.
     append(editor, "etc/shadow", &format!("{name}:*:{}:0:99999:7:::", editor.epoch / DAY))?;
     append(editor, "etc/gshadow", &format!("{name}:!::"))?;
-    join(editor, "etc/group", name, &user.groups)?;
-    join(editor, "etc/gshadow", name, &user.groups)?;
     if !user.ssh_keys.is_empty() {
         editor.put_text(&format!("usr/lib/chasi-bod/ssh/{name}"), &(user.ssh_keys.join("\n") + "\n"))?;
     }
@@ -166,16 +182,33 @@ mod tests {
     }
 
     #[test]
-    fn accounts_that_collide_or_need_what_is_missing_are_refused() {
-        for (json, uid, says) in [
-            (serde_json::json!({"name": "root"}), 1000, "a package has"),
-            (serde_json::json!({"name": "sudo"}), 1000, "a package has"),
-            (serde_json::json!({"name": "a"}), 42, "`_apt`"),
-            (serde_json::json!({"name": "a", "shell": "/bin/fish"}), 1000, "/bin/fish"),
-            (serde_json::json!({"name": "a", "groups": ["docker"]}), 1000, "`docker`"),
-        ] {
-            let error = Bench::new(&[]).edit(|e| add(e, &[user(json, uid)])).unwrap_err().to_string();
-            assert!(error.contains(says), "{error}");
-        }
+    fn a1_accounts_that_collide_or_need_what_is_missing_are_told_at_once_at_their_places() {
+        let text = "name: x\nversion: 1.0.0\nusers:\n- {name: ops, groups: [sduo, docker, other, sudo]}\n- {name: ssl-cert}\n- {name: other, uid: 1042, shell: /bin/fish}\n";
+        let loaded = layers::profile::load("p.yaml", &mut |_| Ok(text.into())).unwrap();
+        let users: Vec<_> = loaded.profile.users.iter().zip([1000, 42, 1042]).map(|(user, uid)| PlannedUser { uid, user: user.clone() }).collect();
+        let mut found = Vec::new();
+        let problems = Bench::new(&[]).edit(|e| {
+            found = check(e, &users, &|path| loaded.document.spot(path))?;
+            Ok(())
+        });
+        problems.unwrap();
+        let told: Vec<_> = found.iter().map(|d| format!("{}:{} {} {}", d.line, d.column, d.message, d.hint.as_deref().unwrap_or("-"))).collect();
+        let expected = [
+            "5:10 a package has an account or group `ssl-cert` -",
+            "5:3 number 42 is that of `_apt` -",
+            "6:35 the image has no shell /bin/fish add its package to `packages`",
+            "4:24 the image has no group `sduo` did you mean `sudo`?",
+            "4:30 the image has no group `docker`",
+        ];
+        assert_eq!(told.len(), expected.len(), "{told:#?}");
+        told.iter().zip(expected).for_each(|(told, expected)| assert!(told.starts_with(expected), "{told} / {expected}"));
+    }
+
+    #[test]
+    fn a_user_can_be_in_the_group_of_a_later_one() {
+        let users = [user(serde_json::json!({"name": "a", "groups": ["b"]}), 1000), user(serde_json::json!({"name": "b"}), 1001)];
+        let mut bench = Bench::new(&[]);
+        bench.edit(|e| add(e, &users)).unwrap();
+        assert!(bench.text("etc/group").contains("b:x:1001:a\n"));
     }
 }

@@ -11,8 +11,10 @@ use crate::emit::OutputFormat;
 /// Compile a profile into a bootable platform image, without root, loop devices or KVM.
 #[derive(Debug, Parser)]
 #[command(name = "chasi-bod", version, propagate_version = true, arg_required_else_help = true)]
-#[command(after_help = "Examples:\n  chasi-bod new site > site.yaml\n  chasi-bod build site.yaml --format qcow2,raw\n  chasi-bod run site.yaml\n\n\
-    Exit codes: 0 done, 1 your input, 2 our fault, 3 the surroundings (network, disk, a missing tool).")]
+#[command(
+    after_help = "Examples:\n  chasi-bod new site --output site.yaml\n  chasi-bod build site.yaml --format qcow2,raw\n  chasi-bod run site.yaml\n\n\
+    Exit codes: 0 done, 1 your input, 2 our fault, 3 the surroundings (network, disk, a missing tool)."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -71,14 +73,23 @@ pub enum Command {
     /// Check artifacts against SHA256SUMS, build record and verity; names every file, partition and offset that differs.
     #[command(after_help = "Examples:\n  chasi-bod verify output/minimal/0.1.0\n  chasi-bod verify output/minimal/0.1.0/minimal-0.1.0.qcow2")]
     Verify(FileArg),
-    /// Print the JSON schema of profiles, for editors.
-    #[command(after_help = "Example:\n  chasi-bod schema > schema/profile.schema.json")]
-    Schema,
-    /// Print a commented profile to start from.
-    #[command(after_help = "Example:\n  chasi-bod new site > site.yaml")]
+    /// Print the JSON schema of profiles or layers, for editors.
+    #[command(after_help = "Examples:\n  chasi-bod schema > profile.schema.json\n  chasi-bod schema --of layer > layer.schema.json")]
+    Schema {
+        /// Which files it is for.
+        #[arg(long, value_enum, default_value_t = SchemaOf::Profile)]
+        of: SchemaOf,
+    },
+    /// Print a commented profile to start from, or write it with its schema.
+    #[command(
+        after_help = "Examples:\n  chasi-bod new site --output site.yaml    # and profile.schema.json beside it\n  chasi-bod new site > site.yaml"
+    )]
     New {
         /// Name of the image.
         name: String,
+        /// Write the profile here and its schema beside it; nothing is overwritten.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// Look after the store of downloads and results.
     #[command(
@@ -187,6 +198,15 @@ pub struct RunArgs {
     /// Build, print the QEMU command and do not start it; QEMU need not be installed.
     #[arg(long)]
     pub print: bool,
+}
+
+/// What a schema is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SchemaOf {
+    /// Profiles.
+    Profile,
+    /// `layer.yaml` of layers.
+    Layer,
 }
 
 /// Firmware of a machine.

@@ -4,6 +4,7 @@ mod args;
 mod cache;
 mod failure;
 mod machine;
+mod new;
 
 use std::fs;
 use std::io::Write;
@@ -21,7 +22,7 @@ use crate::pipeline::{self, Build, Locking, Network, Outcome, RawSum};
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::{exec, inspect};
-use args::{BuildArgs, CacheCommand, Cli, Command, FileArg, Global, InspectArgs, LockArgs, RunArgs};
+use args::{BuildArgs, CacheCommand, Cli, Command, FileArg, Global, InspectArgs, LockArgs, RunArgs, SchemaOf};
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
@@ -46,8 +47,10 @@ fn dispatch(command: Command, global: &Global) -> Result<ExitCode> {
         Command::Run(args) => return run(args, global),
         Command::Inspect(args) => inspect(&args, global)?,
         Command::Verify(args) => verify(&args, global)?,
-        Command::Schema => print_json(&profile::json_schema())?,
-        Command::New { name } => print(&profile::template(&name))?,
+        Command::Schema { of: SchemaOf::Profile } => print_json(&profile::json_schema())?,
+        Command::Schema { of: SchemaOf::Layer } => print_json(&profile::layer_schema())?,
+        Command::New { name, output: None } => print(&profile::template(&name)?)?,
+        Command::New { name, output: Some(path) } => new::write(&name, &path)?,
         Command::Cache(command) => cache_command(command, global)?,
         Command::Completions { shell } => clap_complete::generate(shell, &mut Cli::command(), "chasi-bod", &mut std::io::stdout()),
         Command::Man { dir } => man(&dir)?,

@@ -85,6 +85,8 @@ pub fn request(planned: &Planned) -> Request {
             .into_iter()
             .map(|a| deb::Assumed { name: a.name, version: ASSUMED_VERSION.into(), provides: a.provides })
             .collect(),
+        profile: planned.document.path().into(),
+        asked_at: planned.plan.asked_at(),
     }
 }
 
@@ -114,7 +116,8 @@ fn keyring(planned: &Planned) -> Result<PathBuf> {
     deb::keyring(Path::new("/"), planned.profile.debian.keyring.as_deref().map(Path::new))
 }
 
-/// Makes the lock anew, offline from the indices that the store holds; returns the former one too. Without `update` packages keep their versions where that is possible.
+/// Makes the lock anew, offline from the indices that the store holds; returns the former one too. Without `update` packages keep their versions
+/// where that is possible.
 pub fn relock(planned: &Planned, update: Option<&[String]>, network: Network, store: &Store, progress: &Progress) -> Result<(Option<Lock>, Lock)> {
     let before = existing(&path_of(&planned.path))?;
     let update = match update {

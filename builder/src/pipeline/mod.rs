@@ -17,7 +17,7 @@ use layers::layer::LoadedLayer;
 use layers::lock::Lock;
 use layers::node::partition;
 use layers::plan::Plan;
-use layers::profile::{self, Loaded, Profile};
+use layers::profile::{self, Diagnostics, Document, Loaded, Profile};
 use layers::units::{Bytes, Digest, Seed};
 use layers::{Context, Error, Fault, Result};
 use serde::Serialize;
@@ -87,12 +87,14 @@ pub struct Build {
 }
 
 /// A profile with its plan.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Planned {
     /// Where the profile was read.
     pub path: PathBuf,
     /// The valid profile.
     pub profile: Profile,
+    /// What problems of the profile point into.
+    pub document: Document,
     /// What each layer holds.
     pub plan: Plan,
 }
@@ -159,32 +161,26 @@ pub fn plan(path: &Path) -> Result<Planned> {
     let loaded = profile::load(&path.to_string_lossy(), &mut read)?;
     // Paths in a loaded profile are relative to the current folder.
     let here = Path::new("");
-    let layers = defs::for_profile(&loaded.profile, here)?;
-    check_layer_names(&loaded, &layers)?;
-    let plan = layers::plan::plan(&loaded.profile, &defs::profile_sources(&loaded.profile, here)?, &layers)?;
-    check_kernel(&plan, &layers)?;
+    let (layers, mut problems) = defs::for_profile(&loaded, here)?;
+    if let Some(Err(error)) = loaded.profile.debian.keyring.as_ref().map(|name| defs::read(&here.join(name))) {
+        problems.push(loaded.document.spot(&["debian", "keyring"]).problem(error.to_string(), error.hint().map(str::to_string)));
+    }
+    let plan = layers::plan::plan(&loaded, &layers, &|name| defs::read(&here.join(name)), problems)?;
+    check_kernel(&loaded, &plan, &layers)?;
     // Sizes that cannot work are said before anything is fetched.
     Layout::new(&loaded.profile.disk, Bytes(0), Bytes(0), &Seed::new(&loaded.profile.name))?;
-    Ok(Planned { path: path.to_path_buf(), profile: loaded.profile, plan })
-}
-
-/// A layer that does not exist is said at its place in the profile.
-fn check_layer_names(loaded: &Loaded, layers: &[LoadedLayer]) -> Result<()> {
-    let known: Vec<_> = layers.iter().map(|l| l.definition.name.as_str()).collect();
-    let mut wanted = loaded.profile.layers.iter().map(profile::LayerUse::full).enumerate();
-    let Some((index, layer)) = wanted.find(|(_, layer)| !known.contains(&layer.name.as_str())) else { return Ok(()) };
-    let hint = profile::suggest(&layer.name, known.iter().copied());
-    Err(loaded.problem(&format!("layers.{index}.name"), &format!("there is no layer `{}`", layer.name), hint).into())
+    Ok(Planned { path: path.to_path_buf(), profile: loaded.profile, document: loaded.document, plan })
 }
 
 /// Without a kernel nothing boots: that is said before anything is fetched.
-fn check_kernel(plan: &Plan, layers: &[LoadedLayer]) -> Result<()> {
+fn check_kernel(loaded: &Loaded, plan: &Plan, layers: &[LoadedLayer]) -> Result<()> {
     let provides = |name: &str| layers.iter().any(|l| l.definition.name == name && l.definition.provides.iter().any(|role| role == KERNEL_ROLE));
-    match plan.layers.iter().any(|l| provides(&l.name)) {
-        true => Ok(()),
-        false => Err(Error::input(format!("planning {}: no layer provides the role `{KERNEL_ROLE}`", plan.name))
-            .with_hint("list the layer `boot` under `layers`")),
+    if plan.layers.iter().any(|l| provides(&l.name)) {
+        return Ok(());
     }
+    let message = format!("no layer provides the role `{KERNEL_ROLE}`");
+    let problem = loaded.document.key_spot(&["layers"]).problem(message, Some("list the layer `boot` under `layers`".into()));
+    Ok(Diagnostics::gather(loaded.document.path(), vec![problem])?)
 }
 
 /// Everything that decides an image, by digest.

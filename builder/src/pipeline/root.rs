@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use layers::lock::{Lock, Package};
 use layers::node::{IMAGE_RECORD, ImageRecord};
+use layers::plan::{PROFILE_LAYER, PlannedUser};
+use layers::profile::{Diagnostic, Diagnostics};
 use layers::units::Digest;
 use layers::{Error, Result};
 
@@ -12,7 +14,7 @@ use super::boot::{self, BootFiles};
 use crate::assemble::configure::{self, Script};
 use crate::assemble::editor::Editor;
 use crate::assemble::unpack::{self, Unpacked};
-use crate::assemble::{apply, finalize, lint, modules};
+use crate::assemble::{apply, finalize, lint, modules, users, zones};
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::tree::{Kind, Tree, TreePath};
@@ -34,9 +36,14 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     let mut pack = store.new_pack(key)?;
     let mut tree = configured;
     let mut editor = Editor::new(&mut tree, store, &mut pack, lock.epoch);
+    let mut problems = Vec::new();
     for layer in &planned.plan.layers {
-        apply::apply(&mut editor, layer, node)?;
+        if layer.name == PROFILE_LAYER {
+            problems.extend(contradicted(&editor, planned, &layer.users)?);
+        }
+        apply::apply(&mut editor, layer, node, &mut problems)?;
     }
+    Diagnostics::gather(planned.document.path(), problems)?;
     image_record(&mut editor, planned, lock)?;
     let modules: Vec<String> = planned.plan.initrd_modules().into_iter().collect();
     let boot = boot::files(&mut editor, &modules, node)?;
@@ -45,6 +52,16 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     let here = std::env::current_dir().unwrap_or_default();
     lint::lint(&tree, store, &[&store.root().to_string_lossy(), &here.to_string_lossy()])?;
     Ok(Root { tree, boot })
+}
+
+/// What the profile says and the tree of packages and layers below contradicts.
+fn contradicted(editor: &Editor<'_, '_>, planned: &Planned, users: &[PlannedUser]) -> Result<Vec<Diagnostic>> {
+    let document = &planned.document;
+    let mut problems = users::check(editor, users, &|path| document.spot(path))?;
+    if let Some((message, hint)) = zones::unknown(editor.tree, &planned.profile.time.zone) {
+        problems.push(document.spot(&["time", "zone"]).problem(message, Some(hint)));
+    }
+    Ok(problems)
 }
 
 fn configure_packages(planned: &Planned, lock: &Lock, store: &Store, progress: &Progress) -> Result<Tree> {

@@ -167,7 +167,7 @@ mod tests {
 
     fn of(yaml: &str) -> BTreeMap<String, String> {
         let network: Network = serde_saphyr::from_str(yaml).unwrap();
-        layers::settings::check_network(&network).unwrap();
+        layers::profile::check_network(&network).unwrap();
         units(&network)
     }
 

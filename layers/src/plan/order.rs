@@ -2,82 +2,83 @@
 
 use super::*;
 
-/// Layers in build order, with what the profile says about each.
-pub(super) fn order<'a>(profile: &Profile, layers: &'a [LoadedLayer]) -> Result<Vec<(&'a LoadedLayer, LayerRef)>> {
-    let mut known = BTreeMap::new();
-    for layer in layers {
-        let name = layer.definition.name.as_str();
-        if name == PROFILE_LAYER {
-            return Err(Error::input(format!("layer name `{PROFILE_LAYER}` in {} is taken: it means the profile itself", layer.folder)));
-        }
-        if let Some(other) = known.insert(name, layer) {
-            return Err(Error::input(format!("layer `{name}` exists twice: in {} and in {}", other.folder, layer.folder)));
-        }
+/// A layer of the image, and its place in the profile's list; none for one that is only required.
+pub(super) type Placed<'a> = (&'a LoadedLayer, Option<usize>);
+
+/// Layers in build order.
+pub(super) fn order<'a>(loaded: &'a Loaded, layers: &'a [LoadedLayer], problems: &mut Vec<Diagnostic>) -> Vec<Placed<'a>> {
+    let known = layers.iter().map(|layer| (layer.definition.name.as_str(), layer)).collect();
+    let wanted: Vec<_> = loaded.profile.layers.iter().map(LayerUse::full).collect();
+    let mut sorter =
+        Sorter { known, wanted: &wanted, unread: !problems.is_empty(), path: Vec::new(), done: BTreeSet::new(), out: Vec::new(), problems };
+    for (n, layer) in wanted.iter().enumerate() {
+        sorter.visit(&layer.name, &|| loaded.document.spot(&["layers", &n.to_string(), "name"]));
     }
-    let wanted: Vec<_> = profile.layers.iter().map(crate::profile::LayerUse::full).collect();
-    let mut sorter = Sorter { known, wanted: BTreeMap::new(), path: Vec::new(), done: BTreeSet::new(), out: Vec::new() };
-    for layer in &wanted {
-        if sorter.wanted.insert(layer.name.clone(), layer.clone()).is_some() {
-            return Err(Error::input(format!("layer `{}` is listed twice in the profile", layer.name)));
-        }
-    }
-    for layer in &wanted {
-        sorter.visit(&layer.name)?;
-    }
-    check_roles(&sorter.out)?;
-    Ok(sorter.out)
+    let out = sorter.out;
+    check_roles(loaded, &out, problems);
+    out
 }
 
 /// Depth-first search that keeps the path to here, to name a whole cycle.
-struct Sorter<'a> {
+struct Sorter<'a, 'w> {
     known: BTreeMap<&'a str, &'a LoadedLayer>,
-    wanted: BTreeMap<String, LayerRef>,
+    wanted: &'w [LayerRef],
+    /// Folders of the user's may be missing from `known`, which was told.
+    unread: bool,
     path: Vec<String>,
     done: BTreeSet<String>,
-    out: Vec<(&'a LoadedLayer, LayerRef)>,
+    out: Vec<Placed<'a>>,
+    problems: &'w mut Vec<Diagnostic>,
 }
 
-impl Sorter<'_> {
-    fn visit(&mut self, name: &str) -> Result<()> {
+impl Sorter<'_, '_> {
+    /// Takes in a layer after those that it requires; `named` is where it is asked for.
+    fn visit(&mut self, name: &str, named: &dyn Fn() -> Spot) {
         if self.done.contains(name) {
-            return Ok(());
+            return;
         }
         if let Some(start) = self.path.iter().position(|p| p == name) {
             let cycle = [&self.path[start..], &[name.to_string()]].concat().join(" -> ");
-            return Err(Error::input(format!("layers require each other in a cycle: {cycle}")));
+            return self.problems.push(named().problem(format!("layers require each other in a cycle: {cycle}"), None));
         }
-        let Some(layer) = self.known.get(name).copied() else { return Err(self.missing(name)) };
+        let at = self.wanted.iter().position(|layer| layer.name == name);
+        let Some(layer) = self.known.get(name).copied() else {
+            self.done.insert(name.into());
+            let told = self.unread && at.is_some_and(|n| self.wanted[n].path.is_some());
+            if !told {
+                self.missing(name, named());
+            }
+            return;
+        };
         self.path.push(name.into());
-        for required in &layer.definition.requires {
-            self.visit(required)?;
+        for (n, required) in layer.definition.requires.iter().enumerate() {
+            self.visit(required, &|| layer.document.spot(&["requires", &n.to_string()]));
         }
         self.path.pop();
         self.done.insert(name.into());
-        let none = || LayerRef { name: name.into(), path: None, parameters: BTreeMap::new() };
-        self.out.push((layer, self.wanted.get(name).cloned().unwrap_or_else(none)));
-        Ok(())
+        self.out.push((layer, at));
     }
 
-    fn missing(&self, name: &str) -> Error {
-        let by = self.path.last().map(|by| format!(", which layer `{by}` requires,")).unwrap_or_default();
-        let error = Error::input(format!("layer `{name}`{by} does not exist"));
-        match nearest(name, self.known.keys().copied()) {
-            Some(near) => error.with_hint(format!("did you mean `{near}`?")),
-            None => error
-                .with_hint(format!("known layers: {}; a layer of your own needs `path`", self.known.keys().copied().collect::<Vec<_>>().join(", "))),
-        }
+    fn missing(&mut self, name: &str, named: Spot) {
+        let by = self.path.last().map(|by| format!(", which layer `{by}` requires")).unwrap_or_default();
+        let own = |hint: String| if hint.ends_with('?') { hint } else { hint + "; a layer of your own needs `path`" };
+        let hint = suggest(name, self.known.keys().copied()).map(own);
+        self.problems.push(named.problem(format!("there is no layer {}{by}", quote(name)), hint));
     }
 }
 
-fn check_roles(layers: &[(&LoadedLayer, LayerRef)]) -> Result<()> {
+fn check_roles(loaded: &Loaded, layers: &[Placed<'_>], problems: &mut Vec<Diagnostic>) {
     let mut roles = BTreeMap::new();
-    for (layer, _) in layers {
-        for role in &layer.definition.provides {
-            if let Some(other) = roles.insert(role, &layer.definition.name) {
-                let message = format!("layers `{other}` and `{}` both provide the role `{role}`", layer.definition.name);
-                return Err(Error::input(message).with_hint("leave one of them out of the profile"));
-            }
+    for (layer, at) in layers {
+        let name = &layer.definition.name;
+        for (n, role) in layer.definition.provides.iter().enumerate() {
+            let Some(other) = roles.insert(role, name) else { continue };
+            let spot = match at {
+                Some(at) => loaded.document.spot(&["layers", &at.to_string(), "name"]),
+                None => layer.document.spot(&["provides", &n.to_string()]),
+            };
+            let message = format!("layers `{other}` and `{name}` both provide the role `{role}`");
+            problems.push(spot.problem(message, Some("leave one of them out of the profile".into())));
         }
     }
-    Ok(())
 }

@@ -9,24 +9,12 @@ use serde_json::{Map, Number, Value};
 
 use crate::units::Bytes;
 
-use super::diagnostic::{Diagnostics, Place, Problem, Sources, quote, suggest};
+use super::diagnostic::{Place, Problem, Sources, quote, suggest};
 use super::secret;
-use super::tree::{self, Key, Kind, NULLS, Node, Style};
+use super::tree::{Key, Kind, NULLS, Node, Style};
 
 /// Steps that checking may take; alternatives within alternatives cannot run away.
 const STEPS: usize = 5_000_000;
-
-/// Reads a YAML text as a value of type `T`; `file` is the path that problems are reported with.
-///
-/// All unknown keys, wrong types, unknown names, missing keys, duplicate keys and inline secrets are reported at once.
-pub fn parse_checked<T: JsonSchema + DeserializeOwned>(file: &str, text: &str) -> Result<T, Diagnostics> {
-    let mut sources = Sources::default();
-    let (root, mut problems) = tree::parse(sources.add(file, text), text);
-    let Some(root) = root else { return Err(sources.render(problems)) };
-    refuse_secrets(&root, &mut sources, &mut problems);
-    let value = typed::<T>(&root, &mut problems);
-    value.filter(|_| problems.is_empty()).ok_or_else(|| sources.render(problems))
-}
 
 /// Checks a tree against the schema of `T` and makes a `T` of it when nothing is wrong.
 pub(super) fn typed<T: JsonSchema + DeserializeOwned>(root: &Node, problems: &mut Vec<Problem>) -> Option<T> {
@@ -39,6 +27,11 @@ pub(super) fn typed<T: JsonSchema + DeserializeOwned>(root: &Node, problems: &mu
         return None;
     }
     serde_json::from_value(value).map_err(|e| problems.push(Problem::new(root.place, e.to_string()))).ok()
+}
+
+/// The JSON value of a tree where any is accepted.
+pub(super) fn value(node: &Node) -> Value {
+    Checker { schema: &Value::Bool(true), steps: 0, problems: Vec::new() }.check(node, &Value::Bool(true), "")
 }
 
 /// Reports every secret in the tree's keys and values, and hides the lines that it stands in.
@@ -394,7 +387,12 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::profile::{Disk, Scalar};
+    use crate::profile::diagnostic::Diagnostics;
+    use crate::profile::{Disk, Scalar, document};
+
+    fn parse_checked<T: JsonSchema + DeserializeOwned>(file: &str, text: &str) -> Result<T, Diagnostics> {
+        document::read(file, text, |_, _| {}).map(|(value, _)| value)
+    }
 
     #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
     #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -7,6 +7,8 @@ use crate::error::Error;
 
 use super::secret;
 
+/// Names that a hint lists when none of them is near.
+const LISTED: usize = 24;
 /// Most problems that are printed; the rest is counted.
 const MOST: usize = 100;
 /// Characters of a source line that are printed.
@@ -110,6 +112,40 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
+impl Diagnostics {
+    /// All problems of several files as one error, those of `file` first; nothing when there is none.
+    pub fn gather(file: &str, mut list: Vec<Diagnostic>) -> Result<(), Self> {
+        let key = |d: &Diagnostic| (d.file != file, d.file.clone(), d.line, d.column, d.message.clone());
+        list.sort_by_key(key);
+        list.dedup();
+        if list.is_empty() { Ok(()) } else { Err(Self { file: file.into(), list }) }
+    }
+}
+
+/// Where something is written, with the line itself: what a later stage needs to tell a problem at its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Spot {
+    file: String,
+    line: usize,
+    column: usize,
+    source: Option<(String, usize)>,
+}
+
+impl Spot {
+    /// A place in the text of a file that is no YAML; line, column and width in characters, from 1.
+    pub fn in_text(file: &str, text: &str, line: usize, column: usize, width: usize) -> Self {
+        let mut sources = Sources::default();
+        let file = sources.add(file, text);
+        sources.spot(Place { file, line, column, width })
+    }
+
+    /// A problem at this place.
+    pub fn problem(&self, message: impl Into<String>, hint: Option<String>) -> Diagnostic {
+        let Self { file, line, column, source } = self.clone();
+        Diagnostic { file, line, column, message: message.into(), source, hint }
+    }
+}
+
 impl From<Diagnostics> for Error {
     fn from(all: Diagnostics) -> Self {
         let count = if all.list.len() == 1 { "1 problem".into() } else { format!("{} problems", all.list.len()) };
@@ -170,13 +206,18 @@ impl Sources {
     }
 
     fn diagnostic(&self, Problem { place, message, hint }: Problem) -> Diagnostic {
-        let source = self.line(place).map(|text| (text, place.width));
         let clean = |text: String| self.secrets.iter().fold(text, |text, secret| text.replace(secret, "…"));
-        let (message, hint) = (clean(message), hint.map(clean));
-        Diagnostic { file: self.path(place.file).into(), line: place.line, column: place.column, message, source, hint }
+        self.spot(place).problem(clean(message), hint.map(clean))
     }
 
-    fn line(&self, place: Place) -> Option<String> {
+    /// A place with its line.
+    pub fn spot(&self, place: Place) -> Spot {
+        let source = self.line(place).map(|text| (text, place.width));
+        Spot { file: self.path(place.file).into(), line: place.line, column: place.column, source }
+    }
+
+    /// The line of a place, as far as it may be shown.
+    pub fn line(&self, place: Place) -> Option<String> {
         let source = self.files.get(place.file)?;
         let index = place.line.checked_sub(1)?;
         let text = source.lines.get(index)?;
@@ -195,7 +236,7 @@ fn split(text: &str) -> Vec<String> {
 }
 
 /// A value for a message: in backquotes, short, without control characters, and never a secret.
-pub(super) fn quote(value: &str) -> String {
+pub fn quote(value: &str) -> String {
     if secret::kind(value).is_some() {
         return "`…`".into();
     }
@@ -203,15 +244,15 @@ pub(super) fn quote(value: &str) -> String {
     if value.chars().nth(60).is_some() { format!("`{clean}…`") } else { format!("`{clean}`") }
 }
 
-/// `did you mean …?` for the nearest of the valid names, else the valid names themselves.
+/// `did you mean …?` for the nearest of the valid names, else the valid names themselves unless they are too many to read.
 pub fn suggest<'a>(wrong: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let valid: Vec<&str> = valid.into_iter().collect();
     let short: String = wrong.chars().take(64).collect::<String>().to_lowercase();
     let distance = |name: &str| strsim::damerau_levenshtein(&short, &name.to_lowercase());
     let nearest = valid.iter().map(|name| (distance(name), *name)).min();
     match nearest? {
-        (d, name) if d <= (name.len().max(short.len()) / 3).max(1) => Some(format!("did you mean `{name}`?")),
-        _ => Some(format!("valid here: {}", valid.join(", "))),
+        (d, name) if d <= (name.len().max(short.len()) / 3).max(1) && d < name.len() => Some(format!("did you mean `{name}`?")),
+        _ => (valid.len() <= LISTED).then(|| format!("valid here: {}", valid.join(", "))),
     }
 }
 
@@ -225,6 +266,8 @@ mod tests {
         assert_eq!(suggest("sshkeys", ["sshKeys", "sudo"]), Some("did you mean `sshKeys`?".into()));
         assert_eq!(suggest("zzz", ["packages", "users"]), Some("valid here: packages, users".into()));
         assert_eq!(suggest("x", []), None);
+        let many: Vec<String> = (0..100).map(|n| format!("package-{n}")).collect();
+        assert_eq!(suggest("zzz", many.iter().map(String::as_str)), None, "nobody reads a hundred names");
     }
 
     #[test]

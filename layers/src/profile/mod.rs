@@ -2,6 +2,8 @@
 
 mod check;
 mod diagnostic;
+mod document;
+mod layer;
 mod merge;
 mod network;
 mod schema;
@@ -14,11 +16,13 @@ mod types_network;
 mod valid;
 mod written;
 
-pub use check::parse_checked;
-pub use diagnostic::{Diagnostic, Diagnostics, suggest};
+pub use diagnostic::{Diagnostic, Diagnostics, Spot, quote, suggest};
+pub use document::Document;
+pub use layer::{layer_schema, parse_layer};
+pub use network::check_network;
 pub use schema::{json_schema, to_yaml};
 pub use secret::kind as secret_kind;
-pub use syntax::is_name;
+pub use syntax::{is_host, is_name, is_package, is_user, is_zone};
 pub use template::template;
 pub use types::*;
 pub use types_network::*;

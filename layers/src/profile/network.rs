@@ -2,9 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::check::typed;
 use super::diagnostic::{Problem, quote, suggest};
 use super::tree::Node;
-use super::valid::{at, distinct, exactly_one, given};
+use super::valid::{at, distinct, exactly_one, given, texts};
+use super::{Network, syntax};
+
+/// Checks a network that no profile wrote by the rules of profiles; the error tells all that is wrong.
+pub fn check_network(network: &Network) -> Result<(), String> {
+    let value = serde_json::json!({ "network": network });
+    let (root, mut problems) = (Node::of(&value), Vec::new());
+    if let Some(node) = root.get("network") {
+        typed::<Network>(node, &mut problems);
+    }
+    texts(&root, syntax::RULES, &mut problems);
+    check(&root, &mut problems);
+    distinct(at(&root, "network.interfaces.[].name"), "the name", &mut problems);
+    let said: Vec<String> = problems.into_iter().map(|p| p.hint.into_iter().fold(p.message, |all, hint| format!("{all} ({hint})"))).collect();
+    if said.is_empty() { Ok(()) } else { Err(said.join("; ")) }
+}
 
 /// Checks the rules of `network`.
 pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {

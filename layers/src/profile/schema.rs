@@ -1,5 +1,6 @@
 //! The JSON schema that editors use, and the profile as YAML text.
 
+use schemars::JsonSchema;
 use serde_json::{Value, json};
 
 use crate::Context as _;
@@ -9,8 +10,7 @@ use super::Profile;
 
 /// The JSON schema (2020-12) of a profile as it is written, with `extends`.
 pub fn json_schema() -> Value {
-    // Serialising puts the schema's keys in a readable order.
-    let mut schema = serde_json::to_value(schemars::schema_for!(Profile)).unwrap_or_default();
+    let mut schema = of::<Profile>("chasi-bod profile");
     let extends = json!({
         "description": "Profiles that this one builds on: a path or a list of paths, relative to this file; later ones go over earlier ones.\n\
             Maps merge by key, scalars and lists replace. `packages` appends; `layers`, `users`, `interfaces` (by `name`), `files` and `mounts` \
@@ -18,7 +18,6 @@ pub fn json_schema() -> Value {
         "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
     });
     if let Some(map) = schema.as_object_mut() {
-        map.insert("title".into(), "chasi-bod profile".into());
         if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
             properties.shift_insert(0, "extends".into(), extends);
         }
@@ -27,6 +26,16 @@ pub fn json_schema() -> Value {
             map.insert("if".into(), json!({ "not": { "required": ["extends"] } }));
             map.insert("then".into(), json!({ "required": required }));
         }
+    }
+    schema
+}
+
+/// The JSON schema of a type under a title.
+pub(super) fn of<T: JsonSchema>(title: &str) -> Value {
+    // Serialising puts the schema's keys in a readable order.
+    let mut schema = serde_json::to_value(schemars::schema_for!(T)).unwrap_or_default();
+    if let Some(map) = schema.as_object_mut() {
+        map.insert("title".into(), title.into());
     }
     schema
 }

@@ -16,6 +16,9 @@ const fn rule(path: &'static str, holds: fn(&str) -> bool, wanted: &'static str)
 }
 
 const USER: &str = "a user name: a lower-case letter or `_`, then up to 30 lower-case letters, digits, `_` and `-`";
+const PACKAGE: &str = "a package name: at least two lower-case letters, digits, `+`, `-` and `.`, beginning with a letter or digit";
+/// What the name of an image must be.
+pub(super) const NAME: &str = "an image name: lower-case letters, digits and `-`, at most 63";
 const OWNER: &str = "a user or group name, or a number";
 const LAYER: &str = "a layer name: lower-case letters, digits and `-`; a folder of your own is given by `name` and `path`";
 const ADDRESS: &str = "an IP address";
@@ -24,7 +27,7 @@ const DEVICE: &str = "an interface name: up to 15 letters, digits, `_`, `-` and 
 
 /// The rules for single texts.
 pub(super) const RULES: &[Rule] = &[
-    rule("name", is_name, "an image name: lower-case letters, digits and `-`, at most 63"),
+    rule("name", is_name, NAME),
     rule("version", is_version, "a semantic version such as 1.2.3"),
     rule("seed", is_line, "a line of text"),
     rule("debian.suite", is_word, "a suite: lower-case letters, digits, `-`, `.` and `/`"),
@@ -39,12 +42,13 @@ pub(super) const RULES: &[Rule] = &[
     rule("boot.console.[]", is_console, "a console such as ttyS0,115200"),
     rule("boot.commandLine.[]", is_argument, "one word of a kernel command line"),
     rule("boot.commandLine.[]", is_own_argument, "for a profile to set: the image's verity, slot and init depend on it"),
-    rule("packages.[]", is_package, "a package name: at least two lower-case letters, digits, `+`, `-` and `.`, beginning with a letter or digit"),
+    rule("packages.[]", is_package, PACKAGE),
     rule("users.[].name", is_user, USER),
     rule("users.[].groups.[]", is_user, "a group name: a lower-case letter or `_`, then lower-case letters, digits, `_` and `-`"),
     rule("users.[].shell", is_path, "an absolute path"),
     rule("users.[].sshKeys.[]", is_ssh_key, "a public key as in authorized_keys, such as `ssh-ed25519 AAAA… name`"),
     rule("files.[].path", is_path, "an absolute path without `.`, `..`, `//` and control characters"),
+    rule("files.[].path", fits, "a path with names of at most 255 bytes"),
     rule("files.[].source", is_line, "a path"),
     rule("files.[].link", is_line, "the target of a link"),
     rule("files.[].mode", is_mode, "an octal mode such as 0644"),
@@ -65,6 +69,46 @@ pub(super) const RULES: &[Rule] = &[
     rule("time.zone", is_zone, "a time zone such as Europe/Berlin"),
     rule("time.servers.[]", is_host, "a host name or IP address"),
 ];
+
+/// The rules for single texts of a `layer.yaml`, beside those for files, which are a profile's.
+pub(super) const LAYER_RULES: &[Rule] = &[
+    rule("name", is_layer, "a layer name: lower-case letters, digits and `-`; `profile` is the profile itself"),
+    rule("requires.[]", is_name, "a layer name: lower-case letters, digits and `-`"),
+    rule("provides.[]", is_name, "a role: lower-case letters, digits and `-`"),
+    rule("packages.[]", is_package, PACKAGE),
+    rule("packages.[].name", is_package, PACKAGE),
+    rule("assume.[].name", is_package, PACKAGE),
+    rule("remove.[]", is_removal, "a pattern of absolute paths to remove"),
+    rule("units.enable.[]", is_unit, UNIT),
+    rule("units.disable.[]", is_unit, UNIT),
+    rule("units.mask.[]", is_unit, UNIT),
+    rule("scripts.[].file", is_line, "a path"),
+    rule("initrdModules.[]", is_module, "the name of a kernel module"),
+    rule("initrdModules.[].name", is_module, "the name of a kernel module"),
+];
+
+const UNIT: &str = "the name of a unit, such as `ssh.service`";
+
+fn is_layer(text: &str) -> bool {
+    is_name(text) && text != crate::plan::PROFILE_LAYER
+}
+
+fn is_unit(text: &str) -> bool {
+    is_line(text) && !text.contains('/') && text.contains('.')
+}
+
+fn is_module(text: &str) -> bool {
+    only(text, 63, "_-")
+}
+
+fn is_removal(text: &str) -> bool {
+    let path = text.strip_prefix('!').unwrap_or(text);
+    is_line(path) && path.starts_with('/') && path.split('/').all(|p| p != ".." && p != ".") && !path.trim_matches(['/', '*']).is_empty()
+}
+
+fn fits(path: &str) -> bool {
+    path.split('/').all(|name| name.len() <= 255)
+}
 
 fn only(text: &str, most: usize, allowed: &str) -> bool {
     (1..=most).contains(&text.len()) && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || allowed.contains(c))
@@ -113,12 +157,13 @@ fn is_argument(text: &str) -> bool {
         && !quoted
 }
 
-/// Debian policy 5.6.1.
-fn is_package(text: &str) -> bool {
+/// Whether a text may name a package (Debian policy 5.6.1).
+pub fn is_package(text: &str) -> bool {
     text.len() >= 2 && only(text, 255, "+-.") && text.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
 
-fn is_user(text: &str) -> bool {
+/// Whether a text may name a user or group.
+pub fn is_user(text: &str) -> bool {
     only(text, 31, "_-") && text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
 }
 
@@ -196,12 +241,14 @@ fn is_disk(text: &str) -> bool {
     is_path(text) && text.starts_with("/dev/")
 }
 
-fn is_zone(text: &str) -> bool {
+/// Whether a text is formed like the name of a time zone.
+pub fn is_zone(text: &str) -> bool {
     let part = |p: &str| !p.is_empty() && p.chars().all(|c| c.is_ascii_alphanumeric() || "_+-".contains(c));
     text.len() <= 63 && text.split('/').all(part) && text.starts_with(|c: char| c.is_ascii_alphabetic())
 }
 
-fn is_host(text: &str) -> bool {
+/// Whether a text is a host name or an IP address.
+pub fn is_host(text: &str) -> bool {
     let label =
         |l: &str| (1..=63).contains(&l.len()) && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && !l.starts_with('-') && !l.ends_with('-');
     is_ip(text) || text.len() <= 253 && text.split('.').all(label)

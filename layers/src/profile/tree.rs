@@ -79,6 +79,19 @@ impl Node {
         matches!(&self.kind, Kind::Text(text, Style::Plain) if matches!(text.as_str(), "true" | "True" | "TRUE"))
     }
 
+    /// A JSON value as a tree without places.
+    pub fn of(value: &serde_json::Value) -> Self {
+        use serde_json::Value;
+        let key = |text: &String| Key { text: text.clone(), place: Place::default() };
+        let kind = match value {
+            Value::Array(items) => Kind::List(items.iter().map(Self::of).collect()),
+            Value::Object(map) => Kind::Map(map.iter().map(|(k, v)| (key(k), Self::of(v))).collect()),
+            Value::String(text) => Kind::Text(text.clone(), Style::Quoted),
+            plain => Kind::Text(plain.to_string(), Style::Plain),
+        };
+        Self { place: Place::default(), last_line: 0, kind }
+    }
+
     fn cost(&self) -> usize {
         match &self.kind {
             Kind::Text(text, _) => 1 + text.len() / 64,

@@ -219,7 +219,7 @@ pub struct User {
     pub name: String,
     /// Numeric id; given out from 1000 upwards in order of the profile when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 60000))]
+    #[schemars(range(min = 1000, max = 59999))]
     pub uid: Option<u32>,
     /// Additional groups.
     #[serde(default)]

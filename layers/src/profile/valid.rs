@@ -6,31 +6,52 @@ use crate::units::Bytes;
 use super::Disk;
 use super::diagnostic::{Place, Problem, quote};
 use super::merge::{name_key, name_of};
+use super::network;
+use super::syntax::{self, Rule};
 use super::tree::Node;
-use super::{network, syntax};
 
 /// Paths below which the running system mounts something over the image.
-const MOUNTED_OVER: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
+const MOUNTED_OVER: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
+
+/// Files that have their own place in the profile (`users`).
+const ACCOUNT_FILES: [&str; 4] = ["/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"];
+
+/// Accounts and groups that every Debian system has (package base-passwd).
+const RESERVED: [&str; 44] = [
+    "_apt", "adm", "audio", "backup", "bin", "cdrom", "daemon", "dialout", "dip", "disk", "fax", "floppy", "games", "irc", "kmem", "list", "lp",
+    "mail", "man", "news", "nobody", "nogroup", "operator", "plugdev", "proxy", "root", "sasl", "shadow", "src", "staff", "sudo", "sync", "sys",
+    "tape", "tty", "users", "utmp", "uucp", "video", "voice", "www-data", "input", "kvm", "render",
+];
 
 /// Checks all rules.
 pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
-    for rule in syntax::RULES {
+    texts(root, syntax::RULES, problems);
+    for list in ["layers", "users", "files", "network.interfaces", "disk.mounts"] {
+        unique(root, list, problems);
+    }
+    users(root, problems);
+    content(root, problems);
+    hostname(root, problems);
+    network::check(root, problems);
+    disk(root, problems);
+}
+
+/// What profiles and layers have in common: files and kernel parameters.
+pub(super) fn content(root: &Node, problems: &mut Vec<Problem>) {
+    files(root, problems);
+    parents(root, problems);
+    sysctl(root, problems);
+}
+
+/// Checks single texts.
+pub(super) fn texts<'r>(root: &Node, rules: impl IntoIterator<Item = &'r Rule>, problems: &mut Vec<Problem>) {
+    for rule in rules {
         for node in at(root, rule.path) {
             if let Some(text) = node.text().filter(|text| !(rule.holds)(text)) {
                 problems.push(Problem::new(node.place, format!("{} is not {}", quote(text), rule.wanted)));
             }
         }
     }
-    for list in ["layers", "users", "files", "network.interfaces", "disk.mounts"] {
-        unique(root, list, problems);
-    }
-    users(root, problems);
-    files(root, problems);
-    parents(root, problems);
-    sysctl(root, problems);
-    hostname(root, problems);
-    network::check(root, problems);
-    disk(root, problems);
 }
 
 /// All values at a path of keys; `[]` stands for each item of a list. Values that are nothing are left out.
@@ -71,7 +92,7 @@ pub(super) fn distinct<'n>(nodes: impl IntoIterator<Item = &'n Node>, what: &str
     }
 }
 
-fn unique(root: &Node, list: &str, problems: &mut Vec<Problem>) {
+pub(super) fn unique(root: &Node, list: &str, problems: &mut Vec<Problem>) {
     let Some(key) = name_key(list) else { return };
     let entries = at(root, list).into_iter().flat_map(Node::items);
     distinct(entries.filter_map(|entry| name_of(entry, key)), &format!("the {key}"), problems);
@@ -79,17 +100,28 @@ fn unique(root: &Node, list: &str, problems: &mut Vec<Problem>) {
 
 fn users(root: &Node, problems: &mut Vec<Problem>) {
     distinct(at(root, "users.[].uid"), "the uid", problems);
+    for node in at(root, "users.[].name") {
+        let Some(name) = node.text().filter(|name| RESERVED.contains(name)) else { continue };
+        let hint = match name {
+            "root" => "root's ssh keys are handed to the node: `sshKeys` of a configuration source (docs/node-config.md)",
+            _ => "choose another name",
+        };
+        let message = format!("{} is an account or group that Debian makes itself", quote(name));
+        problems.push(Problem::new(node.place, message).hint(Some(hint.into())));
+    }
 }
 
 fn files(root: &Node, problems: &mut Vec<Problem>) {
     for file in at(root, "files.[]").into_iter().filter(|f| !f.entries().is_empty()) {
         exactly_one(file, &["content", "source", "link"], "a file", problems);
-        if let Some(template) = file.get("template").filter(|t| t.is_true() && !given(file, &["link"]).is_empty()) {
-            problems.push(Problem::new(template.place, "a link cannot be a template"));
-        }
         let below = |path: &str| MOUNTED_OVER.into_iter().find(|m| path.strip_prefix(m).is_some_and(|r| r.is_empty() || r.starts_with('/')));
         if let Some((node, mount)) = file.get("path").and_then(|n| Some((n, below(n.text()?)?))) {
-            problems.push(Problem::new(node.place, format!("nothing can lie below {mount}: the running system mounts over it")));
+            let hint = "let a file below /usr/lib/tmpfiles.d make it at boot".to_string();
+            problems.push(Problem::new(node.place, format!("nothing can lie below {mount}: the running system mounts over it")).hint(Some(hint)));
+        }
+        if let Some(node) = file.get("path").filter(|n| n.text().is_some_and(|path| ACCOUNT_FILES.contains(&path))) {
+            let hint = "put a file into /usr/lib/sysusers.d".to_string();
+            problems.push(Problem::new(node.place, "accounts come from packages, sysusers.d and the profile's `users`").hint(Some(hint)));
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::error::Result;
 
 use super::check::{refuse_secrets, typed};
 use super::diagnostic::{Diagnostics, Place, Problem, Sources, quote};
+use super::document::Document;
 use super::merge::merge;
 use super::tree::{self, Kind, Node};
 use super::{Profile, valid};
@@ -22,22 +23,8 @@ pub struct Loaded {
     pub profile: Profile,
     /// Path and text of every file that was read: the profile first, then what it extends.
     pub files: Vec<(String, String)>,
-    root: Node,
-    sources: Sources,
-}
-
-impl Loaded {
-    /// A problem that only a later stage can see (an unknown layer, a missing file), at the place of a value such as `layers.2.name`;
-    /// where the path goes no further, at the last value that it reaches.
-    pub fn problem(&self, path: &str, message: &str, hint: Option<String>) -> Diagnostics {
-        let mut node = &self.root;
-        for part in path.split('.') {
-            let next = part.parse::<usize>().ok().and_then(|n| node.items().get(n)).or_else(|| node.get(part));
-            let Some(next) = next else { break };
-            node = next;
-        }
-        self.sources.render(vec![Problem::new(node.place, message).hint(hint)])
-    }
+    /// What later stages point into when they find a problem.
+    pub document: Document,
 }
 
 /// Reads a profile through `read`, which gives the text of a path. Reports all problems of all files at once.
@@ -50,7 +37,7 @@ pub fn load(path: &str, read: &mut dyn FnMut(&str) -> Result<String>) -> Result<
     let profile = typed::<Profile>(&root, &mut problems);
     valid::check(&root, &mut problems);
     match profile.filter(|_| problems.is_empty()) {
-        Some(profile) => Ok(Loaded { profile, files, root, sources }),
+        Some(profile) => Ok(Loaded { profile, files, document: Document::new(root, sources) }),
         None => Err(sources.render(problems)),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use layers::lock::{Lock, Package};
+use layers::profile::{Diagnostics, Spot};
 use layers::units::{Bytes, Digest};
 use layers::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,12 @@ pub struct Request {
     pub tools: Vec<String>,
     /// Packages that the image provides by other means; the tool root does not have them.
     pub assumed: Vec<Assumed>,
+    /// Path of the profile, for messages; no part of what is asked, like the next.
+    #[serde(skip)]
+    pub profile: String,
+    /// Where packages are asked for.
+    #[serde(skip)]
+    pub asked_at: BTreeMap<String, Vec<Spot>>,
 }
 
 /// Package names with the layers that want them.
@@ -80,13 +87,16 @@ pub fn lock(archive: &Archive, request: &Request, previous: Option<&Lock>, updat
     let assumed = assumed_index(&request.assumed, &request.architecture)?;
     let wanted: Vec<_> = request.packages.keys().map(String::as_str).collect();
     let keep = keep(previous.map(|l| l.packages.as_slice()), update);
-    let found = choose(&suites, &assumed, &keep, request.base, &wanted).context(|| "choosing the packages of the image".into())?;
+    let universe = collect(&suites, &assumed, &keep)?;
+    tell_unknown(&universe, request, &wanted)?;
+    let found = solve(&universe, request.base, &wanted).context(|| "choosing the packages of the image".into())?;
     let packages = found.iter().map(|f| Package { wanted_by: wanted_by(f, &request.packages), ..locked(f) }).collect();
 
     let nothing = Index::default();
     let wanted: Vec<_> = request.tools.iter().collect::<BTreeSet<_>>().into_iter().map(String::as_str).collect();
     let keep = self::keep(previous.map(|l| l.tools.as_slice()), update);
-    let found = choose(&suites, &nothing, &keep, Base::None, &wanted).context(|| "choosing the packages of the tool root".into())?;
+    let found =
+        collect(&suites, &nothing, &keep).and_then(|u| solve(&u, Base::None, &wanted)).context(|| "choosing the packages of the tool root".into())?;
     let tools = found.iter().map(locked).collect();
 
     let epoch = suites.iter().map(|s| s.locked.date).max().unwrap_or_default();
@@ -126,10 +136,19 @@ fn keep(packages: Option<&[Package]>, update: &Update) -> BTreeMap<String, Strin
     packages.unwrap_or_default().iter().filter(|p| !moves(&p.name)).map(|p| (p.name.clone(), p.version.clone())).collect()
 }
 
-fn choose<'a>(suites: &'a [Suite], assumed: &'a Index, keep: &'a BTreeMap<String, String>, base: Base, wanted: &[&'a str]) -> Result<Vec<Found<'a>>> {
+fn collect<'a>(suites: &'a [Suite], assumed: &'a Index, keep: &'a BTreeMap<String, String>) -> Result<Universe<'a>> {
     let of = |suite: &'a Suite| suite.indices.iter().map(|index| Source { suite: &suite.locked.suite, index });
     let sources: Vec<_> = suites.iter().flat_map(of).collect();
-    solve(&Universe::new(&sources, assumed, keep)?, base, wanted)
+    Universe::new(&sources, assumed, keep)
+}
+
+/// Names that mean no package are told all at once, wherever the profile or a layer has them.
+fn tell_unknown(universe: &Universe<'_>, request: &Request, wanted: &[&str]) -> Result<()> {
+    let unknown = universe.unknown(wanted);
+    let spots = |name: &str| request.asked_at.get(name).map(Vec::as_slice).unwrap_or_default();
+    let located = unknown.iter().flat_map(|u| spots(&u.name).iter().map(|spot| spot.problem(u.message.clone(), u.hint.clone())));
+    // What has no place is told by the solver.
+    Ok(Diagnostics::gather(&request.profile, located.collect())?)
 }
 
 /// Who asked for a package, by its own name or, when there is no such package, by one that it provides.

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use layers::profile::suggest;
 use layers::{Context, Error, Result};
 use resolvo::{
     Candidates, Condition, ConditionId, ConditionalRequirement, Dependencies, DependencyProvider, HintDependenciesAvailable, Interner,
@@ -57,6 +58,17 @@ pub struct Universe<'a> {
     provided: Vec<(&'a str, Option<&'a str>, u32)>,
     /// Versions to keep where possible.
     keep: &'a BTreeMap<String, String>,
+}
+
+/// A name that means no package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unknown {
+    /// The name.
+    pub name: String,
+    /// Why it means none.
+    pub message: String,
+    /// What could be meant.
+    pub hint: Option<String>,
 }
 
 /// The index of assumed packages, in the form of all others.
@@ -150,28 +162,28 @@ impl<'a> Universe<'a> {
     }
 
     /// The real package behind a wanted name; a virtual one is accepted when a single package provides it.
-    fn real(&self, name: &'a str) -> Result<&'a str, String> {
+    fn real(&self, name: &'a str) -> Result<&'a str, Unknown> {
         if !self.positions(name).is_empty() {
             return Ok(name);
         }
         let matching = self.matching(&Relation { name, version: None });
         let providers: Vec<_> = matching.iter().map(|(n, _)| *n).collect();
-        match providers.as_slice() {
-            [one] => Ok(one),
-            [] => Err(self.missing(name)),
-            many => Err(format!("{name} is a virtual package, choose one that provides it: {}", many.join(", "))),
+        let unknown = |message: String, hint| Err(Unknown { name: name.into(), message, hint });
+        match (providers.as_slice(), self.keep.get(name)) {
+            ([one], _) => Ok(one),
+            ([], Some(version)) => unknown(format!("{name} is not in the archive any more (it was locked as {version})"), self.near(name)),
+            ([], None) => unknown(format!("there is no package {name}"), self.near(name)),
+            (many, _) => unknown(format!("{name} is a virtual package"), Some(format!("choose one that provides it: {}", many.join(", ")))),
         }
     }
 
-    fn missing(&self, name: &str) -> String {
-        let mut near: Vec<_> = self.names().map(|n| (strsim::jaro_winkler(name, n), n)).filter(|(score, _)| *score > 0.88).collect();
-        near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-        let near: Vec<_> = near.iter().take(3).map(|(_, n)| *n).collect();
-        let hint = if near.is_empty() { String::new() } else { format!("; near names: {}", near.join(", ")) };
-        match self.keep.get(name) {
-            Some(version) => format!("{name} is not in the archive any more (it was locked as {version}){hint}"),
-            None => format!("there is no package {name}{hint}"),
-        }
+    fn near(&self, name: &str) -> Option<String> {
+        suggest(name, self.names()).filter(|hint| hint.ends_with('?'))
+    }
+
+    /// Those of the wanted names that mean no package.
+    pub fn unknown(&self, wanted: &[&'a str]) -> Vec<Unknown> {
+        wanted.iter().filter_map(|name| self.real(name).err()).collect()
     }
 
     fn names(&self) -> impl Iterator<Item = &'a str> {
@@ -198,12 +210,12 @@ fn choose<'a>(group: &[Found<'a>], keep: &BTreeMap<String, String>, out: &mut Ve
 
 /// Chooses packages that satisfy the wanted names, the base and everything that these depend on; sorted by name, assumed ones left out.
 pub fn solve<'a>(universe: &Universe<'a>, base: Base, wanted: &[&'a str]) -> Result<Vec<Found<'a>>> {
-    let names = wanted.iter().map(|name| universe.real(name));
-    let (good, bad): (Vec<_>, Vec<_>) = names.partition(Result::is_ok);
-    if !bad.is_empty() {
-        return Err(Error::input(bad.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n  ")));
+    let unknown = universe.unknown(wanted).into_iter().map(|u| u.hint.into_iter().fold(u.message, |all, hint| format!("{all}; {hint}")));
+    let unknown = unknown.collect::<Vec<_>>().join("\n  ");
+    if !unknown.is_empty() {
+        return Err(Error::input(unknown));
     }
-    let mut roots: Vec<_> = good.into_iter().filter_map(Result::ok).collect();
+    let mut roots: Vec<_> = wanted.iter().filter_map(|name| universe.real(name).ok()).collect();
     roots.extend(universe.base(base));
     roots.extend(universe.found.iter().filter(|f| f.suite.is_empty()).map(|f| f.package.name()));
     let provider = Provider { universe, tables: RefCell::default() };

@@ -1,0 +1,128 @@
+//! What a layer or the profile holds: names under conditions, scripts, files with their final bytes.
+
+use super::*;
+use crate::layer::Script;
+
+/// A layer or the profile under planning: what it is made of and the problems so far.
+pub(super) struct Site<'a, 'p> {
+    /// What problems point into.
+    pub document: &'a Document,
+    /// The folder that sources are read from, for messages; empty for the profile, whose sources have whole paths.
+    pub folder: &'a str,
+    /// What templates know.
+    pub data: &'a Value,
+    /// Reads a source.
+    pub read: Read<'a>,
+    /// Problems so far.
+    pub problems: &'p mut Vec<Diagnostic>,
+}
+
+impl Site<'_, '_> {
+    fn note(&mut self, path: &[&str], error: &Error) {
+        self.problems.push(self.document.spot(path).problem(error.to_string(), error.hint().map(str::to_string)));
+    }
+
+    /// Names with their places; `held` gives the place of the n-th name that a list parameter holds.
+    pub fn items(&mut self, list: &str, items: &[Item], held: &dyn Fn(&str, usize) -> Spot) -> BTreeMap<String, Spot> {
+        let mut out = BTreeMap::new();
+        for (n, item) in items.iter().enumerate() {
+            let n = n.to_string();
+            match item {
+                Item::Name(name) => drop(out.insert(name.clone(), self.document.spot(&[list, &n]))),
+                Item::When(item) => match template::condition(&item.when, self.data) {
+                    Ok(true) => drop(out.insert(item.name.clone(), self.document.spot(&[list, &n, "name"]))),
+                    Ok(false) => {}
+                    Err(problem) => self.problems.push(self.document.spot(&[list, &n, "when"]).problem(problem.message, problem.hint)),
+                },
+                Item::From(item) => {
+                    // That it is a list was checked with the layer and with the profile's values.
+                    let names = self.data["parameters"][&item.parameter].as_array().into_iter().flatten().filter_map(Value::as_str);
+                    out.extend(names.enumerate().map(|(n, name)| (name.to_string(), held(&item.parameter, n))));
+                }
+            }
+        }
+        out
+    }
+
+    pub fn scripts(&mut self, scripts: &[Script]) -> Vec<PlannedScript> {
+        let mut out = Vec::new();
+        for (n, script) in scripts.iter().enumerate() {
+            match (self.read)(&script.file) {
+                Ok(text) => out.push(PlannedScript { name: script.name.clone(), text }),
+                Err(error) => self.note(&["scripts", &n.to_string(), "file"], &error),
+            }
+        }
+        out
+    }
+
+    /// Files, sorted by path.
+    pub fn files(&mut self, specs: &[FileSpec]) -> Vec<PlannedFile> {
+        let mut out: Vec<_> = specs.iter().enumerate().map(|(n, spec)| self.file(spec, &n.to_string())).collect();
+        out.sort_by(|a, b| a.path.cmp(&b.path));
+        out
+    }
+
+    /// The n-th file. That exactly one origin is given and path and mode are sound was checked with
+    /// the document.
+    fn file(&mut self, spec: &FileSpec, n: &str) -> PlannedFile {
+        let body = match (&spec.content, &spec.source, &spec.link) {
+            (_, Some(name), _) if name == NODE_BINARY => Body::Node,
+            (_, Some(name), _) => Body::Bytes(self.source(spec, name, n)),
+            (_, _, Some(target)) => Body::Link(self.link(spec, target, n)),
+            (text, ..) => {
+                let (text, document) = (text.as_deref().unwrap_or_default(), self.document);
+                Body::Bytes(self.rendered(spec, text, |place| document.spot_within(&["files", n, "content"], place)).into_bytes())
+            }
+        };
+        PlannedFile {
+            path: spec.path.clone(),
+            mode: u16::from_str_radix(&spec.mode, 8).unwrap_or(0o644),
+            owner: spec.owner.clone(),
+            group: spec.group.clone(),
+            overrides: spec.overrides,
+            body,
+            at: self.document.spot(&["files", n, "path"]),
+        }
+    }
+
+    fn source(&mut self, spec: &FileSpec, name: &str, n: &str) -> Vec<u8> {
+        let at = ["files", n, "source"];
+        let bytes = match (self.read)(name) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.note(&at, &error);
+                return Vec::new();
+            }
+        };
+        if !spec.template {
+            return bytes;
+        }
+        let Ok(text) = String::from_utf8(bytes) else {
+            self.note(&at, &Error::input(format!("template {} is not UTF-8", quote(name))));
+            return Vec::new();
+        };
+        let file = if self.folder.is_empty() { name.to_string() } else { format!("{}/{name}", self.folder) };
+        self.rendered(spec, &text, |(line, column, width)| Spot::in_text(&file, &text, line, column, width)).into_bytes()
+    }
+
+    fn link(&mut self, spec: &FileSpec, target: &str, n: &str) -> String {
+        let (document, before) = (self.document, self.problems.len());
+        let target = self.rendered(spec, target, |place| document.spot_within(&["files", n, "link"], place));
+        if self.problems.len() == before && (target.is_empty() || target.contains('\0') || target.len() > 4095) {
+            self.note(&["files", n, "link"], &Error::input(format!("{} cannot be the target of a link", quote(&target))));
+        }
+        target
+    }
+
+    /// The text of a file, rendered if it is a template; `spot` gives the place of a part of it.
+    fn rendered(&mut self, spec: &FileSpec, text: &str, spot: impl Fn((usize, usize, usize)) -> Spot) -> String {
+        if !spec.template {
+            return text.into();
+        }
+        template::render(&spec.path, text, self.data).unwrap_or_else(|problems| {
+            let named = |p: template::Problem| spot(p.place).problem(format!("rendering {}: {}", spec.path, p.message), p.hint);
+            self.problems.extend(problems.into_iter().map(named));
+            String::new()
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! Reading a `layer.yaml`: the same tree, schema check and rules as for profiles, so that every mistake has its place.
+
+use serde_json::Value;
+
+use crate::layer::{Definition, ParameterType};
+
+use super::diagnostic::{Diagnostics, Problem, quote, suggest};
+use super::document::{self, Document};
+use super::schema;
+use super::syntax::{LAYER_RULES, RULES};
+use super::tree::{Kind, Node};
+use super::valid::{at, content, distinct, texts, unique};
+
+/// Reads the text of a `layer.yaml`; `file` is its name in messages. All problems are told at once.
+pub fn parse_layer(file: &str, text: &str) -> Result<(Definition, Document), Diagnostics> {
+    document::read(file, text, rules)
+}
+
+/// The JSON schema (2020-12) of a `layer.yaml`.
+pub fn layer_schema() -> Value {
+    schema::of::<Definition>("chasi-bod layer")
+}
+
+fn rules(root: &Node, problems: &mut Vec<Problem>) {
+    texts(root, LAYER_RULES.iter().chain(RULES.iter().filter(|rule| rule.path.starts_with("files."))), problems);
+    unique(root, "files", problems);
+    distinct(at(root, "scripts.[].name"), "the name", problems);
+    content(root, problems);
+    defaults(root, problems);
+    lists(root, problems);
+}
+
+/// A default must be of the type that it is a default for.
+fn defaults(root: &Node, problems: &mut Vec<Problem>) {
+    for (name, parameter) in at(root, "parameters").into_iter().flat_map(Node::entries) {
+        let kind = parameter.get("type").and_then(Node::text).and_then(|text| serde_json::from_value::<ParameterType>(text.into()).ok());
+        let (Some(kind), Some(default)) = (kind, parameter.get("default")) else { continue };
+        if !kind.accepts(&super::check::value(default)) {
+            problems.push(Problem::new(default.place, format!("the default of {} must be {}", quote(&name.text), kind.words())));
+        }
+    }
+}
+
+/// `{parameter: x}` takes its names from a parameter that is a list.
+fn lists(root: &Node, problems: &mut Vec<Problem>) {
+    let is_list = |(_, parameter): &&(_, Node)| parameter.get("type").and_then(Node::text) == Some("list");
+    let entries: Vec<_> = at(root, "parameters").into_iter().flat_map(Node::entries).collect();
+    let known: Vec<&str> = entries.into_iter().filter(is_list).map(|(key, _)| key.text.as_str()).collect();
+    for node in ["packages.[].parameter", "initrdModules.[].parameter"].iter().flat_map(|path| at(root, path)) {
+        let Kind::Text(text, _) = &node.kind else { continue };
+        if !known.contains(&text.as_str()) {
+            let problem = Problem::new(node.place, format!("{} is not a parameter of type `list`", quote(text)));
+            problems.push(problem.hint(suggest(text, known.iter().copied())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(yaml: &str) -> String {
+        parse_layer("own/layer.yaml", &format!("name: x\nsummary: s\n{yaml}")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a1_every_mistake_of_a_layer_is_told_at_once_at_its_place() {
+        let yaml = "packagse: []\nparameters:\n  size: {type: number, default: big, description: d}\n  names: {type: list, default: [], description: d}\n\
+                    packages: [Vim, {parameter: nmaes}]\nfiles:\n- {path: /etc/../x, content: y, mode: '0999'}\n- {path: /etc/y}\n- {path: /tmp/z, link: w}\n\
+                    remove: [usr]\nunits: {enable: [../x.service]}\nsysctl: {'a b': 1}\ninitrdModules: ['a b']\n";
+        let all = wrong(yaml);
+        for says in [
+            "own/layer.yaml:3:1: unknown key `packagse`\n  3 | packagse: []\n    | ^^^^^^^^\nhint: did you mean `packages`?",
+            "5:33: the default of `size` must be a whole number",
+            "7:12: `Vim` is not a package name",
+            "7:29: `nmaes` is not a parameter of type `list`",
+            "hint: did you mean `names`?",
+            "9:10: `/etc/../x` is not an absolute path",
+            "9:39: `0999` is not an octal mode",
+            "10:3: a file needs one of `content`",
+            "11:10: nothing can lie below /tmp",
+            "12:10: `usr` is not a pattern of absolute paths",
+            "13:18: `../x.service` is not the name of a unit",
+            "14:10: `a b` is not a kernel parameter",
+            "15:17: `a b` is not the name of a kernel module",
+        ] {
+            assert!(all.contains(says), "`{says}` is not in:\n{all}");
+        }
+    }
+
+    #[test]
+    fn a4_hostile_destinations_are_refused_with_their_path() {
+        let long = format!("/etc/{}", "x".repeat(256));
+        for (path, why) in [
+            ("/etc/../../x", "absolute path"),
+            ("etc/x", "absolute path"),
+            ("/etc/x\\0y", "control characters"),
+            ("/", "absolute path"),
+            ("/proc/x", "nothing can lie below"),
+            ("/run/x", "nothing can lie below"),
+            ("/etc/passwd", "accounts come from"),
+            ("/etc/./shadow", "absolute path"),
+            (&long, "255 bytes"),
+        ] {
+            let shown = wrong(&format!("files: [{{path: \"{path}\", content: x}}]\n"));
+            assert!(shown.starts_with("own/layer.yaml:3:16: ") && shown.contains(why), "{path}: {shown}");
+        }
+        let shown = wrong("files: [{path: /etc/a, link: /tmp}, {path: /etc/a/b, content: x}]\n");
+        assert!(shown.contains("3:44: `/etc/a/b` lies below `/etc/a`"), "{shown}");
+    }
+
+    #[test]
+    fn a7_a_secret_in_a_layer_is_refused_and_not_shown() {
+        let shown = wrong("files: [{path: /etc/x, content: \"$6$abcdefgh$0123456789abcdefghij\"}]\n");
+        assert!(shown.contains("must not be written here") && !shown.contains("$6$"), "{shown}");
+    }
+
+    #[test]
+    fn the_name_profile_is_taken() {
+        let shown = parse_layer("l", "name: profile\nsummary: s\n").unwrap_err().to_string();
+        assert!(shown.contains("l:1:7: `profile` is not a layer name"), "{shown}");
+    }
+}
