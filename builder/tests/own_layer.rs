@@ -58,7 +58,7 @@ fn a1_mistakes_in_profile_layer_and_template_are_told_together_and_the_input_is_
     let shown = error.to_string().replace(&format!("{}/", dir.path().display()), "");
     for says in [
         "checking site.yaml: 7 problems",
-        "site.yaml:4:19: reading keys.pgp: No such file",
+        "site.yaml:3:19: reading keys.pgp: No such file",
         "site.yaml:8:5: there is no layer `toolchian`",
         "site.yaml:9:5: layer `motd` needs the parameter `greeting` (text)",
         "site.yaml:12:7: layer `motd` has no parameter `greting`\n  12 |       greting: Welcome to the lab\n     |       ^^^^^^^\nhint: did you mean `greeting`?",
