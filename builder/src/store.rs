@@ -7,11 +7,13 @@
 //! packs/<key>             concatenated file contents; `Content` points into it
 //! derived/<kind>/<key>    results by key: unpacked trees, configured trees, GRUB images
 //! quarantine/<sha256>     what once had a wrong digest, kept for inspection
-//! tmp/                    scratch; what a killed build left goes with the next build or `cache prune`
+//! tmp/                    scratch; what a killed build left goes with the next command that has the store to itself
 //! ```
+//!
+//! Whoever uses the store holds a shared flock(2) on its folder, whoever removes from it an exclusive one.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -29,16 +31,69 @@ use crate::workspace::Scratch;
 pub struct Store {
     root: PathBuf,
     packs: Mutex<HashMap<Digest, Arc<File>>>,
+    used: Mutex<Used>,
+    /// Holds the lock; none when the folder is only looked at.
+    guard: Option<File>,
 }
 
+/// Packs and derived results by folder below the store and key.
+pub type Used = BTreeSet<(String, Digest)>;
+
+/// What a build used, by the digest of its lock: kind of the derived result.
+const USES: &str = "uses";
+
 impl Store {
-    /// Opens the store, making its folders.
+    /// Opens the store, making its folders; waits while another process removes from it.
     pub fn open(root: &Path) -> Result<Self> {
+        let elsewhere = |e: Error| e.with_hint("name a folder that you may write with --cache or CHASI_BOD_CACHE");
         for dir in ["blobs", "partial", "packs", "derived", "quarantine", "tmp"] {
             let path = root.join(dir);
-            fs::create_dir_all(&path).context(|| format!("creating store folder {}", path.display()))?;
+            fs::create_dir_all(&path).context(|| format!("creating store folder {}", path.display())).map_err(elsewhere)?;
         }
-        Ok(Self { root: root.to_path_buf(), packs: Mutex::default() })
+        let access = rustix::fs::access(root.join("tmp"), rustix::fs::Access::WRITE_OK).map_err(io::Error::from);
+        access.context(|| format!("writing to the store {}", root.display())).map_err(elsewhere)?;
+        let guard = File::open(root).context(|| format!("opening the store {}", root.display()))?;
+        if guard.try_lock().is_ok() {
+            remove_loose(&root.join("tmp"));
+        }
+        guard.lock_shared().context(|| format!("locking the store {}", root.display()))?;
+        Ok(Self { guard: Some(guard), ..Self::look(root) })
+    }
+
+    /// The store to be looked at: nothing is made, nothing may be written; one that does not exist is empty.
+    pub fn look(root: &Path) -> Self {
+        Self { root: root.to_path_buf(), packs: Mutex::default(), used: Mutex::default(), guard: None }
+    }
+
+    /// Makes sure that no other process uses the store for as long as this value lives, so that it is safe to remove from it.
+    pub fn alone(&self) -> Result<()> {
+        match self.guard.as_ref().map_or(Ok(()), File::try_lock) {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::environment(format!("removing from the store {}: another chasi-bod uses it", self.root.display()))
+                    .with_hint("try again when it is done"))
+            }
+            Err(TryLockError::Error(e)) => Err(e).context(|| format!("locking the store {}", self.root.display())),
+        }
+    }
+
+    fn note(&self, folder: String, key: &Digest) -> PathBuf {
+        let path = self.root.join(&folder).join(key.hex());
+        self.used.lock().unwrap_or_else(|e| e.into_inner()).insert((folder, *key));
+        path
+    }
+
+    /// Keeps for `cache prune` which packs and results were asked for since the store was opened, under the digest of the lock.
+    pub fn save_uses(&self, lock: &Digest) -> Result<()> {
+        let used = self.used.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        self.save(USES, lock, &used)
+    }
+
+    /// What the newest build of a lock used, with this very record; none when no build is known.
+    pub fn uses(&self, lock: &Digest) -> Result<Used> {
+        let mut used = self.load::<Used>(USES, lock)?.unwrap_or_default();
+        used.insert((format!("derived/{USES}"), *lock));
+        Ok(used)
     }
 
     /// The store's folder.
@@ -65,12 +120,12 @@ impl Store {
     pub fn derived(&self, kind: &str, key: &Digest) -> Result<PathBuf> {
         let dir = self.root.join("derived").join(kind);
         fs::create_dir_all(&dir).context(|| format!("creating store folder {}", dir.display()))?;
-        Ok(dir.join(key.hex()))
+        Ok(self.note(format!("derived/{kind}"), key))
     }
 
     /// A derived value, read back if it is there and whole; a damaged one counts as absent.
     pub fn load<T: DeserializeOwned>(&self, kind: &str, key: &Digest) -> Result<Option<T>> {
-        let path = self.derived(kind, key)?;
+        let path = self.note(format!("derived/{kind}"), key);
         match fs::read(&path) {
             Ok(bytes) => Ok(postcard::from_bytes(&bytes).ok()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -114,7 +169,7 @@ impl Store {
 
     /// Path of a pack.
     pub fn pack(&self, key: &Digest) -> PathBuf {
-        self.root.join("packs").join(key.hex())
+        self.note("packs".into(), key)
     }
 
     /// Starts a new pack under a key; nothing is visible until it is finished.
@@ -146,6 +201,16 @@ impl Store {
         let mut out = vec![0; content.size as usize];
         self.read_at(content, &mut out, 0)?;
         Ok(out)
+    }
+}
+
+/// Removes files of processes that are gone; folders there are scratch roots with locks of their own (`workspace`).
+fn remove_loose(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| !t.is_dir()) {
+            // What cannot be removed now is tried again by the next command.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -201,6 +266,34 @@ mod tests {
         pack.finish().unwrap();
         assert_eq!((a.clone(), fs::metadata(store.pack(&key)).unwrap().len()), (c, 5));
         assert_eq!((store.read(&a).unwrap(), store.read(&b).unwrap()), (b"hello".to_vec(), Vec::new()));
+    }
+
+    #[test]
+    fn what_a_killed_process_left_goes_when_nobody_else_uses_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(dir.path()).unwrap();
+        fs::write(dir.path().join("tmp/left"), b"x").unwrap();
+        let second = Store::open(dir.path()).unwrap();
+        assert!(dir.path().join("tmp/left").exists(), "the first may still write it");
+        assert_eq!(second.alone().unwrap_err().fault(), layers::Fault::Environment);
+        drop((first, second));
+        let store = Store::open(dir.path()).unwrap();
+        assert!(!dir.path().join("tmp/left").exists());
+        store.alone().unwrap();
+    }
+
+    #[test]
+    fn a_store_that_is_only_looked_at_is_not_made_and_uses_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let absent = dir.path().join("absent");
+        assert_eq!(Store::look(&absent).load::<Vec<u8>>("test", &Digest::of(b"key")).unwrap(), None);
+        assert!(!absent.exists());
+        let store = Store::open(dir.path()).unwrap();
+        let (pack, lock) = (Digest::of(b"pack"), Digest::of(b"lock"));
+        store.pack(&pack);
+        store.save_uses(&lock).unwrap();
+        let folders: Vec<_> = Store::look(dir.path()).uses(&lock).unwrap().into_iter().map(|(folder, _)| folder).collect();
+        assert_eq!(folders, ["derived/uses", "packs"]);
     }
 
     #[test]

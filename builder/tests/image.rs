@@ -1,102 +1,16 @@
 //! Whole images through the command line, from the shipped profile: outside tools find nothing, equal locks give equal bytes, a killed build
 //! leaves nothing that looks finished, a flipped byte is named. The packages come from the store that `make image` fills.
 
+mod common;
+
 use std::fs;
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::process::Command;
 use std::time::Duration;
 
-const BIN: &str = env!("CARGO_BIN_EXE_chasi-bod");
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
-}
-
-fn node() -> PathBuf {
-    std::env::var_os("CHASI_BOD_NODE").map_or_else(|| workspace().join("target/node/x86_64-unknown-linux-gnu/node/chasi-bod-node"), PathBuf::from)
-}
-
-fn cache() -> PathBuf {
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/chasi-bod");
-    std::env::var_os("CHASI_BOD_CACHE").map_or_else(home, PathBuf::from)
-}
-
-/// A folder with the shipped minimal profile and its lock.
-fn site(dir: &Path) -> PathBuf {
-    for name in ["minimal.yaml", "minimal.lock"] {
-        fs::copy(workspace().join("profiles").join(name), dir.join(name)).unwrap();
-    }
-    dir.join("minimal.yaml")
-}
-
-fn chasi_bod(args: &[&str]) -> Command {
-    let mut command = Command::new(BIN);
-    command.args(args).env("CHASI_BOD_CACHE", cache()).env("CHASI_BOD_NODE", node());
-    command
-}
-
-fn good(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
-    output
-}
-
-/// The image built once with the shared store; its folder.
-fn built() -> &'static Path {
-    static BUILT: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    let (_, folder) = BUILT.get_or_init(|| {
-        let dir = tempfile::Builder::new().prefix("image-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let profile = site(dir.path());
-        good(chasi_bod(&["build", profile.to_str().unwrap(), "--format", "raw,qcow2", "--output"]).arg(dir.path().join("out")));
-        let folder = only_child(&dir.path().join("out/minimal"));
-        (dir, folder)
-    });
-    folder
-}
-
-fn only_child(dir: &Path) -> PathBuf {
-    let found: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
-    assert_eq!(found.len(), 1, "{found:?}");
-    found[0].clone()
-}
-
-fn artifact(folder: &Path, extension: &str) -> PathBuf {
-    fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).find(|p| p.extension().is_some_and(|e| e == extension)).unwrap()
-}
-
-fn sums(folder: &Path) -> Vec<(String, String)> {
-    let text = fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
-    text.lines().map(|l| l.split_once("  ").unwrap()).map(|(digest, name)| (name.to_string(), digest.to_string())).collect()
-}
-
-/// First byte and length of a partition, as sgdisk sees it.
-fn partition(raw: &Path, name: &str) -> (u64, u64) {
-    let table = String::from_utf8(good(Command::new("sgdisk").arg("--print").arg(raw)).stdout).unwrap();
-    let words = table
-        .lines()
-        .map(|l| l.split_whitespace().collect::<Vec<_>>())
-        .find(|w| w.last() == Some(&name))
-        .unwrap_or_else(|| panic!("{name}: {table}"));
-    let (first, last): (u64, u64) = (words[1].parse().unwrap(), words[2].parse().unwrap());
-    (first * 512, (last - first + 1) * 512)
-}
-
-/// A copy of one partition's first `length` bytes, sparse.
-fn cut(raw: &Path, offset: u64, length: u64, to: &Path) {
-    let skip = offset.to_string();
-    let args = ["iflag=skip_bytes,count_bytes", "conv=sparse", "bs=1M", "status=none"];
-    good(
-        Command::new("dd")
-            .args(args)
-            .arg(format!("if={}", raw.display()))
-            .arg(format!("of={}", to.display()))
-            .arg(format!("skip={skip}"))
-            .arg(format!("count={length}")),
-    );
-}
+use common::{BIN, artifact, built, chasi_bod, cut, downloads_only, flip, good, node, only_child, partition, site, sums};
+use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
 fn outside_tools_find_nothing_wrong() {
@@ -158,17 +72,6 @@ fn nothing_changed_means_nothing_is_written() {
     assert!(String::from_utf8(said.stdout).unwrap().contains("unchanged"));
     let after = fs::metadata(artifact(folder, "raw")).unwrap();
     assert_eq!((before.ino(), before.mtime_nsec()), (after.ino(), after.mtime_nsec()));
-}
-
-/// A store with the downloads alone, readable for anyone.
-fn downloads_only(dir: &Path) -> PathBuf {
-    let store = dir.join("store");
-    fs::create_dir_all(store.join("blobs")).unwrap();
-    for blob in fs::read_dir(cache().join("blobs")).unwrap() {
-        let blob = blob.unwrap().path();
-        fs::copy(&blob, store.join("blobs").join(blob.file_name().unwrap())).unwrap();
-    }
-    store
 }
 
 /// Runs as an ordinary user when the tests run as root; that user has a range of subordinate ids.
@@ -234,25 +137,25 @@ fn d2_a_flipped_byte_in_each_partition_is_named() {
     }
 }
 
-fn flip(path: &Path, at: u64) {
-    let mut file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let mut byte = [0];
-    file.seek(SeekFrom::Start(at)).unwrap();
-    file.read_exact(&mut byte).unwrap();
-    file.seek(SeekFrom::Start(at)).unwrap();
-    file.write_all(&[byte[0] ^ 1]).unwrap();
-}
-
-/// Row D1: kills a build at `times` moments spread over its duration; what has a final name is whole, and a rerun succeeds.
+/// Row D1: ends a build at `times` moments spread over its duration, by Ctrl-C, politely or at once; what has a final name is whole, and a
+/// rerun succeeds and leaves nothing beside it.
 fn kill_builds(times: u32) {
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let profile = site(scratch.path());
     let out = scratch.path().join("out");
+    let store = downloads_only(scratch.path());
     let command = || {
         let mut command = chasi_bod(&["build", profile.to_str().unwrap(), "--format", "raw,qcow2", "--no-raw-sum", "--quiet", "--output"]);
-        command.arg(&out).stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        command.env("CHASI_BOD_CACHE", &store).arg(&out).stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null());
         command
     };
+    // One that ends while packages are unpacked and configured; the next goes on from what it has put into the store.
+    let mut child = command().spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(4));
+    let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+    child.wait().unwrap();
+    assert!(command().status().unwrap().success());
+    let _ = fs::remove_dir_all(&out);
     let started = std::time::Instant::now();
     assert!(command().status().unwrap().success());
     let whole = started.elapsed();
@@ -260,7 +163,9 @@ fn kill_builds(times: u32) {
         let _ = fs::remove_dir_all(&out);
         let mut child = command().spawn().unwrap();
         std::thread::sleep(whole.mul_f64(f64::from(turn + 1) / f64::from(times + 1)) + Duration::from_millis(u64::from(turn % 7)));
-        child.kill().unwrap();
+        let signal = [Signal::KILL, Signal::TERM, Signal::INT][turn as usize % 3];
+        // One that has ended by itself has left nothing to kill.
+        let _ = kill_process(Pid::from_child(&child), signal);
         let finished = child.wait().unwrap().success();
         let shown =
             fs::read_dir(out.join("minimal")).into_iter().flatten().flatten().filter(|e| !e.file_name().to_string_lossy().starts_with('.')).count();
@@ -270,7 +175,12 @@ fn kill_builds(times: u32) {
             good(&mut chasi_bod(&["verify", out.join("minimal/0.1.0").to_str().unwrap()]));
         }
     }
+    fs::create_dir_all(out.join("minimal/.0.0.9.partial")).unwrap();
+    fs::write(store.join("tmp/left"), b"x").unwrap();
+    let _ = fs::remove_dir_all(out.join("minimal/0.1.0"));
     assert!(command().status().unwrap().success(), "the rerun");
+    assert_eq!(only_child(&out.join("minimal")), out.join("minimal/0.1.0"));
+    assert_eq!(fs::read_dir(store.join("tmp")).unwrap().count(), 0, "scratch of killed builds is left");
     good(&mut chasi_bod(&["verify", out.join("minimal/0.1.0").to_str().unwrap()]));
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::profile::Diagnostic;
+
 /// Whose fault an error is; the number is the exit code of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -19,6 +21,7 @@ pub struct Error {
     fault: Fault,
     message: String,
     hint: Option<String>,
+    diagnostics: Vec<Diagnostic>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -28,7 +31,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of the user's input.
     pub fn input(message: impl Into<String>) -> Self {
-        Self { fault: Fault::Input, message: message.into(), hint: None, source: None }
+        Self { fault: Fault::Input, message: message.into(), hint: None, diagnostics: Vec::new(), source: None }
     }
 
     /// An error of this program itself.
@@ -58,10 +61,35 @@ impl Error {
         inner.or(self.hint.as_deref())
     }
 
+    /// Adds the problems, with their places, that the message tells in one text.
+    pub fn with_diagnostics(mut self, diagnostics: Vec<Diagnostic>) -> Self {
+        self.diagnostics = diagnostics;
+        self
+    }
+
+    /// The problems with places at the bottom of the chain; empty for most errors.
+    pub fn diagnostics(&self) -> &[Diagnostic] {
+        let inner = self.source.as_ref().and_then(|s| s.downcast_ref::<Self>()).map(Self::diagnostics);
+        inner.filter(|d| !d.is_empty()).unwrap_or(&self.diagnostics)
+    }
+
+    /// The messages of the chain, outermost first.
+    pub fn causes(&self) -> Vec<String> {
+        let mut out = vec![self.message.clone()];
+        match self.source.as_ref().map(|s| (s.downcast_ref::<Self>(), s)) {
+            Some((Some(inner), _)) => out.extend(inner.causes()),
+            Some((None, other)) => {
+                out.extend(std::iter::successors(Some(other.as_ref() as &dyn std::error::Error), |e| e.source()).map(ToString::to_string));
+            }
+            None => {}
+        }
+        out
+    }
+
     fn wrap(message: String, source: Box<dyn std::error::Error + Send + Sync>, default: Option<Fault>) -> Self {
         let inner = source.downcast_ref::<Self>().map(Self::fault);
         let fault = inner.or(default).unwrap_or(if source.is::<std::io::Error>() { Fault::Environment } else { Fault::Input });
-        Self { fault, message, hint: None, source: Some(source) }
+        Self { fault, message, hint: None, diagnostics: Vec::new(), source: Some(source) }
     }
 }
 

@@ -27,10 +27,10 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub struct Global {
-    /// Folder of the content-addressed store.
+    /// Folder of the store, which keeps downloads and results; `$XDG_CACHE_HOME/chasi-bod` or `~/.cache/chasi-bod` when absent.
     #[arg(long, global = true, env = "CHASI_BOD_CACHE", value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// Print results as JSON on stdout.
+    /// Print results as JSON on stdout; a failure as `{"error": {message, causes, hint, exitCode, diagnostics}}`.
     #[arg(long, global = true)]
     pub json: bool,
     /// No progress on stderr.
@@ -46,19 +46,32 @@ pub enum Command {
     Plan(ProfileArg),
     /// Resolve every package to version and digest and write the lock beside the profile.
     #[command(after_help = "Examples:\n  chasi-bod lock site.yaml\n  chasi-bod lock site.yaml --update            # all packages\n  \
-        chasi-bod lock site.yaml --update openssl    # this one and what it forces")]
+        chasi-bod lock site.yaml --update openssl    # this one and what it forces\n  \
+        chasi-bod lock site.yaml --offline           # from the indices that the store holds")]
     Lock(LockArgs),
     /// Build the image and write its artifacts to output/<profile>/<version>/.
-    #[command(after_help = "Examples:\n  chasi-bod build site.yaml --format qcow2,raw\n  chasi-bod build site.yaml --locked --offline")]
+    #[command(
+        after_help = "Examples:\n  chasi-bod build site.yaml --format qcow2,raw\n  chasi-bod build site.yaml --dry-run          # what is fetched and written\n  \
+        chasi-bod build site.yaml --locked --offline"
+    )]
     Build(BuildArgs),
     /// Build the image and boot it in QEMU with serial console; ssh on a forwarded port.
-    #[command(after_help = "Example:\n  chasi-bod run site.yaml --ssh-port 2222 --firmware uefi")]
+    #[command(
+        after_help = "Examples:\n  chasi-bod run site.yaml --ssh-key ~/.ssh/id_ed25519.pub\n  chasi-bod run site.yaml --ssh-port 2222 --firmware uefi --accel kvm\n  \
+        chasi-bod run site.yaml --print              # the QEMU command, for this or another machine\n\nLeave the machine with Ctrl-A X."
+    )]
+    // What boots here is a QCOW2 disk.
+    #[command(mut_arg("formats", |arg| arg.hide(true)), mut_arg("no_raw_sum", |arg| arg.hide(true)))]
     Run(RunArgs),
-    /// Show partitions, boot files and slots of a disk image.
-    #[command(after_help = "Example:\n  chasi-bod inspect output/minimal/0.1.0/minimal-0.1.0.qcow2")]
-    Inspect(ImageArg),
-    /// Check artifacts against SHA256SUMS, build record and verity; names partition and offset of a difference.
-    #[command(after_help = "Example:\n  chasi-bod verify output/minimal/0.1.0")]
+    /// Show partitions, boot files and slots of a disk image, or the files of its root file system.
+    #[command(
+        after_help = "Examples:\n  chasi-bod inspect site-1.0.0.qcow2\n  chasi-bod inspect site-1.0.0.qcow2 --files            # all files of the root\n  \
+        chasi-bod inspect site-1.0.0.raw --files '/etc/**'    # quoted, so that the shell leaves it alone\n  \
+        chasi-bod inspect site-1.0.0.raw --files '*.service' --json\n  chasi-bod inspect site-1.0.0.qcow2 --cat /etc/os-release"
+    )]
+    Inspect(InspectArgs),
+    /// Check artifacts against SHA256SUMS, build record and verity; names every file, partition and offset that differs.
+    #[command(after_help = "Examples:\n  chasi-bod verify output/minimal/0.1.0\n  chasi-bod verify output/minimal/0.1.0/minimal-0.1.0.qcow2")]
     Verify(FileArg),
     /// Print the JSON schema of profiles or layers, for editors.
     #[command(after_help = "Examples:\n  chasi-bod schema > profile.schema.json\n  chasi-bod schema --of layer > layer.schema.json")]
@@ -79,7 +92,10 @@ pub enum Command {
         output: Option<PathBuf>,
     },
     /// Look after the store of downloads and results.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  chasi-bod cache list\n  chasi-bod cache prune ~/profiles --dry-run\n  chasi-bod cache export site.yaml /media/usb/store"
+    )]
     Cache(CacheCommand),
     /// Print a completion script for a shell.
     #[command(after_help = "Example:\n  chasi-bod completions bash > /etc/bash_completion.d/chasi-bod")]
@@ -88,6 +104,7 @@ pub enum Command {
         shell: Shell,
     },
     /// Write man pages of all commands into a folder.
+    #[command(after_help = "Example:\n  chasi-bod man /usr/local/share/man/man1")]
     Man {
         /// The folder; made when missing.
         dir: PathBuf,
@@ -111,7 +128,10 @@ pub struct LockArgs {
     /// Move packages to their newest versions: these, or all when none is named.
     #[arg(long, value_name = "PACKAGE", num_args = 0..)]
     pub update: Option<Vec<String>>,
-    /// Show what would change and write nothing.
+    /// Use the indices that the store holds; touch no network.
+    #[arg(long)]
+    pub offline: bool,
+    /// Show what would change and write no lock.
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -134,13 +154,13 @@ pub struct BuildArgs {
     /// Use only what the store holds; touch no network.
     #[arg(long)]
     pub offline: bool,
-    /// Show what would be done and write nothing.
+    /// Show whether the lock is current, what would be fetched and which artifacts would be written; touch nothing.
     #[arg(long)]
     pub dry_run: bool,
     /// Leave raw images out of SHA256SUMS: hashing their empty gigabytes takes longer than writing them. `verify` covers them all the same.
     #[arg(long)]
     pub no_raw_sum: bool,
-    /// The node binary (`chasi-bod-node`); beside this command when absent.
+    /// The node binary (`chasi-bod-node`, made by `make tools`); looked for beside this command when absent.
     #[arg(long, env = "CHASI_BOD_NODE", value_name = "FILE")]
     pub node_binary: Option<PathBuf>,
 }
@@ -159,6 +179,10 @@ pub struct RunArgs {
     /// Firmware to boot with.
     #[arg(long, value_enum, default_value_t = Firmware::Bios)]
     pub firmware: Firmware,
+    /// How the processor is run: emulated, which works everywhere, or by KVM, which is much faster. Not chosen by itself, because a
+    /// /dev/kvm that exists may still hang.
+    #[arg(long, value_enum, default_value_t = Accel::Tcg, env = "CHASI_BOD_ACCEL")]
+    pub accel: Accel,
     /// Memory in MiB.
     #[arg(long, default_value_t = 2048)]
     pub memory: u32,
@@ -171,7 +195,7 @@ pub struct RunArgs {
     /// Keep what the machine writes in this disk file instead of throwing it away.
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,
-    /// Build, print the QEMU command and do not start it.
+    /// Build, print the QEMU command and do not start it; QEMU need not be installed.
     #[arg(long)]
     pub print: bool,
 }
@@ -194,11 +218,31 @@ pub enum Firmware {
     Uefi,
 }
 
-/// A disk image.
+/// What runs the processor of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Accel {
+    /// QEMU's emulator.
+    Tcg,
+    /// The kernel's virtual machines; needs access to /dev/kvm.
+    Kvm,
+}
+
+/// Options of `inspect`.
 #[derive(Clone, Debug, Args)]
-pub struct ImageArg {
+pub struct InspectArgs {
     /// Disk image, raw or QCOW2.
+    #[arg(value_name = "IMAGE")]
     pub path: PathBuf,
+    /// List the files of the root file system: type, mode, owner, size, path and link target. A pattern with `/` is of whole paths (`**`
+    /// crosses folders), one without of names.
+    #[arg(long, value_name = "GLOB", num_args = 0..=1)]
+    pub files: Option<Option<String>>,
+    /// Write one file of the root file system to stdout as it is; links are followed inside the image.
+    #[arg(long, value_name = "PATH", conflicts_with = "files")]
+    pub cat: Option<String>,
+    /// The partition whose files are meant; the first root when absent.
+    #[arg(long, value_name = "NAME")]
+    pub partition: Option<String>,
 }
 
 /// A file or folder.
@@ -211,21 +255,51 @@ pub struct FileArg {
 /// Commands on the store.
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
-    /// Show what the store holds, by kind.
+    /// Show what the store holds: number and bytes by kind.
+    #[command(after_help = "Example:\n  chasi-bod cache list --json")]
     List,
-    /// Remove what no lock below these folders needs, unfinished downloads and scratch files.
+    /// Remove what no lock below these folders needs: downloads that none names, and contents and results that the newest build of none used.
+    #[command(after_help = "Examples:\n  chasi-bod cache prune --dry-run              # for the locks below the current folder\n  \
+        chasi-bod cache prune ~/profiles ~/other\n\nNothing is removed while another chasi-bod uses the store. What a build needs again is fetched or made again.\n--json names every file.")]
     Prune {
-        /// Folders with locks whose packages stay; the current folder when absent.
+        /// Folders with locks for which things stay; the current folder when absent.
         keep: Vec<PathBuf>,
         /// Show what would go and remove nothing.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Copy the packages of a profile's lock into a folder that serves as `--cache` of a machine without network.
+    /// Copy the packages and indices of a profile's lock into a folder that serves as the store of a machine without network.
+    #[command(
+        after_help = "Example:\n  chasi-bod cache export site.yaml /media/usb/store\n  chasi-bod build site.yaml --locked --offline --cache /media/usb/store    # there"
+    )]
     Export {
         /// Profile whose lock is exported.
         profile: PathBuf,
         /// Target folder.
         dir: PathBuf,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn check(command: &clap::Command, path: &str) {
+        let name = format!("{path} {}", command.get_name());
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(help.contains("Example"), "{name} has no example in its help");
+        assert!(help.contains("chasi-bod "), "{name}: {help}");
+        for option in command.get_arguments().filter(|a| !a.is_hide_set()) {
+            assert!(option.get_help().is_some(), "{name}: {} has no help", option.get_id());
+        }
+        command.get_subcommands().for_each(|sub| check(sub, &name));
+    }
+
+    #[test]
+    fn every_command_has_examples_and_every_option_help() {
+        Cli::command().debug_assert();
+        check(&Cli::command(), "");
+    }
 }

@@ -1,80 +1,195 @@
 //! `chasi-bod cache`: what the store holds, removing what nothing needs, exporting a profile's packages for a machine without network.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use layers::lock::Lock;
 use layers::units::{Bytes, Digest};
 use layers::{Context, Error, Result};
 use serde::Serialize;
 
-use crate::store::Store;
+use crate::source::deb::suite::{KNOWN, Known, PARSED};
+use crate::store::{Store, Used};
 
-/// Kinds of the store in the order shown.
-const KINDS: [&str; 6] = ["blobs", "packs", "derived", "partial", "quarantine", "tmp"];
+/// Kinds of the store in the order shown, with what they are; `derived` is shown by what was derived.
+const KINDS: [(&str, &str); 6] = [
+    ("blobs", "verified downloads: packages, indices"),
+    ("packs", "unpacked file contents"),
+    ("derived", ""),
+    ("partial", "unfinished downloads, resumed by the next build"),
+    ("quarantine", "downloads with wrong bytes"),
+    ("tmp", "scratch of running or killed commands"),
+];
 
-/// Scratch younger than this may belong to a build that runs now.
-const SCRATCH_AGE: Duration = Duration::from_secs(24 * 3600);
+/// What is below `derived`.
+const DERIVED: [(&str, &str); 9] = [
+    ("built", "which result folders are up to date"),
+    ("configured", "trees after the packages' scripts"),
+    ("deb-index", "parsed package indices"),
+    ("grub", "GRUB images"),
+    ("log", "logs of configured packages"),
+    ("modules", "kernel packages with plain modules"),
+    ("suite", "suites for `lock --offline`"),
+    ("unpacked", "trees of packages"),
+    ("uses", "what the newest build of each lock used"),
+];
 
 /// Number and size of one kind.
 #[derive(Debug, Serialize)]
 pub struct Usage {
     /// Folder below the store.
-    pub kind: &'static str,
+    pub kind: String,
     /// Files.
     pub files: u64,
     /// Their bytes.
+    pub size: Bytes,
+    /// What they are.
+    pub holds: &'static str,
+}
+
+/// A file that nothing needs.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Unneeded {
+    /// Folder below the store.
+    pub kind: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Its bytes.
     pub size: Bytes,
 }
 
 /// What the store holds, by kind.
 pub fn usage(store: &Store) -> Result<Vec<Usage>> {
-    let sum = |kind: &'static str| -> Result<Usage> {
-        let files = files(&store.root().join(kind))?;
-        Ok(Usage { kind, files: files.len() as u64, size: Bytes(files.iter().map(|(_, m)| m.len()).sum()) })
-    };
-    KINDS.into_iter().map(sum).collect()
-}
-
-/// Files that may go: blobs that no lock names, and old scratch. What was derived from blobs stays: it is found by its inputs, not by a lock.
-pub fn prunable(store: &Store, locks: &[Lock]) -> Result<Vec<(PathBuf, Bytes)>> {
-    let keep: BTreeSet<String> = locks.iter().flat_map(needed).map(|d| d.hex()).collect();
     let mut out = Vec::new();
-    for (path, meta) in files(&store.root().join("blobs"))? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !keep.contains(&name) {
-            out.push((path, Bytes(meta.len())));
-        }
-    }
-    for kind in ["partial", "quarantine", "tmp"] {
-        let dir = store.root().join(kind);
-        let old = |meta: &fs::Metadata| meta.modified().ok().and_then(|t| t.elapsed().ok()).is_some_and(|age| age > SCRATCH_AGE);
-        // Folders in tmp/ are scratch roots: those in use hold files as old as their packages, the others go whole (`scratch::stale`).
-        let loose = files(&dir)?.into_iter().filter(|(p, m)| p.parent() == Some(&dir) && old(m));
-        out.extend(loose.map(|(p, m)| (p, Bytes(m.len()))));
+    for (kind, holds) in kinds(store)? {
+        let files = files(&store.root().join(&kind))?;
+        out.push(Usage { kind, files: files.len() as u64, size: Bytes(files.iter().map(|(_, m)| m.len()).sum()), holds });
     }
     Ok(out)
 }
 
-/// Copies the blobs of a lock into another store.
+/// The kinds there are: the fixed ones, with `derived` in its parts.
+fn kinds(store: &Store) -> Result<Vec<(String, &'static str)>> {
+    let mut out = Vec::new();
+    for (kind, holds) in KINDS {
+        if kind != "derived" {
+            out.push((kind.to_string(), holds));
+            continue;
+        }
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        for entry in fs::read_dir(store.root().join(kind)).into_iter().flatten() {
+            let entry = entry.context(|| format!("reading {}", store.root().join(kind).display()))?;
+            names.insert(entry.file_name().to_string_lossy().into_owned());
+        }
+        let known = |name: &str| DERIVED.iter().find(|(known, _)| *known == name).map_or("", |(_, holds)| holds);
+        out.extend(names.into_iter().map(|name| (format!("{kind}/{name}"), known(&name))));
+    }
+    Ok(out)
+}
+
+/// The usage as a table with its sum.
+pub fn table(usage: &[Usage]) -> String {
+    let line = |kind: &str, files: u64, size: Bytes, holds: &str| format!("{kind:<20} {files:>7} files {:>10}  {holds}\n", size.to_string());
+    let lines: String = usage.iter().map(|u| line(&u.kind, u.files, u.size, u.holds)).collect();
+    let sum = Bytes(usage.iter().map(|u| u.size.0).sum());
+    lines + line("total", usage.iter().map(|u| u.files).sum(), sum, "").trim_end() + "\n"
+}
+
+/// A line for each kind that loses files.
+pub fn by_kind(files: &[Unneeded]) -> Vec<String> {
+    let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for file in files {
+        let sum = sums.entry(&file.kind).or_default();
+        *sum = (sum.0 + 1, sum.1 + file.size.0);
+    }
+    sums.into_iter().map(|(kind, (count, size))| format!("{kind:<20} {count:>7} files {:>10}\n", Bytes(size).to_string())).collect()
+}
+
+/// Files that may go: downloads that no lock names, and what was made from downloads but not used by the newest build of any of the locks.
+/// An unfinished download that a lock names stays: it is resumed.
+pub fn prunable(store: &Store, locks: &[Lock]) -> Result<Vec<Unneeded>> {
+    let (blobs, used) = kept(store, locks)?;
+    let mut out = Vec::new();
+    for (kind, _) in kinds(store)? {
+        for (path, meta) in files(&store.root().join(&kind))? {
+            let key = path.file_name().and_then(|n| n.to_str()).and_then(|n| format!("sha256:{n}").parse::<Digest>().ok());
+            let needed = key.is_some_and(|key| match kind.as_str() {
+                "blobs" | "partial" => blobs.contains(&key),
+                _ => used.contains(&(kind.clone(), key)),
+            });
+            // Scratch goes with its process, or when the store is next opened.
+            if !needed && kind != "tmp" {
+                out.push(Unneeded { kind: kind.clone(), path, size: Bytes(meta.len()) });
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Blobs, packs and results that locks need.
+fn kept(store: &Store, locks: &[Lock]) -> Result<(BTreeSet<Digest>, Used)> {
+    let mut blobs: BTreeSet<Digest> = locks.iter().flat_map(needed).collect();
+    let mut used = Used::new();
+    for lock in locks {
+        used.extend(store.uses(&Digest::of(lock.to_yaml()?.as_bytes()))?);
+    }
+    for (key, known) in suites(store, locks)? {
+        used.insert((format!("derived/{KNOWN}"), key));
+        for list in known.lists {
+            blobs.insert(list.blob);
+            used.insert((format!("derived/{PARSED}"), list.key));
+        }
+    }
+    Ok((blobs, used))
+}
+
+/// Suites as they were when one of the locks was made.
+fn suites(store: &Store, locks: &[Lock]) -> Result<BTreeMap<Digest, Known>> {
+    let indices: BTreeSet<Digest> = locks.iter().flat_map(|l| &l.indices).map(|i| i.sha256).collect();
+    let mut out = BTreeMap::new();
+    for (path, _) in files(&store.root().join("derived").join(KNOWN))? {
+        let key = path.file_name().and_then(|n| n.to_str()).and_then(|n| format!("sha256:{n}").parse::<Digest>().ok());
+        if let Some(key) = key
+            && let Some(known) = store.load::<Known>(KNOWN, &key)?
+            && indices.contains(&known.signed)
+        {
+            out.insert(key, known);
+        }
+    }
+    Ok(out)
+}
+
+/// Copies what a lock needs from the network into another store: packages, and the indices that `lock --offline` reads.
 pub fn export(store: &Store, lock: &Lock, dir: &Path) -> Result<Bytes> {
     let target = Store::open(dir)?;
     let mut total = 0;
     for digest in needed(lock) {
-        let (from, to) = (store.blob(&digest), target.blob(&digest));
-        if to.exists() {
-            continue;
+        if !store.blob(&digest).exists() && !target.blob(&digest).exists() {
+            return Err(Error::environment(format!("exporting {digest}: the store {} does not hold it", store.root().display()))
+                .with_hint("build the profile once with network"));
         }
-        if !from.exists() {
-            return Err(Error::input(format!("exporting {digest}: the store does not hold it")).with_hint("build the profile once with network"));
+        total += copy(&store.blob(&digest), &target, &target.blob(&digest))?;
+    }
+    for (key, known) in suites(store, std::slice::from_ref(lock))? {
+        for list in &known.lists {
+            total += copy(&store.blob(&list.blob), &target, &target.blob(&list.blob))?;
+            total += copy(&store.derived(PARSED, &list.key)?, &target, &target.derived(PARSED, &list.key)?)?;
         }
-        let part = target.scratch_file()?;
-        total += fs::copy(&from, part.path()).context(|| format!("copying {}", from.display()))?;
-        part.persist(&to).context(|| format!("writing {}", to.display()))?;
+        target.save(KNOWN, &key, &known)?;
     }
     Ok(Bytes(total))
+}
+
+/// Copies a file of one store to its place in another; what is there already, or nowhere, is not copied.
+fn copy(from: &Path, target: &Store, to: &Path) -> Result<u64> {
+    if to.exists() || !from.exists() {
+        return Ok(0);
+    }
+    let part = target.scratch_file()?;
+    let size = fs::copy(from, part.path()).context(|| format!("copying {}", from.display()))?;
+    part.persist(to).context(|| format!("writing {}", to.display()))?;
+    Ok(size)
 }
 
 fn needed(lock: &Lock) -> impl Iterator<Item = Digest> {
@@ -87,9 +202,9 @@ fn files(dir: &Path) -> Result<Vec<(PathBuf, fs::Metadata)>> {
     let mut todo = vec![dir.to_path_buf()];
     while let Some(dir) = todo.pop() {
         let Ok(entries) = fs::read_dir(&dir) else { continue };
-        for entry in entries {
-            let entry = entry.context(|| format!("reading {}", dir.display()))?;
-            let meta = entry.metadata().context(|| format!("reading {}", entry.path().display()))?;
+        for entry in entries.flatten() {
+            // What is gone by now was another process's scratch.
+            let Ok(meta) = entry.metadata() else { continue };
             if meta.is_dir() { todo.push(entry.path()) } else { out.push((entry.path(), meta)) }
         }
     }
@@ -107,15 +222,57 @@ mod tests {
         Lock { indices: vec![index], ..Lock::default() }
     }
 
+    fn digest_of(lock: &Lock) -> Digest {
+        Digest::of(lock.to_yaml().unwrap().as_bytes())
+    }
+
     #[test]
     fn prune_keeps_what_a_lock_names_and_export_copies_it() {
         let (dir, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let store = Store::open(dir.path()).unwrap();
         let (kept, gone) = (store.put_blob(b"kept").unwrap(), store.put_blob(b"gone").unwrap());
-        let names: Vec<_> = prunable(&store, &[lock_of(kept)]).unwrap().into_iter().map(|(p, _)| p).collect();
+        let names: Vec<_> = prunable(&store, &[lock_of(kept)]).unwrap().into_iter().map(|u| u.path).collect();
         assert_eq!(names, [store.blob(&gone)]);
         assert_eq!(export(&store, &lock_of(kept), target.path()).unwrap(), Bytes(4));
         assert_eq!(fs::read(Store::open(target.path()).unwrap().blob(&kept)).unwrap(), b"kept");
         assert!(export(&store, &lock_of(Digest::of(b"absent")), target.path()).unwrap_err().hint().is_some());
+    }
+
+    #[test]
+    fn prune_keeps_what_the_newest_build_of_a_lock_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (lock_of(Digest::of(b"ours")), lock_of(Digest::of(b"theirs")));
+        for (lock, name) in [(&ours, b"ours".as_slice()), (&theirs, b"theirs")] {
+            let store = Store::open(dir.path()).unwrap();
+            let key = Digest::of(name);
+            let mut pack = store.new_pack(key).unwrap();
+            pack.add(name).unwrap();
+            pack.finish().unwrap();
+            store.save("unpacked", &key, &name).unwrap();
+            store.save_uses(&digest_of(lock)).unwrap();
+        }
+        let store = Store::open(dir.path()).unwrap();
+        let gone: Vec<_> = prunable(&store, std::slice::from_ref(&ours)).unwrap();
+        let kinds: Vec<_> = gone.iter().map(|u| u.kind.as_str()).collect();
+        assert_eq!(kinds, ["packs", "derived/unpacked", "derived/uses"]);
+        assert!(gone[..2].iter().all(|u| u.path.ends_with(Digest::of(b"theirs").hex())));
+        assert!(prunable(&store, &[ours, theirs]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_indices_of_a_kept_lock_stay_and_are_exported() {
+        let (dir, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::open(dir.path()).unwrap();
+        let (signed, blob) = (store.put_blob(b"InRelease").unwrap(), store.put_blob(b"Packages.xz").unwrap());
+        let list = crate::source::deb::suite::List { blob, key: Digest::of(b"key") };
+        store.save(PARSED, &list.key, &1).unwrap();
+        let known = Known { signed, seen: 1, lists: vec![list.clone()] };
+        store.save(KNOWN, &Digest::of(b"trixie"), &known).unwrap();
+        assert!(prunable(&store, &[lock_of(signed)]).unwrap().is_empty());
+        assert_eq!(prunable(&store, &[lock_of(Digest::of(b"other"))]).unwrap().len(), 4);
+        export(&store, &lock_of(signed), target.path()).unwrap();
+        let target = Store::look(target.path());
+        assert_eq!(target.load::<Known>(KNOWN, &Digest::of(b"trixie")).unwrap(), Some(known));
+        assert!(target.blob(&blob).exists() && target.load::<i32>(PARSED, &list.key).unwrap() == Some(1));
     }
 }

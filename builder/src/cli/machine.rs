@@ -6,7 +6,7 @@ use std::process::Command;
 use layers::settings::check_ssh_key;
 use layers::{Context, Error, Fault, Result};
 
-use super::args::{Firmware, RunArgs};
+use super::args::{Accel, Firmware, RunArgs};
 
 /// Names under which distributions install OVMF's code and variables.
 const OVMF: [(&str, &str); 2] =
@@ -16,7 +16,7 @@ const OVMF: [(&str, &str); 2] =
 pub fn command(args: &RunArgs, disk: &Path, scratch: &Path) -> Result<Command> {
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-machine", "q35", "-no-reboot", "-nographic", "-m"]).arg(args.memory.to_string());
-    accelerator(&mut qemu);
+    accelerator(&mut qemu, args.accel);
     if args.firmware == Firmware::Uefi {
         firmware(&mut qemu, scratch)?;
     }
@@ -36,12 +36,29 @@ pub fn command(args: &RunArgs, disk: &Path, scratch: &Path) -> Result<Command> {
     Ok(qemu)
 }
 
+/// Says what is missing on this machine before QEMU says less.
+pub fn check(args: &RunArgs, qemu: &Command) -> Result<()> {
+    let program = qemu.get_program();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|dir| dir.join(program).is_file()) {
+        return Err(Error::environment(format!("looking for QEMU: no `{}` in PATH", program.to_string_lossy()))
+            .with_hint("install the Debian package `qemu-system-x86`, or add --print to get the command for a machine that has it"));
+    }
+    let kvm = || std::fs::File::options().read(true).write(true).open("/dev/kvm").context(|| "opening /dev/kvm".into());
+    if args.accel == Accel::Kvm {
+        kvm().map_err(|e| e.with_hint("join the group `kvm`, load the module kvm_intel or kvm_amd, or leave --accel at `tcg`"))?;
+    }
+    Ok(())
+}
+
 /// KVM only when asked for: a /dev/kvm that exists may still hang.
-fn accelerator(qemu: &mut Command) {
-    match std::env::var("CHASI_BOD_ACCEL").as_deref() {
-        Ok("kvm") => qemu.args(["-accel", "kvm", "-cpu", "host"]),
+fn accelerator(qemu: &mut Command, accel: Accel) {
+    match accel {
+        Accel::Kvm => qemu.args(["-accel", "kvm", "-cpu", "host"]),
         // Without AVX the emulator is 8 to 10 % faster for most programs.
-        _ => qemu.args(["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,avx512f=off,avx2=off,avx=off,adx=off,bmi2=off", "-smp", "2"]),
+        Accel::Tcg => {
+            qemu.args(["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,avx512f=off,avx2=off,avx=off,adx=off,bmi2=off", "-smp", "2"])
+        }
     };
 }
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod cache;
+mod failure;
 mod machine;
 mod new;
 
@@ -11,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use layers::lock::Lock;
 use layers::units::Bytes;
 use layers::{Context, Error, Fault, Result, profile};
 use serde::Serialize;
@@ -22,35 +22,20 @@ use crate::pipeline::{self, Build, Locking, Network, Outcome, RawSum};
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::{exec, inspect};
-use args::{BuildArgs, CacheCommand, Cli, Command, FileArg, Global, ImageArg, LockArgs, RunArgs, SchemaOf};
+use args::{BuildArgs, CacheCommand, Cli, Command, FileArg, Global, InspectArgs, LockArgs, RunArgs, SchemaOf};
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return ExitCode::from(failure::usage(&error)),
     };
     match dispatch(cli.command, &cli.global) {
         Ok(code) => code,
         Err(error) => {
-            report(&error);
+            failure::report(&error, &cli.global);
             ExitCode::from(error.fault() as u8)
         }
-    }
-}
-
-/// Help and version are asked for; anything else that clap says is the user's input.
-fn usage(error: &clap::Error) -> ExitCode {
-    // Nothing is left to tell when the terminal is gone.
-    let _ = error.print();
-    ExitCode::from(if error.use_stderr() { Fault::Input as u8 } else { 0 })
-}
-
-/// Prints an error with its hint on stderr; a message that starts with a place (`file:line:column`) is left as it is for editors.
-fn report(error: &Error) {
-    eprintln!("error: {error}");
-    if let Some(hint) = error.hint() {
-        eprintln!("hint: {hint}");
     }
 }
 
@@ -58,7 +43,7 @@ fn dispatch(command: Command, global: &Global) -> Result<ExitCode> {
     match command {
         Command::Plan(args) => plan(&args.profile, global)?,
         Command::Lock(args) => lock(&args, global)?,
-        Command::Build(args) => drop(build(&args, global)?),
+        Command::Build(args) => build(&args, global)?,
         Command::Run(args) => return run(args, global),
         Command::Inspect(args) => inspect(&args, global)?,
         Command::Verify(args) => verify(&args, global)?,
@@ -114,22 +99,26 @@ fn plan(path: &Path, global: &Global) -> Result<()> {
 }
 
 fn lock(args: &LockArgs, global: &Global) -> Result<()> {
-    let store = store(global)?;
     let planned = pipeline::plan(&args.profile.profile)?;
-    let (before, after) = pipeline::relock(&planned, args.update.as_deref(), &store, &progress(global))?;
+    let store = store(global)?;
+    let network = network(args.offline);
+    let (before, after) = pipeline::relock(&planned, args.update.as_deref(), network, &store, &progress(global))?;
     let changes = pipeline::changes(before.as_ref(), &after);
     if !args.dry_run {
         pipeline::write_lock(&planned, &after)?;
     }
     show(global, &changes, || changes.iter().map(|c| format!("{c}\n")).collect())?;
-    eprintln!(
-        "{} packages, {} tools, {} changes{}",
-        after.packages.len(),
-        after.tools.len(),
-        changes.len(),
-        if args.dry_run { " (dry run)" } else { "" }
-    );
+    let dry = if args.dry_run { " (dry run)" } else { "" };
+    eprintln!("{} packages, {} tools, {} changes{dry}", after.packages.len(), after.tools.len(), changes.len());
+    let lacking = pipeline::packages(&after, &store).to_fetch;
+    if args.offline && lacking.count > 0 {
+        eprintln!("notice: {} of them ({}) are not in the store: `build --offline` will miss them", lacking.count, lacking.size);
+    }
     Ok(())
+}
+
+fn network(offline: bool) -> Network {
+    if offline { Network::Offline } else { Network::Online }
 }
 
 fn request(args: &BuildArgs) -> Build {
@@ -138,20 +127,23 @@ fn request(args: &BuildArgs) -> Build {
         formats: args.formats.clone(),
         output: args.output.clone(),
         locking: if args.locked { Locking::Locked } else { Locking::Relock },
-        network: if args.offline { Network::Offline } else { Network::Online },
+        network: network(args.offline),
         raw_sum: if args.no_raw_sum { RawSum::Omit } else { RawSum::Write },
         node_binary: args.node_binary.clone(),
     }
 }
 
-fn build(args: &BuildArgs, global: &Global) -> Result<Outcome> {
-    let store = store(global)?;
-    let outcome = match args.dry_run {
-        true => pipeline::dry_run(&request(args), &store)?,
-        false => pipeline::build(&request(args), store, &progress(global))?,
-    };
-    show(global, &outcome, || outcome.to_string())?;
-    Ok(outcome)
+fn build(args: &BuildArgs, global: &Global) -> Result<()> {
+    if args.dry_run {
+        let preview = pipeline::preview(&request(args), &Store::look(&cache_dir(global)?))?;
+        return show(global, &preview, || preview.to_string());
+    }
+    let outcome = built(args, global)?;
+    show(global, &outcome, || outcome.to_string())
+}
+
+fn built(args: &BuildArgs, global: &Global) -> Result<Outcome> {
+    pipeline::build(&request(args), store(global)?, &progress(global))
 }
 
 fn run(mut args: RunArgs, global: &Global) -> Result<ExitCode> {
@@ -160,13 +152,17 @@ fn run(mut args: RunArgs, global: &Global) -> Result<ExitCode> {
         build(&args.build, global)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let outcome = pipeline::build(&request(&args.build), store(global)?, &progress(global))?;
-    let built = outcome.artifact(OutputFormat::Qcow2)?;
-    let disk = args.disk.clone().unwrap_or_else(|| built.clone());
-    if !disk.exists() {
-        fs::copy(&built, &disk).context(|| format!("copying {} to {}", built.display(), disk.display()))?;
-    }
     let scratch = tempfile::tempdir().context(|| "creating a scratch folder".into())?;
+    // What is missing for the start is said before the build, which takes longer.
+    let early = machine::command(&args, Path::new("disk"), scratch.path())?;
+    if !args.print {
+        machine::check(&args, &early)?;
+    }
+    let image = built(&args.build, global)?.artifact(OutputFormat::Qcow2)?;
+    let disk = args.disk.clone().unwrap_or_else(|| image.clone());
+    if !disk.exists() {
+        fs::copy(&image, &disk).context(|| format!("copying {} to {}", image.display(), disk.display()))?;
+    }
     let mut command = machine::command(&args, &disk, scratch.path())?;
     if args.print {
         // The command is for later: what it names must stay.
@@ -178,14 +174,31 @@ fn run(mut args: RunArgs, global: &Global) -> Result<ExitCode> {
     exec::foreground(&mut command)
 }
 
-fn inspect(args: &ImageArg, global: &Global) -> Result<()> {
+fn inspect(args: &InspectArgs, global: &Global) -> Result<()> {
+    let root = || inspect::files::Root::open(&args.path, args.partition.as_deref());
+    if let Some(path) = &args.cat {
+        return root()?.cat(path, &mut std::io::stdout().lock());
+    }
+    if let Some(pattern) = &args.files {
+        let files = root()?.list(pattern.as_deref())?;
+        return show(global, &files, || files.iter().map(|file| format!("{file}\n")).collect());
+    }
     let report = inspect::inspect(&args.path)?;
     show(global, &report, || report.to_string())
 }
 
 fn verify(args: &FileArg, global: &Global) -> Result<()> {
+    given(&args.path)?;
     let verified = pipeline::verify(&args.path)?;
     show(global, &verified, || verified.iter().map(|line| format!("{line}\n")).collect())
+}
+
+/// A path that the user gave and that is not there is the user's mistake.
+fn given(path: &Path) -> Result<()> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(()),
+        Err(e) => Err(e).fault(Fault::Input, || format!("reading {}", path.display())),
+    }
 }
 
 fn man(dir: &Path) -> Result<()> {
@@ -194,40 +207,58 @@ fn man(dir: &Path) -> Result<()> {
 }
 
 fn cache_command(command: CacheCommand, global: &Global) -> Result<()> {
-    let store = store(global)?;
     match command {
         CacheCommand::List => {
-            let usage = cache::usage(&store)?;
-            show(global, &usage, || usage.iter().map(|u| format!("{:<12}{:>8} files {:>10}\n", u.kind, u.files, u.size)).collect())
+            let usage = cache::usage(&Store::look(&cache_dir(global)?))?;
+            show(global, &usage, || cache::table(&usage))
         }
-        CacheCommand::Prune { keep, dry_run } => prune(&store, &keep, dry_run),
+        CacheCommand::Prune { keep, dry_run } => prune(global, &keep, dry_run),
         CacheCommand::Export { profile, dir } => {
+            given(&profile)?;
             let lock = pipeline::read_lock(&profile)?;
-            eprintln!("copied {} to {}", cache::export(&store, &lock, &dir)?, dir.display());
+            let copied = cache::export(&store(global)?, &lock, &dir)?;
+            show(global, &serde_json::json!({"folder": dir, "copied": copied}), || format!("copied {copied} to {}\n", dir.display()))?;
+            eprintln!("use it there with `chasi-bod build {} --locked --offline --cache {}`", profile.display(), dir.display());
             Ok(())
         }
     }
 }
 
-fn prune(store: &Store, keep: &[PathBuf], dry_run: bool) -> Result<()> {
+/// What `cache prune` removed or would remove.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Pruned {
+    dry_run: bool,
+    locks: usize,
+    folders: Vec<PathBuf>,
+    files: Vec<cache::Unneeded>,
+    size: Bytes,
+}
+
+fn prune(global: &Global, keep: &[PathBuf], dry_run: bool) -> Result<()> {
+    keep.iter().try_for_each(|folder| given(folder))?;
     let here = [PathBuf::from(".")];
-    let folders = if keep.is_empty() { here.as_slice() } else { keep };
-    let locks: Vec<Lock> = pipeline::locks_below(folders)?;
-    for path in if dry_run { scratch::stale(store) } else { scratch::remove_stale(store) } {
-        print(&format!("{}\n", path.display()))?;
-    }
+    let locks = pipeline::locks_below(if keep.is_empty() { &here } else { keep })?;
+    let store = if dry_run { Store::look(&cache_dir(global)?) } else { store(global)? };
     if locks.is_empty() {
         return Err(Error::input(format!("pruning {}: no lock lies below the folders to keep, so everything would go", store.root().display()))
             .with_hint("name the folders of your profiles; to empty the store, remove its folder"));
     }
-    let gone = cache::prunable(store, &locks)?;
-    let size = Bytes(gone.iter().map(|(_, s)| s.0).sum());
-    for (path, _) in &gone {
-        print(&format!("{}\n", path.display()))?;
-        if !dry_run {
-            fs::remove_file(path).context(|| format!("removing {}", path.display()))?;
-        }
+    if !dry_run {
+        store.alone()?;
     }
-    eprintln!("{} files, {size}{}; kept what {} locks name", gone.len(), if dry_run { " (dry run)" } else { "" }, locks.len());
+    let folders = if dry_run { scratch::stale(&store) } else { scratch::remove_stale(&store) };
+    let files = cache::prunable(&store, &locks)?;
+    for file in files.iter().filter(|_| !dry_run) {
+        fs::remove_file(&file.path).context(|| format!("removing {}", file.path.display()))?;
+    }
+    let pruned = Pruned { dry_run, locks: locks.len(), folders, size: Bytes(files.iter().map(|f| f.size.0).sum()), files };
+    show(global, &pruned, || {
+        let folders = pruned.folders.iter().map(|path| format!("scratch {}\n", path.display()));
+        folders.chain(cache::by_kind(&pruned.files)).collect()
+    })?;
+    let verb = if dry_run { "would remove" } else { "removed" };
+    let locks = if pruned.locks == 1 { "1 lock needs".into() } else { format!("{} locks need", pruned.locks) };
+    eprintln!("{verb} {} files, {}; kept what {locks}", pruned.files.len(), pruned.size);
     Ok(())
 }

@@ -1,14 +1,15 @@
 //! What is in an artifact, ours or foreign, and whether it still is what was built.
 
 pub mod check;
+pub mod files;
 mod superblock;
 
 use std::fmt;
 use std::path::Path;
 
+use layers::Result;
 use layers::node::{Slot, partition};
 use layers::units::Bytes;
-use layers::{Context, Result};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -17,7 +18,7 @@ pub use superblock::{Erofs, Ext4, Verity};
 
 use crate::disk::file::Window;
 use crate::disk::{ReadAt, gpt};
-use crate::emit::{self, OutputFormat};
+use crate::emit::OutputFormat;
 use crate::fs::fat;
 
 /// What is in a disk image.
@@ -100,12 +101,8 @@ pub struct SlotReport {
 
 /// Reports what is in a raw or QCOW2 file.
 pub fn inspect(path: &Path) -> Result<Report> {
-    let (format, disk) = emit::open(path)?;
-    inspect_disk(format, disk.as_ref()).context(|| format!("inspecting {}", path.display()))
-}
-
-fn inspect_disk(format: OutputFormat, disk: &dyn ReadAt) -> Result<Report> {
-    let table = gpt::read(disk)?;
+    let (format, disk, table) = files::disk_of(path)?;
+    let disk = disk.as_ref();
     let mut partitions = Vec::new();
     let mut slots = Vec::new();
     for entry in table.entries {

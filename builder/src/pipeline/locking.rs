@@ -43,7 +43,9 @@ pub fn write_lock(planned: &Planned, lock: &Lock) -> Result<()> {
     let path = path_of(&planned.path);
     let shown = || format!("writing {}", path.display());
     let part = path.with_extension("lock.partial");
-    fs::write(&part, lock.to_yaml()?).fault(Fault::Environment, shown)?;
+    let written = fs::write(&part, lock.to_yaml()?).fault(Fault::Environment, shown);
+    written
+        .map_err(|e| e.with_hint("the lock lies beside its profile, in a folder that you must be able to write; `build --locked` never writes it"))?;
     fs::rename(&part, &path).fault(Fault::Environment, shown)
 }
 
@@ -103,21 +105,27 @@ fn archive<'a>(planned: &Planned, store: &'a Store, network: Network, progress: 
     };
     mirrors.cache = std::env::var("CHASI_BOD_REMOTE_CACHE").ok().filter(|url| !url.is_empty());
     let keyring = match offline {
+        // Packages are known by the digests of the lock.
         Offline::Required => PathBuf::new(),
-        Offline::Allowed => deb::keyring(root, debian.keyring.as_deref().map(Path::new))?,
+        Offline::Allowed => keyring(planned)?,
     };
     Ok(Archive { store, mirrors, keyring, http: Client::new(Limits::default()), offline, progress, now: SystemTime::now() })
 }
 
-/// Makes the lock anew; returns the former one too. Without `update` packages keep their versions where that is possible.
-pub fn relock(planned: &Planned, update: Option<&[String]>, store: &Store, progress: &Progress) -> Result<(Option<Lock>, Lock)> {
+fn keyring(planned: &Planned) -> Result<PathBuf> {
+    deb::keyring(Path::new("/"), planned.profile.debian.keyring.as_deref().map(Path::new))
+}
+
+/// Makes the lock anew, offline from the indices that the store holds; returns the former one too. Without `update` packages keep their versions
+/// where that is possible.
+pub fn relock(planned: &Planned, update: Option<&[String]>, network: Network, store: &Store, progress: &Progress) -> Result<(Option<Lock>, Lock)> {
     let before = existing(&path_of(&planned.path))?;
     let update = match update {
         None => Update::None,
         Some([]) => Update::All,
         Some(names) => Update::Packages(names.to_vec()),
     };
-    let archive = archive(planned, store, Network::Online, progress)?;
+    let archive = Archive { keyring: keyring(planned)?, ..archive(planned, store, network, progress)? };
     let after = deb::lock(&archive, &request(planned), before.as_ref(), &update)?;
     Ok((before, after))
 }
@@ -125,6 +133,9 @@ pub fn relock(planned: &Planned, update: Option<&[String]>, store: &Store, progr
 /// The lock to build from, with every package of it in the store.
 pub fn ensure(planned: &Planned, locking: Locking, network: Network, store: &Store, progress: &Progress) -> Result<Lock> {
     let lock = current(planned, locking, network, store, progress)?;
+    if network == Network::Offline {
+        check_stored(planned, &lock, store)?;
+    }
     let archive = archive(planned, store, network, progress)?;
     let Fetched::Gone(gone) = deb::fetch(&archive, &lock)? else { return Ok(lock) };
     if locking == Locking::Locked {
@@ -132,7 +143,7 @@ pub fn ensure(planned: &Planned, locking: Locking, network: Network, store: &Sto
     }
     eprintln!("NOTICE: {gone}");
     eprintln!("NOTICE: locking all packages anew; the image will differ from earlier ones of this profile. `--locked` refuses this.");
-    let (before, lock) = relock(planned, Some(&[]), store, progress)?;
+    let (before, lock) = relock(planned, Some(&[]), Network::Online, store, progress)?;
     announce(before.as_ref(), &lock);
     write_lock(planned, &lock)?;
     match deb::fetch(&archive, &lock)? {
@@ -141,21 +152,89 @@ pub fn ensure(planned: &Planned, locking: Locking, network: Network, store: &Sto
     }
 }
 
+/// How the lock on disk stands to what the profile asks.
+#[derive(Debug)]
+pub enum Found {
+    /// It answers that.
+    Current(Lock),
+    /// It answers something else.
+    Outdated(Lock),
+    /// There is none.
+    Missing,
+}
+
+impl Found {
+    /// Why a lock has to be made; none for a current one.
+    pub fn why(&self) -> Option<&'static str> {
+        match self {
+            Self::Current(_) => None,
+            Self::Outdated(_) => Some("the profile asks for other packages than the lock was made for"),
+            Self::Missing => Some("there is no lock yet"),
+        }
+    }
+
+    /// The lock on disk, current or not.
+    pub fn lock(&self) -> Option<&Lock> {
+        match self {
+            Self::Current(lock) | Self::Outdated(lock) => Some(lock),
+            Self::Missing => None,
+        }
+    }
+
+    /// The lock if it is current.
+    pub fn current(&self) -> Option<&Lock> {
+        self.lock().filter(|_| self.why().is_none())
+    }
+}
+
+/// Reads the lock beside a profile.
+pub fn found(planned: &Planned) -> Result<Found> {
+    let asked = request(planned).digest()?;
+    Ok(match existing(&path_of(&planned.path))? {
+        Some(lock) if lock.request == Some(asked) => Found::Current(lock),
+        Some(lock) => Found::Outdated(lock),
+        None => Found::Missing,
+    })
+}
+
+/// Refuses to go on where a lock has to be made and may not be.
+pub fn check_allowed(planned: &Planned, found: &Found, locking: Locking, network: Network) -> Result<()> {
+    let refused = locking == Locking::Locked || network == Network::Offline;
+    let Some(why) = found.why().filter(|_| refused) else { return Ok(()) };
+    let offline = if network == Network::Offline { " with network, or with --offline from what the store holds" } else { "" };
+    let hint = format!("run `chasi-bod lock {}`{offline}", planned.path.display());
+    Err(Error::input(format!("using {}: {why}", path_of(&planned.path).display())).with_hint(hint))
+}
+
+/// Refuses a lock whose packages are not all in the store.
+pub fn check_stored(planned: &Planned, lock: &Lock, store: &Store) -> Result<()> {
+    let super::Packages { stored, to_fetch } = super::packages(lock, store);
+    if to_fetch.count == 0 {
+        return Ok(());
+    }
+    let profile = planned.path.display();
+    let all = stored.count + to_fetch.count;
+    Err(Error::environment(format!(
+        "building offline: the store {} lacks {} of {all} packages of the lock ({})",
+        store.root().display(),
+        to_fetch.count,
+        to_fetch.size
+    ))
+    .with_hint(format!(
+        "`chasi-bod build {profile}` with network fills the store; for another machine, `chasi-bod cache export {profile} DIR` copies it, to be used with `--cache DIR`"
+    )))
+}
+
 /// The lock on disk if it answers what the plan asks, else a new one.
 fn current(planned: &Planned, locking: Locking, network: Network, store: &Store, progress: &Progress) -> Result<Lock> {
-    let path = path_of(&planned.path);
-    let found = existing(&path)?;
-    let asked = request(planned).digest()?;
+    let found = found(planned)?;
+    check_allowed(planned, &found, locking, network)?;
     let why = match found {
-        Some(lock) if lock.request == Some(asked) => return Ok(lock),
-        Some(_) => "the profile asks for other packages than the lock was made for",
-        None => "there is no lock yet",
+        Found::Current(lock) => return Ok(lock),
+        other => other.why().unwrap_or_default(),
     };
-    if locking == Locking::Locked || network == Network::Offline {
-        return Err(Error::input(format!("using {}: {why}", path.display())).with_hint(format!("run `chasi-bod lock {}`", planned.path.display())));
-    }
     eprintln!("locking packages: {why}");
-    let (before, lock) = relock(planned, None, store, progress)?;
+    let (before, lock) = relock(planned, None, Network::Online, store, progress)?;
     announce(before.as_ref(), &lock);
     write_lock(planned, &lock)?;
     Ok(lock)

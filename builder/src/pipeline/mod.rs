@@ -4,6 +4,7 @@ mod boot;
 mod grub;
 mod locking;
 mod output;
+mod preview;
 mod root;
 mod verify;
 
@@ -18,7 +19,7 @@ use layers::node::partition;
 use layers::plan::Plan;
 use layers::profile::{self, Diagnostics, Document, Loaded, Profile};
 use layers::units::{Bytes, Digest, Seed};
-use layers::{Context, Error, Result};
+use layers::{Context, Error, Fault, Result};
 use serde::Serialize;
 
 use crate::defs;
@@ -26,12 +27,14 @@ use crate::disk::layout::Layout;
 use crate::disk::{Disk, ReadAt, bios, gpt};
 use crate::emit::{self, OutputFormat};
 use crate::fs::{erofs, verity};
-use crate::inspect::{Check, FileCheck};
+use crate::inspect::Check;
 use crate::progress::Progress;
 use crate::record::{self, Artifact, BuildRecord, Inputs, Named, spdx};
 use crate::store::Store;
-pub use locking::{Change, changes, locks_below, read_lock, relock, write_lock};
+use locking::Found;
+pub use locking::{Change, changes, locks_below, path_of, read_lock, relock, write_lock};
 use output::Staging;
+pub use preview::{Amount, Output, OutputState, Packages, Preview, packages, preview};
 pub use verify::verify;
 
 /// Role of the layer that brings the kernel.
@@ -111,8 +114,8 @@ pub struct Outcome {
     pub folder: PathBuf,
     /// What happened to it.
     pub state: State,
-    /// Content id: the dm-verity root hash; none in a dry run.
-    pub content_id: Option<Digest>,
+    /// Content id: the dm-verity root hash.
+    pub content_id: Digest,
     /// Artifact files.
     pub files: Vec<PathBuf>,
 }
@@ -125,8 +128,6 @@ pub enum State {
     Built,
     /// It held all that was asked for already.
     Unchanged,
-    /// It would be written.
-    WouldBuild,
 }
 
 impl Outcome {
@@ -142,18 +143,20 @@ impl fmt::Display for Outcome {
         for file in &self.files {
             writeln!(f, "{}", file.display())?;
         }
-        let id = self.content_id.map(|d| format!(" content id {}", d.short())).unwrap_or_default();
         let state = match self.state {
             State::Built => "built",
             State::Unchanged => "unchanged",
-            State::WouldBuild => "would build",
         };
-        writeln!(f, "{state} {}{id}", self.folder.display())
+        writeln!(f, "{state} {} content id {}", self.folder.display(), self.content_id.short())
     }
 }
 
 /// Reads a profile and plans it; touches nothing.
 pub fn plan(path: &Path) -> Result<Planned> {
+    if !path.exists() {
+        return Err(Error::input(format!("reading profile {}: there is no such file", path.display()))
+            .with_hint(format!("`chasi-bod new NAME > {}` writes one to start from", path.display())));
+    }
     let mut read = |name: &str| fs::read_to_string(name).context(|| format!("reading profile {name}"));
     let loaded = profile::load(&path.to_string_lossy(), &mut read)?;
     // Paths in a loaded profile are relative to the current folder.
@@ -181,21 +184,22 @@ fn check_kernel(loaded: &Loaded, plan: &Plan, layers: &[LoadedLayer]) -> Result<
 }
 
 /// Everything that decides an image, by digest.
-struct Key {
-    planned: Planned,
+struct Key<'a> {
+    planned: &'a Planned,
     lock: Lock,
-    node: Vec<u8>,
+    node: &'a [u8],
     resolved: String,
+    lock_digest: Digest,
     image: Digest,
 }
 
-fn key(planned: Planned, lock: Lock, node: Vec<u8>) -> Result<Key> {
+fn key<'a>(planned: &'a Planned, lock: Lock, node: &'a [u8]) -> Result<Key<'a>> {
     let resolved = profile::to_yaml(&planned.profile)?;
     let lock_text = lock.to_yaml()?;
     let plan = planned.plan.digest();
-    let parts = [env!("CARGO_PKG_VERSION").as_bytes(), resolved.as_bytes(), lock_text.as_bytes(), &plan.0, &Digest::of(&node).0];
+    let parts = [env!("CARGO_PKG_VERSION").as_bytes(), resolved.as_bytes(), lock_text.as_bytes(), &plan.0, &Digest::of(node).0];
     let image = Digest::of_parts(parts);
-    Ok(Key { planned, lock, node, resolved, image })
+    Ok(Key { planned, lock, node, resolved, lock_digest: Digest::of(lock_text.as_bytes()), image })
 }
 
 fn node_binary(explicit: Option<&Path>) -> Result<Vec<u8>> {
@@ -205,10 +209,13 @@ fn node_binary(explicit: Option<&Path>) -> Result<Vec<u8>> {
     let beside = [dir.join("../node/x86_64-unknown-linux-gnu/node/chasi-bod-node"), dir.join("chasi-bod-node")];
     let found = explicit.map(Path::to_path_buf).or_else(|| beside.into_iter().find(|p| p.exists()));
     let Some(path) = found else {
-        return Err(Error::environment("finding the node binary `chasi-bod-node`: it is not beside this program")
-            .with_hint("run `make tools`, or name it with --node-binary"));
+        return Err(Error::environment(format!("finding the node binary `chasi-bod-node`: it is not beside this program in {}", dir.display()))
+            .with_hint(
+                "run `make tools` in the source tree and copy target/node/x86_64-unknown-linux-gnu/node/chasi-bod-node there, \
+                 or name it with --node-binary or CHASI_BOD_NODE",
+            ));
     };
-    let bytes = fs::read(&path).context(|| format!("reading node binary {}", path.display()))?;
+    let bytes = fs::read(&path).fault(Fault::Input, || format!("reading node binary {}", path.display()))?;
     match is_static(&bytes) {
         true => Ok(bytes),
         false => Err(Error::input(format!("using node binary {}: it is not a static x86-64 program, so no initramfs can start it", path.display()))
@@ -240,30 +247,32 @@ fn file_name(profile: &Profile, format: OutputFormat) -> String {
     format!("{}-{}.{}", profile.name, profile.version, format.extension())
 }
 
-/// Says what a build would do; fetches and writes nothing.
-pub fn dry_run(request: &Build, _store: &Store) -> Result<Outcome> {
-    let planned = plan(&request.profile)?;
-    let folder = folder(request, &planned.profile);
-    let files = request.formats.iter().map(|f| folder.join(file_name(&planned.profile, *f))).collect();
-    eprint!("{}", planned.plan.to_text());
-    Ok(Outcome { folder, state: State::WouldBuild, content_id: None, files })
-}
-
 /// Builds the image of a profile, or finds that nothing changed.
 pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outcome> {
     let planned = plan(&request.profile)?;
     let node = node_binary(request.node_binary.as_deref())?;
     let target = folder(request, &planned.profile);
-    if let Some(outcome) = unchanged(request, &planned, &node, &target, &store)? {
+    let known = match locking::found(&planned)? {
+        Found::Current(lock) => Some(key(&planned, lock, &node)?),
+        _ => None,
+    };
+    if let Some(key) = &known
+        && let Some(outcome) = unchanged(request, key, &target, &store)?
+    {
         return Ok(outcome);
     }
+    Staging::check(&target)?;
     let lock = locking::ensure(&planned, request.locking, request.network, &store, progress)?;
-    let key = key(planned, lock, node)?;
+    let key = match known {
+        Some(key) if key.lock == lock => key,
+        _ => key(&planned, lock, &node)?,
+    };
     let store = Arc::new(store);
     let image = assemble(&key, &store, progress)?;
     let outcome = write(request, &key, &image, &target)?;
     let (place, made_from) = stamp(&target, &key.image)?;
     store.save("built", &place, &made_from)?;
+    store.save_uses(&key.lock_digest)?;
     Ok(outcome)
 }
 
@@ -275,27 +284,27 @@ fn stamp(target: &Path, image: &Digest) -> Result<(Digest, Digest)> {
     Ok((Digest::of(place.as_os_str().as_encoded_bytes()), Digest::of_parts([image.0.as_slice(), &program])))
 }
 
-/// The finished folder, when it was made by this program from the same inputs and holds every format asked for.
-fn unchanged(request: &Build, planned: &Planned, node: &[u8], target: &Path, store: &Store) -> Result<Option<Outcome>> {
+/// The record of the finished folder, when it was made by this program from the same inputs.
+fn finished(key: &Key<'_>, target: &Path, store: &Store) -> Result<Option<BuildRecord>> {
     let Some(record) = output::existing(target).filter(|r| output::is_whole(target, r)) else { return Ok(None) };
-    let Ok(lock) = read_lock(&planned.path) else { return Ok(None) };
-    if lock.request != Some(locking::request(planned).digest()?) {
-        return Ok(None);
-    }
-    let image = key(planned.clone(), lock, node.to_vec())?.image;
-    let (place, made_from) = stamp(target, &image)?;
-    if store.load::<Digest>("built", &place)? != Some(made_from) {
-        return Ok(None);
-    }
-    let missing = |f: &OutputFormat| {
-        let name = file_name(&planned.profile, *f);
-        !record.artifacts.iter().any(|a| a.file == name && (a.sha256.is_some() || *f != OutputFormat::Raw || request.raw_sum == RawSum::Omit))
-    };
-    if request.formats.iter().any(missing) {
+    let (place, made_from) = stamp(target, &key.image)?;
+    Ok((store.load::<Digest>("built", &place)? == Some(made_from)).then_some(record))
+}
+
+/// Whether a record has the artifact of a format, with a digest where one is asked for.
+fn holds(record: &BuildRecord, profile: &Profile, format: OutputFormat, raw_sum: RawSum) -> bool {
+    let name = file_name(profile, format);
+    record.artifacts.iter().any(|a| a.file == name && (a.sha256.is_some() || format != OutputFormat::Raw || raw_sum == RawSum::Omit))
+}
+
+/// The finished folder, when a build would make the same and it holds every format asked for.
+fn unchanged(request: &Build, key: &Key<'_>, target: &Path, store: &Store) -> Result<Option<Outcome>> {
+    let Some(record) = finished(key, target, store)? else { return Ok(None) };
+    if !request.formats.iter().all(|f| holds(&record, &key.planned.profile, *f, request.raw_sum)) {
         return Ok(None);
     }
     let files = record.artifacts.iter().map(|a| target.join(&a.file)).collect();
-    Ok(Some(Outcome { folder: target.to_path_buf(), state: State::Unchanged, content_id: Some(record.root.root_hash), files }))
+    Ok(Some(Outcome { folder: target.to_path_buf(), state: State::Unchanged, content_id: record.root.root_hash, files }))
 }
 
 /// The image: laid out and hashed, not yet written anywhere.
@@ -308,12 +317,12 @@ struct Image {
     copyright: std::collections::BTreeMap<String, String>,
 }
 
-fn assemble(key: &Key, store: &Arc<Store>, progress: &Progress) -> Result<Image> {
+fn assemble(key: &Key<'_>, store: &Arc<Store>, progress: &Progress) -> Result<Image> {
     let (profile, seed, epoch) = (&key.planned.profile, key.planned.seed(), key.lock.epoch);
     // dpkg works on one core; GRUB's images need nothing of it.
     let (built, grub) = std::thread::scope(|scope| {
         let grub = scope.spawn(|| grub::images(store, &key.lock, &seed));
-        let built = root::build(&key.planned, &key.lock, &key.node, store, progress);
+        let built = root::build(key.planned, &key.lock, key.node, store, progress);
         (built, grub.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let (built, grub) = (built?, grub?);
@@ -345,7 +354,7 @@ fn assemble(key: &Key, store: &Arc<Store>, progress: &Progress) -> Result<Image>
 }
 
 /// Writes artifacts and records into the result folder and gives it its name.
-fn write(request: &Build, key: &Key, image: &Image, target: &Path) -> Result<Outcome> {
+fn write(request: &Build, key: &Key<'_>, image: &Image, target: &Path) -> Result<Outcome> {
     let profile = &key.planned.profile;
     if let Some(old) = output::existing(target).filter(|old| old.key != key.image) {
         eprintln!(
@@ -367,16 +376,18 @@ fn write(request: &Build, key: &Key, image: &Image, target: &Path) -> Result<Out
     write_records(key, image, &record, &staging)?;
     staging.finish()?;
     let files = record.artifacts.iter().map(|a| target.join(&a.file)).collect();
-    Ok(Outcome { folder: target.to_path_buf(), state: State::Built, content_id: Some(image.root_hash), files })
+    Ok(Outcome { folder: target.to_path_buf(), state: State::Built, content_id: image.root_hash, files })
 }
 
 fn artifact(request: &Build, profile: &Profile, format: OutputFormat, image: &Image, staging: &Staging) -> Result<Artifact> {
     let file = file_name(profile, format);
     let path = staging.dir.join(&file);
     emit::emit(format, &image.disk, &path)?;
-    let summed = format != OutputFormat::Raw || request.raw_sum == RawSum::Write;
-    let sha256 = summed.then(|| output::sha256(&path)).transpose()?;
-    let check = (format != OutputFormat::Raw).then(|| FileCheck::of(&path)).transpose()?;
+    let (sha256, check) = match (format, request.raw_sum) {
+        (OutputFormat::Raw, RawSum::Omit) => (None, None),
+        (OutputFormat::Raw, RawSum::Write) => (Some(output::sha256(&path)?), None),
+        _ => output::sums(&path).map(|(sha256, check)| (Some(sha256), Some(check)))?,
+    };
     let size = Bytes(fs::metadata(&path).context(|| format!("reading {}", path.display()))?.len());
     Ok(Artifact { file, size, sha256, check })
 }
@@ -389,11 +400,11 @@ fn kept(target: &Path, image: Digest, emitted: &[Artifact], staging: &Staging) -
     Ok(old)
 }
 
-fn record_of(key: &Key, image: &Image, check: Check, artifacts: Vec<Artifact>) -> Result<BuildRecord> {
+fn record_of(key: &Key<'_>, image: &Image, check: Check, artifacts: Vec<Artifact>) -> Result<BuildRecord> {
     let profile = &key.planned.profile;
     let inputs = Inputs {
         builder: format!("chasi-bod {}", env!("CARGO_PKG_VERSION")),
-        node: Named::of("chasi-bod-node", &key.node),
+        node: Named::of("chasi-bod-node", key.node),
         profile: Named::of("profile.resolved.yaml", key.resolved.as_bytes()),
         plan: Named { name: "plan".into(), sha256: key.planned.plan.digest() },
         lock: Named::of("lock", key.lock.to_yaml()?.as_bytes()),
@@ -424,7 +435,7 @@ fn pretty(value: &impl Serialize) -> Result<String> {
     serde_json::to_string_pretty(value).map(|t| t + "\n").map_err(|e| Error::internal(format!("encoding JSON: {e}")))
 }
 
-fn write_records(key: &Key, image: &Image, record: &BuildRecord, staging: &Staging) -> Result<()> {
+fn write_records(key: &Key<'_>, image: &Image, record: &BuildRecord, staging: &Staging) -> Result<()> {
     let subject = spdx::Subject { name: &record.name, version: &record.version, node: record.inputs.node.sha256, copyright: &image.copyright };
     let sbom = spdx::document(&subject, &key.lock, &key.planned.seed());
     let small = [

@@ -1,16 +1,19 @@
 //! The result folder `output/<profile>/<version>/`: filled under another name and given its own by one rename, so that a failed or killed build
 //! leaves nothing that looks finished.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use layers::units::Digest;
 use layers::{Context, Error, Result};
+use rayon::prelude::*;
 use rustix::fs::{CWD, RenameFlags};
 use sha2::{Digest as _, Sha256};
 
 use crate::disk::ReadAt;
 use crate::disk::file::FileAt;
+use crate::inspect::FileCheck;
+use crate::inspect::check::CHUNK;
 use crate::record::{self, BuildRecord};
 
 /// File with the digests of all other files of the folder, in the notation of sha256sum(1).
@@ -22,21 +25,43 @@ pub struct Staging {
     /// Where files are written until the folder is finished.
     pub dir: PathBuf,
     target: PathBuf,
+    /// A lock on the folder tells builds under way from killed ones.
+    _lock: File,
 }
 
 impl Staging {
-    /// Starts a folder that will become `target`; what a killed build left there is removed.
+    /// Starts a folder that will become `target`; what killed builds left beside it is removed.
     pub fn begin(target: &Path) -> Result<Self> {
         let (parent, name) = (target.parent(), target.file_name());
         let (Some(parent), Some(name)) = (parent, name) else {
             return Err(Error::internal(format!("placing results in {}: not a folder below another", target.display())));
         };
         let dir = parent.join(format!(".{}.partial", name.to_string_lossy()));
-        if dir.exists() {
-            fs::remove_dir_all(&dir).context(|| format!("removing {}", dir.display()))?;
+        for left in abandoned(parent) {
+            fs::remove_dir_all(&left).context(|| format!("removing {}", left.display()))?;
         }
-        fs::create_dir_all(&dir).context(|| format!("creating {}", dir.display()))?;
-        Ok(Self { dir, target: target.to_path_buf() })
+        let other = || Error::environment(format!("writing {}: another build is writing it", target.display())).with_hint("wait for it to end");
+        if dir.exists() {
+            return Err(other());
+        }
+        fs::create_dir_all(&dir)
+            .context(|| format!("creating {}", dir.display()))
+            .map_err(|e| e.with_hint("name a folder that you may write with --output"))?;
+        let lock = File::open(&dir).context(|| format!("opening {}", dir.display()))?;
+        lock.try_lock().map_err(|_| other())?;
+        Ok(Self { dir, target: target.to_path_buf(), _lock: lock })
+    }
+
+    /// Finds out before a build whether its results can be written, without writing.
+    pub fn check(target: &Path) -> Result<()> {
+        let target = std::path::absolute(target).context(|| format!("naming {}", target.display()))?;
+        let Some(there) = target.ancestors().skip(1).find(|a| a.exists()) else { return Ok(()) };
+        let refused = || format!("writing results below {}", there.display());
+        let access = match there.is_dir() {
+            true => rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK),
+            false => Err(rustix::io::Errno::NOTDIR),
+        };
+        access.map_err(std::io::Error::from).context(refused).map_err(|e| e.with_hint("name a folder that you may write with --output"))
     }
 
     /// Writes a small file.
@@ -57,9 +82,20 @@ impl Staging {
         if !self.target.exists() {
             return fs::rename(&self.dir, &self.target).context(shown);
         }
+        // Under its new name the old folder must not look abandoned to a build that begins now.
+        let old = File::open(&self.target).context(shown)?;
+        let _ = old.try_lock();
         rustix::fs::renameat_with(CWD, &self.dir, CWD, &self.target, RenameFlags::EXCHANGE).map_err(std::io::Error::from).context(shown)?;
         fs::remove_dir_all(&self.dir).context(|| format!("removing the replaced folder {}", self.dir.display()))
     }
+}
+
+/// Unfinished folders below `parent` whose build is dead.
+fn abandoned(parent: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let named = |name: &str| name.starts_with('.') && name.ends_with(".partial");
+    let paths = entries.filter(|e| named(&e.file_name().to_string_lossy()) && e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
+    paths.filter(|path| File::open(path).is_ok_and(|folder| folder.try_lock().is_ok())).collect()
 }
 
 /// The record of a finished folder; none when there is no folder or its record cannot be read.
@@ -94,6 +130,25 @@ pub fn sha256(path: &Path) -> Result<Digest> {
     Ok(Digest(hasher.finalize().into()))
 }
 
+/// Digest of a file and those of its chunks, from one reading.
+pub fn sums(path: &Path) -> Result<(Digest, FileCheck)> {
+    let file = FileAt::open(path)?;
+    let mut whole = Sha256::new();
+    let mut check = FileCheck { size: file.len(), chunks: Vec::new() };
+    // A whole number of chunks, enough of them for all cores.
+    let mut buffer = vec![0; 64 * CHUNK as usize];
+    let mut done = 0;
+    while done < file.len() {
+        let piece = &mut buffer[..(file.len() - done).min(64 * CHUNK) as usize];
+        file.read_at(piece, done).context(|| format!("hashing {}", path.display()))?;
+        let chunks = || piece.par_chunks(CHUNK as usize).map(Digest::of).collect::<Vec<_>>();
+        let ((), chunks) = rayon::join(|| whole.update(&*piece), chunks);
+        check.chunks.extend(chunks);
+        done += piece.len() as u64;
+    }
+    Ok((Digest(whole.finalize().into()), check))
+}
+
 /// A length in pieces of at most 1 MiB.
 fn pieces(length: u64) -> impl Iterator<Item = usize> {
     const PIECE: u64 = 1 << 20;
@@ -124,9 +179,23 @@ mod tests {
     fn what_a_killed_build_left_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("1.0.0");
+        let others = [dir.path().join(".0.9.0.partial"), dir.path().join("0.9.0")];
+        others.iter().for_each(|path| fs::create_dir(path).unwrap());
         Staging::begin(&target).unwrap().write("left", b"x").unwrap();
+        assert_eq!(others.each_ref().map(|path| path.exists()), [false, true]);
         let staging = Staging::begin(&target).unwrap();
         assert!(!staging.dir.join("left").exists() && !target.exists());
+        assert_eq!(Staging::begin(&target).unwrap_err().fault(), layers::Fault::Environment, "it is being written");
+    }
+
+    #[test]
+    fn one_reading_gives_the_digests_that_two_give() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for length in [0, 1, CHUNK as usize, 64 * CHUNK as usize + 7] {
+            let bytes: Vec<u8> = (0..length).map(|n| ((n * 31) >> 3) as u8).collect();
+            fs::write(file.path(), &bytes).unwrap();
+            assert_eq!(sums(file.path()).unwrap(), (Digest::of(&bytes), FileCheck::of(file.path()).unwrap()));
+        }
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl Spot {
 impl From<Diagnostics> for Error {
     fn from(all: Diagnostics) -> Self {
         let count = if all.list.len() == 1 { "1 problem".into() } else { format!("{} problems", all.list.len()) };
-        Self::input(format!("checking {}: {count}\n{all}", all.file))
+        Self::input(format!("checking {}: {count}\n{all}", all.file)).with_diagnostics(all.list)
     }
 }
 
