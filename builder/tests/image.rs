@@ -30,6 +30,9 @@ fn outside_tools_find_nothing_wrong() {
         cut(&raw, offset, length.unwrap_or(size), &path);
         path
     };
+    let copied = scratch.path().join("copied");
+    good(Command::new("bmaptool").args(["-q", "copy", "--bmap"]).arg(raw.with_extension("raw.bmap")).args([&raw, &copied]));
+    good(Command::new("sgdisk").arg("--verify").arg(&copied));
     good(Command::new("fsck.fat").arg("-n").arg(part("esp", None)));
     let root = part("root-a", Some(record["root"]["size"].as_u64().unwrap()));
     good(Command::new("fsck.erofs").arg(&root));
@@ -57,8 +60,8 @@ fn records_name_every_input_and_sums_agree() {
     let listed: Vec<_> = sbom["packages"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
     assert!(packages.iter().all(|p| listed.contains(&p["name"].as_str().unwrap())));
     let names: Vec<_> = sums(folder).into_iter().map(|(name, _)| name).collect();
-    for name in ["build.json", "lock", "profile.resolved.yaml", "sbom.spdx.json"] {
-        assert!(names.iter().any(|n| n == name), "{name} is not in SHA256SUMS");
+    for name in ["build.json", "lock", "profile.resolved.yaml", "sbom.spdx.json", ".raw.bmap", ".qcow2"] {
+        assert!(names.iter().any(|n| n.ends_with(name)), "{name} is not in SHA256SUMS");
     }
 }
 
@@ -111,8 +114,10 @@ fn b9_another_user_zone_locale_umask_folder_date_and_one_core_give_the_same_byte
     good(command.env("TZ", "Pacific/Kiritimati").env("LANG", "tr_TR.UTF-8").env("LC_ALL", "C").env_remove("CHASI_BOD_CACHE"));
     let folder = only_child(&dir.path().join("deep/er/out/minimal"));
     let artifacts = |folder: &Path| sums(folder).into_iter().filter(|(name, _)| name.starts_with("minimal-")).collect::<Vec<_>>();
+    // The QCOW2 and the raw image's block map, which has a digest of every range of data; what is no data is length.
     assert_eq!(artifacts(&folder).len(), 2);
     assert_eq!(artifacts(&folder), artifacts(built()));
+    assert_eq!(fs::metadata(artifact(&folder, "raw")).unwrap().len(), fs::metadata(artifact(built(), "raw")).unwrap().len());
 }
 
 /// Row D2 on whole artifacts: `verify` exits with 1 and names the partition.

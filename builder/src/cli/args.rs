@@ -61,7 +61,7 @@ pub enum Command {
         chasi-bod run site.yaml --print              # the QEMU command, for this or another machine\n\nLeave the machine with Ctrl-A X."
     )]
     // What boots here is a QCOW2 disk.
-    #[command(mut_arg("formats", |arg| arg.hide(true)), mut_arg("no_raw_sum", |arg| arg.hide(true)))]
+    #[command(mut_arg("formats", |arg| arg.hide(true)), mut_arg("raw_sum", |arg| arg.hide(true)))]
     Run(RunArgs),
     /// Show partitions, boot files and slots of a disk image, or the files of its root file system.
     #[command(
@@ -157,9 +157,9 @@ pub struct BuildArgs {
     /// Show whether the lock is current, what would be fetched and which artifacts would be written; touch nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Leave raw images out of SHA256SUMS: hashing their empty gigabytes takes longer than writing them. `verify` covers them all the same.
+    /// Put the digests of whole raw images into SHA256SUMS too, which hashes their empty gigabytes; their block maps (bmap) are always in it.
     #[arg(long)]
-    pub no_raw_sum: bool,
+    pub raw_sum: bool,
     /// The node binary (`chasi-bod-node`, made by `make tools`); looked for beside this command when absent.
     #[arg(long, env = "CHASI_BOD_NODE", value_name = "FILE")]
     pub node_binary: Option<PathBuf>,

@@ -128,7 +128,7 @@ fn request(args: &BuildArgs) -> Build {
         output: args.output.clone(),
         locking: if args.locked { Locking::Locked } else { Locking::Relock },
         network: network(args.offline),
-        raw_sum: if args.no_raw_sum { RawSum::Omit } else { RawSum::Write },
+        raw_sum: if args.raw_sum { RawSum::Write } else { RawSum::Omit },
         node_binary: args.node_binary.clone(),
     }
 }

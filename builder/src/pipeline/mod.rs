@@ -58,12 +58,12 @@ pub enum Network {
     Offline,
 }
 
-/// Whether SHA256SUMS covers raw images.
+/// Whether SHA256SUMS has the digests of whole raw images. Their block maps are in it always: hashing empty gigabytes takes longer than writing them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RawSum {
-    /// It does.
+    /// It has.
     Write,
-    /// It does not; `verify` compares their partitions with the build record all the same.
+    /// It has not.
     Omit,
 }
 
@@ -80,7 +80,7 @@ pub struct Build {
     pub locking: Locking,
     /// Whether the network may be used.
     pub network: Network,
-    /// Whether SHA256SUMS covers raw images.
+    /// Whether SHA256SUMS has the digests of whole raw images.
     pub raw_sum: RawSum,
     /// The node binary; looked for beside this program when absent.
     pub node_binary: Option<PathBuf>,
@@ -383,20 +383,22 @@ fn artifact(request: &Build, profile: &Profile, format: OutputFormat, image: &Im
     let file = file_name(profile, format);
     let path = staging.dir.join(&file);
     emit::emit(format, &image.disk, &path)?;
-    let (sha256, check) = match (format, request.raw_sum) {
-        (OutputFormat::Raw, RawSum::Omit) => (None, None),
-        (OutputFormat::Raw, RawSum::Write) => (Some(output::sha256(&path)?), None),
-        _ => output::sums(&path).map(|(sha256, check)| (Some(sha256), Some(check)))?,
-    };
     let size = Bytes(fs::metadata(&path).context(|| format!("reading {}", path.display()))?.len());
-    Ok(Artifact { file, size, sha256, check })
+    if format != OutputFormat::Raw {
+        let (sha256, check) = output::sums(&path)?;
+        return Ok(Artifact { file, size, sha256: Some(sha256), check: Some(check), block_map: None });
+    }
+    let (name, text) = (format!("{file}.bmap"), emit::bmap::write(&image.disk)?);
+    staging.write(&name, text.as_bytes())?;
+    let sha256 = (request.raw_sum == RawSum::Write).then(|| output::sha256(&path)).transpose()?;
+    Ok(Artifact { file, size, sha256, check: None, block_map: Some(Named::of(&name, text.as_bytes())) })
 }
 
 /// Artifacts of the same image that this build was not asked for stay.
 fn kept(target: &Path, image: Digest, emitted: &[Artifact], staging: &Staging) -> Result<Vec<Artifact>> {
     let Some(old) = output::existing(target).filter(|r| r.key == image && output::is_whole(target, r)) else { return Ok(Vec::new()) };
     let old: Vec<_> = old.artifacts.into_iter().filter(|a| emitted.iter().all(|e| e.file != a.file)).collect();
-    old.iter().try_for_each(|a| staging.adopt(&a.file))?;
+    old.iter().flat_map(Artifact::names).try_for_each(|name| staging.adopt(name))?;
     Ok(old)
 }
 
@@ -446,7 +448,8 @@ fn write_records(key: &Key<'_>, image: &Image, record: &BuildRecord, staging: &S
     ];
     small.iter().try_for_each(|(name, text)| staging.write(name, text.as_bytes()))?;
     let artifacts = record.artifacts.iter().filter_map(|a| Some((a.file.clone(), a.sha256?)));
-    let mut sums: Vec<_> = small.iter().map(|(name, text)| ((*name).to_string(), Digest::of(text.as_bytes()))).chain(artifacts).collect();
+    let maps = record.artifacts.iter().filter_map(|a| a.block_map.as_ref()).map(|map| (map.name.clone(), map.sha256));
+    let mut sums: Vec<_> = small.iter().map(|(name, text)| ((*name).to_string(), Digest::of(text.as_bytes()))).chain(artifacts).chain(maps).collect();
     sums.sort();
     let text: String = sums.iter().map(|(name, digest)| format!("{}  {name}\n", digest.hex())).collect();
     staging.write(output::SUMS, text.as_bytes())

@@ -14,7 +14,7 @@ use crate::disk::ReadAt;
 use crate::disk::file::FileAt;
 use crate::inspect::FileCheck;
 use crate::inspect::check::CHUNK;
-use crate::record::{self, BuildRecord};
+use crate::record::{self, Artifact, BuildRecord};
 
 /// File with the digests of all other files of the folder, in the notation of sha256sum(1).
 pub const SUMS: &str = "SHA256SUMS";
@@ -106,7 +106,8 @@ pub fn existing(target: &Path) -> Option<BuildRecord> {
 
 /// True when every artifact of the record is there with its recorded length.
 pub fn is_whole(target: &Path, record: &BuildRecord) -> bool {
-    record.artifacts.iter().all(|a| fs::metadata(target.join(&a.file)).is_ok_and(|m| m.len() == a.size.0))
+    let there = |a: &Artifact| a.names().all(|name| target.join(name).is_file());
+    record.artifacts.iter().all(|a| there(a) && fs::metadata(target.join(&a.file)).is_ok_and(|m| m.len() == a.size.0))
 }
 
 /// Digest of a file, read in pieces. Holes are hashed as zeros without being read.

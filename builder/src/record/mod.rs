@@ -96,10 +96,20 @@ pub struct Artifact {
     pub file: String,
     /// Length of the file.
     pub size: Bytes,
-    /// Digest of the file; absent where `--no-raw-sum` asked for it.
+    /// Digest of the file; raw images have one only with `--raw-sum`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Digest>,
     /// Digests of its pieces, where the file is more than the disk it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<FileCheck>,
+    /// The block map beside a raw image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_map: Option<Named>,
+}
+
+impl Artifact {
+    /// Names of its files.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        [self.file.as_str()].into_iter().chain(self.block_map.as_ref().map(|map| map.name.as_str()))
+    }
 }
