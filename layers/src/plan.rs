@@ -77,7 +77,8 @@ pub struct PlannedLayer {
 pub struct PlannedFile {
     /// Absolute path in the image.
     pub path: String,
-    /// Permission bits; meaningless for a link.
+    /// Permission bits; meaningless for a link. Octal text in JSON, as everywhere.
+    #[serde(serialize_with = "as_octal")]
     pub mode: u16,
     /// Owner, by name or number.
     pub owner: String,
@@ -124,6 +125,10 @@ pub struct PlannedScript {
     /// The script.
     #[serde(serialize_with = "as_digest")]
     pub text: Vec<u8>,
+}
+
+fn as_octal<S: Serializer>(mode: &u16, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{mode:04o}"))
 }
 
 fn as_digest<S: Serializer>(bytes: &[u8], s: S) -> std::result::Result<S::Ok, S::Error> {

@@ -142,14 +142,12 @@ impl Index {
 
     /// Names of the wanted modules and all that they need.
     fn closure(&self, wanted: &[String]) -> Result<BTreeSet<String>> {
-        let mut open = Vec::new();
-        for name in wanted {
-            let found = self.resolve(name);
-            if found.is_empty() && !self.builtin.contains(&name_of(name)) {
-                return Err(Error::input(format!("choosing kernel modules: the kernel of {} has no module `{name}`", self.home)));
-            }
-            open.extend(found);
+        let unknown: Vec<_> = wanted.iter().filter(|name| self.resolve(name).is_empty() && !self.builtin.contains(&name_of(name))).collect();
+        if !unknown.is_empty() {
+            let hint = "correct `initrdModules` of the layer that names them; `chasi-bod plan` shows which does";
+            return Err(Error::input(format!("choosing kernel modules: the kernel of {} has no modules {unknown:?}", self.home)).with_hint(hint));
         }
+        let mut open: Vec<String> = wanted.iter().flat_map(|name| self.resolve(name)).collect();
         let mut out = BTreeSet::new();
         while let Some(name) = open.pop() {
             // What modules.dep does not know is built in or an optional soft dependency.
