@@ -72,11 +72,15 @@ pub fn tail(stderr: &[u8]) -> String {
     })
 }
 
-/// Runs a command on our own terminal and passes its exit code on.
-pub fn foreground(command: &mut Command) -> Result<std::process::ExitCode> {
+/// Runs a command on our own terminal to its end; it ends with us, too.
+pub fn foreground(command: &mut Command) -> Result<()> {
     let line = show(command);
-    let status = command.status().fault(Fault::Environment, || format!("starting `{line}`"))?;
-    Ok(std::process::ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(Fault::Environment as u8)))
+    crate::sys::end_with_parent(command);
+    let ended = command.status().fault(Fault::Environment, || format!("starting `{line}`"))?;
+    if ended.success() {
+        return Ok(());
+    }
+    Err(Error::environment(format!("running `{line}`: {}", status(ended))))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use rustix::thread::UnshareFlags;
 
@@ -15,6 +17,12 @@ pub fn unshare() -> io::Result<()> {
     // SAFETY: what makes it unsafe is sharing the file table or the working directory with other threads; there is only this one.
     unsafe { rustix::thread::unshare_unsafe(flags) }?;
     Ok(())
+}
+
+/// A child of this command is told to end (SIGTERM) when the thread that starts it ends, however that comes about.
+pub fn end_with_parent(command: &mut Command) {
+    // SAFETY: between fork and exec only one system call is made, which takes plain numbers.
+    unsafe { command.pre_exec(|| Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?)) };
 }
 
 /// Lets this process and its children's requests to flush to disk succeed without doing anything: a scratch root need not survive a power cut,

@@ -77,6 +77,25 @@ fn nothing_changed_means_nothing_is_written() {
     assert_eq!((before.ino(), before.mtime_nsec()), (after.ino(), after.mtime_nsec()));
 }
 
+#[test]
+fn what_was_changed_in_a_finished_folder_is_made_again() {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let profile = site(scratch.path());
+    let build = || {
+        let said = good(chasi_bod(&["build", profile.to_str().unwrap(), "--format", "qcow2", "--output"]).arg(scratch.path().join("out")));
+        String::from_utf8(said.stdout).unwrap()
+    };
+    build();
+    let folder = only_child(&scratch.path().join("out/minimal"));
+    let before = sums(&folder);
+    flip(&artifact(&folder, "qcow2"), 9_000_000);
+    fs::remove_file(folder.join("sbom.spdx.json")).unwrap();
+    assert!(build().contains("built"));
+    assert_eq!(sums(&folder), before);
+    good(&mut chasi_bod(&["verify", folder.to_str().unwrap()]));
+    assert!(build().contains("unchanged"));
+}
+
 /// Runs as an ordinary user when the tests run as root; that user has a range of subordinate ids.
 fn as_ordinary_user(dir: &Path, command: &[&str]) -> Command {
     if !rustix_is_root() {

@@ -91,7 +91,7 @@ impl Lock {
 
     /// Reads a lock; `file` is its name for messages.
     pub fn from_yaml(text: &str, file: &str) -> Result<Self> {
-        let hint = "undo the change, or make it anew with `chasi-bod lock PROFILE --update`";
+        let hint = "undo the change, or remove the file and make it anew with `chasi-bod lock PROFILE`";
         let place = |e: &serde_saphyr::Error| e.location().map_or_else(|| file.to_string(), |l| format!("{file}:{}:{}", l.line(), l.column()));
         let options = serde_saphyr::options! { with_snippet: false };
         let lock: Self = serde_saphyr::from_str_with_options(text, options)

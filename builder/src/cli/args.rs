@@ -192,7 +192,7 @@ pub struct RunArgs {
     /// A public key file that may log in as root.
     #[arg(long, value_name = "FILE")]
     pub ssh_key: Option<PathBuf>,
-    /// Keep what the machine writes in this disk file instead of throwing it away.
+    /// Keep what the machine writes in this disk file instead of throwing it away; a file that is there already is booted as it is.
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,
     /// Build, print the QEMU command and do not start it; QEMU need not be installed.

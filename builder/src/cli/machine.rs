@@ -44,6 +44,9 @@ pub fn check(args: &RunArgs, qemu: &Command) -> Result<()> {
         return Err(Error::environment(format!("looking for QEMU: no `{}` in PATH", program.to_string_lossy()))
             .with_hint("install the Debian package `qemu-system-x86`, or add --print to get the command for a machine that has it"));
     }
+    std::net::TcpListener::bind(("127.0.0.1", args.ssh_port))
+        .fault(Fault::Environment, || format!("taking port {} for ssh", args.ssh_port))
+        .map_err(|e| e.with_hint("choose another one with --ssh-port"))?;
     let kvm = || std::fs::File::options().read(true).write(true).open("/dev/kvm").context(|| "opening /dev/kvm".into());
     if args.accel == Accel::Kvm {
         kvm().map_err(|e| e.with_hint("join the group `kvm`, load the module kvm_intel or kvm_amd, or leave --accel at `tcg`"))?;

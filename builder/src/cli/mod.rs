@@ -160,18 +160,21 @@ fn run(mut args: RunArgs, global: &Global) -> Result<ExitCode> {
     }
     let image = built(&args.build, global)?.artifact(OutputFormat::Qcow2)?;
     let disk = args.disk.clone().unwrap_or_else(|| image.clone());
-    if !disk.exists() {
+    if args.disk.is_some() && disk.exists() {
+        eprintln!("notice: booting {} as it is; remove it to start from the image just built", disk.display());
+    } else if !disk.exists() {
         fs::copy(&image, &disk).context(|| format!("copying {} to {}", image.display(), disk.display()))?;
     }
     let mut command = machine::command(&args, &disk, scratch.path())?;
     if args.print {
         // The command is for later: what it names must stay.
         let _ = scratch.keep();
-        print(&(exec::shell_line(&command) + "\n"))?;
-        return Ok(ExitCode::SUCCESS);
+        let line = exec::shell_line(&command);
+        return show(global, &serde_json::json!({ "command": line }), || format!("{line}\n")).map(|()| ExitCode::SUCCESS);
     }
     eprintln!("booting {}; leave with Ctrl-A X; ssh: ssh -p {} root@127.0.0.1", disk.display(), args.ssh_port);
-    exec::foreground(&mut command)
+    exec::foreground(&mut command).map_err(|e| e.with_hint("QEMU's own message stands above"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn inspect(args: &InspectArgs, global: &Global) -> Result<()> {

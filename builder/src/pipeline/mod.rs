@@ -10,6 +10,7 @@ mod verify;
 
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -157,7 +158,13 @@ pub fn plan(path: &Path) -> Result<Planned> {
         return Err(Error::input(format!("reading profile {}: there is no such file", path.display()))
             .with_hint(format!("`chasi-bod new NAME > {}` writes one to start from", path.display())));
     }
-    let mut read = |name: &str| fs::read_to_string(name).context(|| format!("reading profile {name}"));
+    let mut read = |name: &str| {
+        fs::read_to_string(name).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Error::input("there is no such file"),
+            ErrorKind::InvalidData => Error::input("it is not UTF-8 text"),
+            _ => Error::input(e.to_string()),
+        })
+    };
     let loaded = profile::load(&path.to_string_lossy(), &mut read)?;
     // Paths in a loaded profile are relative to the current folder.
     let here = Path::new("");
@@ -277,11 +284,12 @@ pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outco
 }
 
 /// Where the store remembers what a folder was made from, and the digest of that: a new builder may make other bytes from the same inputs, so
-/// this very program counts.
+/// this very program counts, and so do sizes and times of the files, which tell when somebody has changed one.
 fn stamp(target: &Path, image: &Digest) -> Result<(Digest, Digest)> {
     let place = std::path::absolute(target).context(|| format!("naming {}", target.display()))?;
     let program = fs::read("/proc/self/exe").context(|| "reading this program".into())?;
-    Ok((Digest::of(place.as_os_str().as_encoded_bytes()), Digest::of_parts([image.0.as_slice(), &program])))
+    let made_from = Digest::of_parts([image.0.as_slice(), &program, output::fingerprint(&place).as_bytes()]);
+    Ok((Digest::of(place.as_os_str().as_encoded_bytes()), made_from))
 }
 
 /// The record of the finished folder, when it was made by this program from the same inputs.
@@ -357,11 +365,9 @@ fn assemble(key: &Key<'_>, store: &Arc<Store>, progress: &Progress) -> Result<Im
 fn write(request: &Build, key: &Key<'_>, image: &Image, target: &Path) -> Result<Outcome> {
     let profile = &key.planned.profile;
     if let Some(old) = output::existing(target).filter(|old| old.key != key.image) {
-        eprintln!(
-            "notice: replacing version {} with content id {}: raise `version` for an image that is published",
-            old.version,
-            old.root.root_hash.short()
-        );
+        let (version, id) = (&old.version, old.root.root_hash.short());
+        let files: Vec<_> = old.artifacts.iter().map(|a| a.file.as_str()).collect();
+        eprintln!("notice: replacing version {version} with content id {id} ({}): raise `version` for an image that is published", files.join(", "));
     }
     let staging = Staging::begin(target)?;
     let mut formats = request.formats.clone();

@@ -2,6 +2,7 @@
 //! leaves nothing that looks finished.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use layers::units::Digest;
@@ -108,6 +109,19 @@ pub fn existing(target: &Path) -> Option<BuildRecord> {
 pub fn is_whole(target: &Path, record: &BuildRecord) -> bool {
     let there = |a: &Artifact| a.names().all(|name| target.join(name).is_file());
     record.artifacts.iter().all(|a| there(a) && fs::metadata(target.join(&a.file)).is_ok_and(|m| m.len() == a.size.0))
+}
+
+/// Names, lengths and modification times of a folder's files; differs when a file was changed, added or removed.
+pub fn fingerprint(target: &Path) -> String {
+    let entries = fs::read_dir(target).into_iter().flatten().flatten();
+    let mut lines: Vec<_> = entries
+        .filter_map(|e| {
+            let meta = e.metadata().ok()?;
+            Some(format!("{}\0{}\0{}.{}\n", e.file_name().to_string_lossy(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+        })
+        .collect();
+    lines.sort();
+    lines.concat()
 }
 
 /// Digest of a file, read in pieces. Holes are hashed as zeros without being read.

@@ -105,7 +105,10 @@ pub fn lock(archive: &Archive, request: &Request, previous: Option<&Lock>, updat
 }
 
 fn check_update(previous: Option<&Lock>, update: &Update) -> Result<()> {
-    let (Update::Packages(names), Some(lock)) = (update, previous) else { return Ok(()) };
+    let Update::Packages(names) = update else { return Ok(()) };
+    let Some(lock) = previous else {
+        return Err(Error::input(format!("updating {}: there is no lock yet", names.join(", "))).with_hint("leave --update out to make one"));
+    };
     let known: BTreeSet<_> = lock.packages.iter().chain(&lock.tools).map(|p| p.name.as_str()).collect();
     match names.iter().find(|name| !known.contains(name.as_str())) {
         Some(name) => Err(Error::input(format!("updating {name}: the lock holds no such package"))),
