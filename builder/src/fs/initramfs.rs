@@ -142,10 +142,13 @@ impl Index {
 
     /// Names of the wanted modules and all that they need.
     fn closure(&self, wanted: &[String]) -> Result<BTreeSet<String>> {
-        let unknown: Vec<_> = wanted.iter().filter(|name| self.resolve(name).is_empty() && !self.builtin.contains(&name_of(name))).collect();
+        let unknown = wanted.iter().filter(|name| self.resolve(name).is_empty() && !self.builtin.contains(&name_of(name)));
+        let unknown: Vec<_> = unknown.map(|name| format!("`{name}`")).collect();
         if !unknown.is_empty() {
             let hint = "correct `initrdModules` of the layer that names them; `chasi-bod plan` shows which does";
-            return Err(Error::input(format!("choosing kernel modules: the kernel of {} has no modules {unknown:?}", self.home)).with_hint(hint));
+            return Err(
+                Error::input(format!("choosing kernel modules: the kernel of {} has no module {}", self.home, unknown.join(", "))).with_hint(hint)
+            );
         }
         let mut open: Vec<String> = wanted.iter().flat_map(|name| self.resolve(name)).collect();
         let mut out = BTreeSet::new();
