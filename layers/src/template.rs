@@ -93,9 +93,21 @@ pub fn condition(expression: &str, data: &Value) -> Result<bool, Problem> {
     if expression.contains("{{") || expression.contains("}}") {
         return Err(Problem { place: (1, 1, expression.chars().count()), message: "braces are not part of a condition".into(), hint: None });
     }
+    // Helpers say less of a name that is not there.
+    if let Some(name) = names(expression).find(|name| data.pointer(&format!("/{}", name.replace('.', "/"))).is_none()) {
+        let at = expression.find(name).map_or(1, |at| expression[..at].chars().count() + 1);
+        let place = (1, at, name.chars().count());
+        return Err(Problem { place, message: format!("{} is not known", quote(name)), hint: nearest(name, data) });
+    }
     let text = format!("{{{{truth {expression}}}}}");
     let out = engine(Escape::Line).render_template(&text, data).map_err(|e| Problem { place: (1, 1, 1), ..explain(&e, &text, data) })?;
     Ok(out == "yes")
+}
+
+/// Names of values in an expression, outside of quoted text.
+fn names(expression: &str) -> impl Iterator<Item = &str> {
+    let words = expression.split(['"', '\'']).step_by(2).flat_map(|piece| piece.split([' ', '(', ')']));
+    words.filter(|word| word.starts_with("profile.") || word.starts_with("parameters."))
 }
 
 /// The unknown name that stopped a template.
@@ -250,6 +262,10 @@ mod tests {
         assert!(!condition(r#"(ne profile.boot.kernel "cloud")"#, &data).unwrap());
         assert!(condition("parameters.on", &data).unwrap());
         assert!(condition("parameters.off", &data).is_err());
+        assert!(condition(r#"(eq "profile.nowhere" "x")"#, &data).is_ok(), "quoted text names nothing");
+        let problem = condition(r#"(eq profile.boot.kernl "cloud")"#, &data).unwrap_err();
+        assert_eq!((problem.place, problem.message.as_str()), ((1, 5, 18), "`profile.boot.kernl` is not known"));
+        assert!(problem.hint.unwrap().contains("profile.boot.kernel"));
         assert!(condition("x}}{{y", &data).is_err());
     }
 }

@@ -133,6 +133,15 @@ fn joined(findings: impl Iterator<Item = Finding>) -> Vec<Finding> {
     })
 }
 
+/// Why a place cannot be read, without the place: the finding has it, and neighbours with one reason are joined.
+fn cause(error: &Error) -> String {
+    let mut causes = error.causes();
+    if causes.len() > 1 {
+        causes.remove(0);
+    }
+    causes.join(": ")
+}
+
 /// The disk's parts without gaps.
 fn parts(layout: &Layout) -> Vec<PartitionCheck> {
     let part = |name: &str, offset, end: u64| PartitionCheck { name: name.into(), offset, size: end - offset, chunks: BTreeMap::new(), verity: None };
@@ -220,7 +229,7 @@ impl PartitionCheck {
                 (Ok(None), _) => "it is empty".to_string(),
                 (Ok(_), None) => "it should be empty".to_string(),
                 (Ok(_), Some(_)) => "its digest differs from the record".to_string(),
-                (Err(e), _) => e.to_string(),
+                (Err(e), _) => cause(&e),
             };
             Some(self.finding(chunk * CHUNK, CHUNK, reason))
         };
@@ -269,7 +278,7 @@ impl PartitionCheck {
     fn unreadable(&self, disk: &dyn ReadAt, first: u64, count: u64) -> Vec<Finding> {
         let mut block = [0; BLOCK as usize];
         let errors = (first..first + count).filter_map(|n| disk.read_at(&mut block, self.offset + n * BLOCK).err().map(|e| (n, e)));
-        errors.map(|(n, e)| self.finding(n * BLOCK, BLOCK, e.to_string())).collect()
+        errors.map(|(n, e)| self.finding(n * BLOCK, BLOCK, cause(&e))).collect()
     }
 }
 
