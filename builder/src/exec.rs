@@ -44,12 +44,8 @@ pub fn show(command: &Command) -> String {
 
 /// The command line whole, quoted so that a shell takes it as it is.
 pub fn shell_line(command: &Command) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&b);
-    let quoted = |word: &std::ffi::OsStr| match word.to_string_lossy() {
-        word if !word.is_empty() && word.bytes().all(plain) => word.into_owned(),
-        word => format!("'{}'", word.replace('\'', "'\\''")),
-    };
-    std::iter::once(command.get_program()).chain(command.get_args()).map(quoted).collect::<Vec<_>>().join(" ")
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| layers::template::shell(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
 }
 
 /// An exit status in words, signals by number.

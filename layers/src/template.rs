@@ -193,8 +193,8 @@ fn truth(helper: &Helper<'_>, _: &Handlebars<'_>, _: &Data, _: &mut RenderContex
     Ok(())
 }
 
-/// One word for a POSIX shell.
-fn shell(value: &str) -> String {
+/// One word for a POSIX shell, quoted where it must be.
+pub fn shell(value: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_./:@%+=,-".contains(c);
     if !value.is_empty() && value.chars().all(plain) { value.into() } else { format!("'{}'", value.replace('\'', r"'\''")) }
 }

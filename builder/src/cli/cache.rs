@@ -113,7 +113,7 @@ pub fn prunable(store: &Store, locks: &[Lock]) -> Result<Vec<Unneeded>> {
     let mut out = Vec::new();
     for (kind, _) in kinds(store)? {
         for (path, meta) in files(&store.root().join(&kind))? {
-            let key = path.file_name().and_then(|n| n.to_str()).and_then(|n| format!("sha256:{n}").parse::<Digest>().ok());
+            let key = key_of(&path);
             let needed = key.is_some_and(|key| match kind.as_str() {
                 "blobs" | "partial" => blobs.contains(&key),
                 _ => used.contains(&(kind.clone(), key)),
@@ -149,7 +149,7 @@ fn suites(store: &Store, locks: &[Lock]) -> Result<BTreeMap<Digest, Known>> {
     let indices: BTreeSet<Digest> = locks.iter().flat_map(|l| &l.indices).map(|i| i.sha256).collect();
     let mut out = BTreeMap::new();
     for (path, _) in files(&store.root().join("derived").join(KNOWN))? {
-        let key = path.file_name().and_then(|n| n.to_str()).and_then(|n| format!("sha256:{n}").parse::<Digest>().ok());
+        let key = key_of(&path);
         if let Some(key) = key
             && let Some(known) = store.load::<Known>(KNOWN, &key)?
             && indices.contains(&known.signed)
@@ -190,6 +190,11 @@ fn copy(from: &Path, target: &Store, to: &Path) -> Result<u64> {
     let size = fs::copy(from, part.path()).context(|| format!("copying {}", from.display()))?;
     part.persist(to).context(|| format!("writing {}", to.display()))?;
     Ok(size)
+}
+
+/// The digest that a file of the store is named by.
+fn key_of(path: &Path) -> Option<Digest> {
+    format!("sha256:{}", path.file_name()?.to_str()?).parse().ok()
 }
 
 fn needed(lock: &Lock) -> impl Iterator<Item = Digest> {

@@ -142,15 +142,16 @@ impl Index {
 
     /// Names of the wanted modules and all that they need.
     fn closure(&self, wanted: &[String]) -> Result<BTreeSet<String>> {
-        let unknown = wanted.iter().filter(|name| self.resolve(name).is_empty() && !self.builtin.contains(&name_of(name)));
-        let unknown: Vec<_> = unknown.map(|name| format!("`{name}`")).collect();
+        let found: Vec<_> = wanted.iter().map(|name| (name, self.resolve(name))).collect();
+        let unknown = found.iter().filter(|(name, modules)| modules.is_empty() && !self.builtin.contains(&name_of(name)));
+        let unknown: Vec<_> = unknown.map(|(name, _)| format!("`{name}`")).collect();
         if !unknown.is_empty() {
             let hint = "correct `initrdModules` of the layer that names them; `chasi-bod plan` shows which does";
             return Err(
                 Error::input(format!("choosing kernel modules: the kernel of {} has no module {}", self.home, unknown.join(", "))).with_hint(hint)
             );
         }
-        let mut open: Vec<String> = wanted.iter().flat_map(|name| self.resolve(name)).collect();
+        let mut open: Vec<String> = found.into_iter().flat_map(|(_, modules)| modules).collect();
         let mut out = BTreeSet::new();
         while let Some(name) = open.pop() {
             // What modules.dep does not know is built in or an optional soft dependency.

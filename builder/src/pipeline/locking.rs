@@ -183,7 +183,7 @@ impl Found {
 
     /// The lock if it is current.
     pub fn current(&self) -> Option<&Lock> {
-        self.lock().filter(|_| self.why().is_none())
+        if let Self::Current(lock) = self { Some(lock) } else { None }
     }
 }
 

@@ -3,6 +3,7 @@
 mod boot;
 mod grub;
 mod locking;
+mod node;
 mod output;
 mod preview;
 mod root;
@@ -20,7 +21,7 @@ use layers::node::partition;
 use layers::plan::Plan;
 use layers::profile::{self, Diagnostics, Document, Loaded, Profile};
 use layers::units::{Bytes, Digest, Seed};
-use layers::{Context, Error, Fault, Result};
+use layers::{Context, Error, Result};
 use serde::Serialize;
 
 use crate::defs;
@@ -34,6 +35,7 @@ use crate::record::{self, Artifact, BuildRecord, Inputs, Named, spdx};
 use crate::store::Store;
 use locking::Found;
 pub use locking::{Change, changes, locks_below, path_of, read_lock, relock, write_lock};
+use node::node_binary;
 use output::Staging;
 pub use preview::{Amount, Output, OutputState, Packages, Preview, packages, preview};
 pub use verify::verify;
@@ -198,6 +200,8 @@ struct Key<'a> {
     resolved: String,
     lock_digest: Digest,
     image: Digest,
+    /// This very program: a new one may make other bytes from the same inputs.
+    program: Digest,
 }
 
 fn key<'a>(planned: &'a Planned, lock: Lock, node: &'a [u8]) -> Result<Key<'a>> {
@@ -206,44 +210,8 @@ fn key<'a>(planned: &'a Planned, lock: Lock, node: &'a [u8]) -> Result<Key<'a>> 
     let plan = planned.plan.digest();
     let parts = [env!("CARGO_PKG_VERSION").as_bytes(), resolved.as_bytes(), lock_text.as_bytes(), &plan.0, &Digest::of(node).0];
     let image = Digest::of_parts(parts);
-    Ok(Key { planned, lock, node, resolved, lock_digest: Digest::of(lock_text.as_bytes()), image })
-}
-
-fn node_binary(explicit: Option<&Path>) -> Result<Vec<u8>> {
-    let exe = std::env::current_exe().context(|| "finding this program".into())?;
-    let dir = exe.parent().unwrap_or(Path::new("/"));
-    // In a source tree cargo also puts an unsuitable, dynamically linked build beside this program: ours comes first.
-    let beside = [dir.join("../node/x86_64-unknown-linux-gnu/node/chasi-bod-node"), dir.join("chasi-bod-node")];
-    let found = explicit.map(Path::to_path_buf).or_else(|| beside.into_iter().find(|p| p.exists()));
-    let Some(path) = found else {
-        return Err(Error::environment(format!("finding the node binary `chasi-bod-node`: it is not beside this program in {}", dir.display()))
-            .with_hint(
-                "run `make tools` in the source tree and copy target/node/x86_64-unknown-linux-gnu/node/chasi-bod-node there, \
-                 or name it with --node-binary or CHASI_BOD_NODE",
-            ));
-    };
-    let bytes = fs::read(&path).fault(Fault::Input, || format!("reading node binary {}", path.display()))?;
-    match is_static(&bytes) {
-        true => Ok(bytes),
-        false => Err(Error::input(format!("using node binary {}: it is not a static x86-64 program, so no initramfs can start it", path.display()))
-            .with_hint("run `make tools`")),
-    }
-}
-
-/// Whether this is a 64-bit little-endian ELF program for x86-64 without an interpreter (System V ABI, chapters 4 and 5).
-fn is_static(program: &[u8]) -> bool {
-    const X86_64: u64 = 62;
-    const PT_INTERP: u64 = 3;
-    let number = |at: usize, length: usize| {
-        let bytes = program.get(at..at.checked_add(length)?)?;
-        Some(bytes.iter().rev().fold(0u64, |value, byte| value << 8 | u64::from(*byte)))
-    };
-    let headers = || {
-        let (start, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
-        (0..count).map(|n| number(usize::try_from(start.checked_add(n * size)?).ok()?, 4)).collect::<Option<Vec<_>>>()
-    };
-    let head = program.starts_with(b"\x7fELF\x02\x01") && number(18, 2) == Some(X86_64);
-    head && headers().is_some_and(|kinds| !kinds.contains(&PT_INTERP))
+    let program = Digest::of(&fs::read("/proc/self/exe").context(|| "reading this program".into())?);
+    Ok(Key { planned, lock, node, resolved, lock_digest: Digest::of(lock_text.as_bytes()), image, program })
 }
 
 fn folder(request: &Build, profile: &Profile) -> PathBuf {
@@ -277,25 +245,24 @@ pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outco
     let store = Arc::new(store);
     let image = assemble(&key, &store, progress)?;
     let outcome = write(request, &key, &image, &target)?;
-    let (place, made_from) = stamp(&target, &key.image)?;
+    let (place, made_from) = stamp(&target, &key)?;
     store.save("built", &place, &made_from)?;
     store.save_uses(&key.lock_digest)?;
     Ok(outcome)
 }
 
-/// Where the store remembers what a folder was made from, and the digest of that: a new builder may make other bytes from the same inputs, so
-/// this very program counts, and so do sizes and times of the files, which tell when somebody has changed one.
-fn stamp(target: &Path, image: &Digest) -> Result<(Digest, Digest)> {
+/// Where the store remembers what a folder was made from, and the digest of that. Sizes and times of the files count too: they tell when somebody
+/// has changed one.
+fn stamp(target: &Path, key: &Key<'_>) -> Result<(Digest, Digest)> {
     let place = std::path::absolute(target).context(|| format!("naming {}", target.display()))?;
-    let program = fs::read("/proc/self/exe").context(|| "reading this program".into())?;
-    let made_from = Digest::of_parts([image.0.as_slice(), &program, output::fingerprint(&place).as_bytes()]);
+    let made_from = Digest::of_parts([key.image.0.as_slice(), &key.program.0, output::fingerprint(&place).as_bytes()]);
     Ok((Digest::of(place.as_os_str().as_encoded_bytes()), made_from))
 }
 
 /// The record of the finished folder, when it was made by this program from the same inputs.
 fn finished(key: &Key<'_>, target: &Path, store: &Store) -> Result<Option<BuildRecord>> {
     let Some(record) = output::existing(target).filter(|r| output::is_whole(target, r)) else { return Ok(None) };
-    let (place, made_from) = stamp(target, &key.image)?;
+    let (place, made_from) = stamp(target, key)?;
     Ok((store.load::<Digest>("built", &place)? == Some(made_from)).then_some(record))
 }
 
@@ -459,21 +426,4 @@ fn write_records(key: &Key<'_>, image: &Image, record: &BuildRecord, staging: &S
     sums.sort();
     let text: String = sums.iter().map(|(name, digest)| format!("{}  {name}\n", digest.hex())).collect();
     staging.write(output::SUMS, text.as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_static_program_can_be_the_node_binary() {
-        let own = fs::read("/proc/self/exe").unwrap();
-        assert!(!is_static(&own), "this test is linked dynamically");
-        let mut without = own.clone();
-        let (start, size) = (u64::from_le_bytes(own[32..40].try_into().unwrap()) as usize, usize::from(own[54]));
-        let interpreter = (0..usize::from(own[56])).map(|n| start + n * size).find(|at| own[*at] == 3).unwrap();
-        without[interpreter] = 0;
-        assert!(is_static(&without));
-        assert!(!is_static(b"#!/bin/sh\n") && !is_static(&own[..100]));
-    }
 }
