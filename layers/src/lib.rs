@@ -9,6 +9,7 @@ pub mod lock;
 pub mod node;
 pub mod plan;
 pub mod profile;
+pub mod seed;
 pub mod settings;
 pub mod template;
 pub mod units;

@@ -93,9 +93,9 @@ fn mirror() -> Result<String> {
 }
 
 fn cache() -> Result<PathBuf> {
-    let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = home.or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache"))).unwrap_or_else(std::env::temp_dir);
-    let base = home.join("chasi-bod/test-debs");
+    let named = std::env::var_os("CHASI_BOD_CACHE").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache/chasi-bod"));
+    let base = named.or_else(home).unwrap_or_else(|| std::env::temp_dir().join("chasi-bod")).join("test-debs");
     fs::create_dir_all(&base).context(|| format!("creating {}", base.display()))?;
     Ok(base)
 }

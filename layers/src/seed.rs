@@ -1,0 +1,90 @@
+//! The container images that a root carries: one folder per layer, manifests and configs by digest, and an index of both. The builder writes
+//! it, the node's registry and snapshotter read it; nothing is unpacked or imported on the node.
+//!
+//! ```text
+//! /usr/lib/chasi-bod/l/<id>/             a layer, unpacked; whiteouts in overlay form (0:0 devices, `trusted.overlay.opaque=y`)
+//! /usr/lib/chasi-bod/images/index.json   `ImageIndex`
+//! /usr/lib/chasi-bod/images/sha256/<hex> manifests, indices and configs; no layer blobs
+//! ```
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Bytes, Digest};
+
+/// Folder of the unpacked layers. Short, because the option text of an overlay mount of 120 of them must stay below a page.
+pub const LAYERS: &str = "/usr/lib/chasi-bod/l";
+
+/// The index's file.
+pub const INDEX: &str = "/usr/lib/chasi-bod/images/index.json";
+
+/// Folder of manifests, indices and configs, each named by its digest in hex.
+pub const DOCUMENTS: &str = "/usr/lib/chasi-bod/images/sha256";
+
+/// All images of a root.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImageIndex {
+    /// Images in order of their names.
+    pub images: Vec<Image>,
+    /// Every chain of layers, by its chainID (OCI image specification, config.md); each chain's parents are there too.
+    pub chains: BTreeMap<Digest, Chain>,
+}
+
+/// One image under its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Image {
+    /// Full reference with registry, repository and tag: `registry.k8s.io/pause:3.10.1`.
+    pub name: String,
+    /// Digest of the document that the name stands for: a manifest or an index, as its registry had it.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// Its size.
+    pub size: Bytes,
+    /// Digest of the manifest for this machine's platform; the same as `digest` unless that is an index.
+    pub manifest: Digest,
+    /// Digest of the image configuration.
+    pub config: Digest,
+    /// Why the image is there: chart, component or profile that asks for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted_by: Vec<String>,
+}
+
+/// One layer on top of its parents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Chain {
+    /// Digest of the layer's uncompressed tar.
+    pub diff_id: Digest,
+    /// chainID of the layers below; none for the lowest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Digest>,
+    /// Name of the layer's folder below `LAYERS`.
+    pub layer: String,
+}
+
+/// chainIDs of a list of layers, from the lowest: the first is its diffID, each next one sha256 of the text `<chainID> <diffID>`.
+pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+    let mut out: Vec<Digest> = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        let id = out.last().map_or(*diff_id, |parent| Digest::of(format!("{parent} {diff_id}").as_bytes()));
+        out.push(id);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_are_named_as_the_specification_does() {
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        assert_eq!(chain_ids(&[a]), [a]);
+        assert_eq!(chain_ids(&[a, b])[1], Digest::of(format!("sha256:{} sha256:{}", a.hex(), b.hex()).as_bytes()));
+        assert_eq!(chain_ids(&[a, b, a]).len(), 3);
+    }
+}
