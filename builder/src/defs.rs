@@ -131,8 +131,12 @@ mod tests {
     #[test]
     fn built_in_layers_plan_and_every_file_they_bring_is_there() {
         let names: Vec<_> = built_in().unwrap().into_iter().map(|l| l.definition.name).collect();
-        assert_eq!(names, ["boot", "os", "toolchain"]);
-        let plan = plan(&profile(&serde_json::json!(["boot", "os", "toolchain"])), Path::new("")).unwrap();
+        assert_eq!(names, ["boot", "orchestration", "os", "runtime", "toolchain"]);
+        let plan = plan(&profile(&serde_json::json!(["boot", "orchestration"])), Path::new("")).unwrap();
+        assert_eq!(
+            plan.layers.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(),
+            ["boot", "os", "runtime", "toolchain", "orchestration", "profile"]
+        );
         assert!(plan.packages().contains_key("linux-image-cloud-amd64") && !plan.packages().contains_key("linux-image-amd64"));
         assert_eq!(built_in_file("boot/depmod.sh").map(|b| &b[..9]), Some(b"#!/bin/sh".as_slice()));
     }

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::profile::{Diagnostics, Document, FileSpec, Scalar, parse_layer};
+use crate::source::Source;
 
 /// Name of the file that makes a folder a layer.
 pub const LAYER_FILE: &str = "layer.yaml";
@@ -36,6 +37,9 @@ pub struct Definition {
     /// Packages to treat as installed, because the image does their job in another way.
     #[serde(default)]
     pub assume: Vec<Assumed>,
+    /// What files come from beside Debian packages, by name.
+    #[serde(default)]
+    pub sources: BTreeMap<String, Source>,
     /// Files to put into the image; `source` is relative to the layer's folder, `builtin:node` is the node binary.
     #[serde(default)]
     pub files: Vec<FileSpec>,

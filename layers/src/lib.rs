@@ -11,6 +11,7 @@ pub mod plan;
 pub mod profile;
 pub mod seed;
 pub mod settings;
+pub mod source;
 pub mod template;
 pub mod units;
 

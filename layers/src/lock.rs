@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::source::LockedSource;
 use crate::units::{Bytes, Digest};
 use crate::{Error, Result};
 
@@ -23,6 +24,9 @@ pub struct Lock {
     pub packages: Vec<Package>,
     /// Packages of the tool root (GRUB's image maker), by name; not in the image.
     pub tools: Vec<Package>,
+    /// What comes from other sources, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<LockedSource>,
 }
 
 /// One signed index (InRelease) at the time of locking.
@@ -121,6 +125,12 @@ impl Lock {
         Ok(())
     }
 
+    /// Everything that the lock names as bytes of the store, with its size; the signed indices are not among it.
+    pub fn blobs(&self) -> BTreeMap<Digest, Bytes> {
+        let packages = self.packages.iter().chain(&self.tools).map(|p| (p.sha256, p.size));
+        packages.chain(self.sources.iter().flat_map(LockedSource::blobs)).collect()
+    }
+
     /// Image packages by name.
     pub fn by_name(&self) -> BTreeMap<&str, &Package> {
         self.packages.iter().map(|p| (p.name.as_str(), p)).collect()
@@ -151,6 +161,7 @@ mod tests {
             indices: vec![index],
             packages: vec![package("a"), package("b")],
             tools: vec![],
+            sources: vec![],
         }
     }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::layer::{Assumed, Definition, Item, LoadedLayer, NODE_BINARY, Parameter, Units};
 use crate::profile::{Diagnostic, Diagnostics, Document, FileSpec, LayerRef, LayerUse, Loaded, Scalar, Spot, User, is_package, quote, suggest};
+use crate::source::PlannedSource;
 use crate::template;
 use crate::units::Digest;
 use crate::{Error, Result};
@@ -17,6 +18,7 @@ use crate::{Error, Result};
 mod check;
 mod content;
 mod order;
+mod sources;
 
 use check::{accounts, check_paths};
 use content::Site;
@@ -35,6 +37,9 @@ pub struct Plan {
     pub version: String,
     /// Layers from the lowest to the profile itself.
     pub layers: Vec<PlannedLayer>,
+    /// Sources that files are taken from, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<PlannedSource>,
 }
 
 /// What one layer puts into the image.
@@ -104,6 +109,14 @@ pub enum Body {
     Link(String),
     /// This program's node binary.
     Node,
+    /// What a source gives.
+    From {
+        /// Name of the source.
+        source: String,
+        /// File of an archive; none when the source is one file.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        member: Option<String>,
+    },
 }
 
 /// An account with its number.
@@ -144,15 +157,18 @@ pub fn plan(loaded: &Loaded, layers: &[LoadedLayer], read: Read<'_>, mut problem
     let profile = &loaded.profile;
     let json = serde_json::to_value(profile).map_err(|e| Error::internal(format!("encoding profile: {e}")))?;
     let mut planned = Vec::new();
-    for placed in order(loaded, layers, &mut problems) {
+    let placed = order(loaded, layers, &mut problems);
+    for &placed in &placed {
         let one = plan_layer(loaded, placed, &json, &mut problems);
         planned.push(PlannedLayer { position: planned.len(), ..one });
     }
     let top = plan_profile(loaded, read, &json, &mut problems);
     planned.push(PlannedLayer { position: planned.len(), ..top });
     check_paths(&planned, &mut problems);
+    let declaring: Vec<_> = placed.iter().map(|(layer, _)| *layer).collect();
+    let sources = sources::used(loaded, &declaring, &planned, &mut problems);
     Diagnostics::gather(loaded.document.path(), problems)?;
-    Ok(Plan { name: profile.name.clone(), version: profile.version.clone(), layers: planned })
+    Ok(Plan { name: profile.name.clone(), version: profile.version.clone(), layers: planned, sources })
 }
 
 impl Plan {
@@ -233,6 +249,9 @@ impl std::fmt::Display for Plan {
             words(f, "remove", &layer.remove)?;
             words(f, "scripts", &layer.scripts.iter().map(|s| s.name.clone()).collect::<Vec<_>>())?;
         }
+        for source in &self.sources {
+            write!(f, "\n\nsource {} of layer {}\n  {source}", source.name, source.layer)?;
+        }
         writeln!(f)
     }
 }
@@ -255,6 +274,10 @@ impl std::fmt::Display for PlannedFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.body {
             Body::Link(target) => write!(f, "{} -> {target}", self.path)?,
+            Body::From { source, member } => {
+                let member = member.as_ref().map(|m| format!("#{m}")).unwrap_or_default();
+                write!(f, "{} {:04o} {}:{} from {source}{member}", self.path, self.mode, self.owner, self.group)?;
+            }
             Body::Node => write!(f, "{} {:04o} {}:{} (node binary)", self.path, self.mode, self.owner, self.group)?,
             Body::Bytes(bytes) => write!(f, "{} {:04o} {}:{} {}", self.path, self.mode, self.owner, self.group, Digest::of(bytes).short())?,
         }

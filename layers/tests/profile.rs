@@ -334,7 +334,10 @@ fn the_template_loads_and_explains_every_key() {
         _ => l.to_string(),
     });
     let whole: Vec<String> = examples
-        .filter(|l| !l.starts_with("extends") && !["packages: []", "users: []", "files: []", "sysctl: {}", "  mounts: []"].contains(&l.as_str()))
+        .filter(|l| {
+            !l.starts_with("extends")
+                && !["packages: []", "users: []", "files: []", "sources: {}", "sysctl: {}", "  mounts: []"].contains(&l.as_str())
+        })
         .collect();
     let profile = one(&whole.join("\n")).unwrap_or_else(|d| panic!("{d}")).profile;
     assert_eq!((profile.users.len(), profile.files.len(), profile.network.interfaces.len(), profile.disk.mounts.len()), (1, 3, 3, 1));
@@ -410,6 +413,8 @@ fn yaml_indicators_templates_and_line_breaks_survive_a_round_trip() {
             content: Some(text.into()),
             source: None,
             link: None,
+            from: None,
+            when: None,
             template: true,
             mode: "0644".into(),
             owner: "root".into(),
@@ -456,7 +461,7 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
 prop_compose! {
     fn file()(content in prop::option::of(text()), link in "[a-z/.]{1,10}", path in "/[a-z]{1,5}/[a-zA-Z0-9 .#:-]{1,10}x", template: bool, mode in "0[0-7]{3}", owner in "[a-z]{1,8}|[0-9]{1,4}", overrides: bool) -> FileSpec {
         let link = content.is_none().then_some(link);
-        FileSpec { path: format!("/etc{path}"), template: template && link.is_none(), content, source: None, link, mode, owner: owner.clone(), group: owner, overrides }
+        FileSpec { path: format!("/etc{path}"), template: template && link.is_none(), content, source: None, link, from: None, when: None, mode, owner: owner.clone(), group: owner, overrides }
     }
 }
 

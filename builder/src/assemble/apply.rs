@@ -1,6 +1,6 @@
 //! One planned layer onto the image tree: removals, files, accounts, units, kernel parameters. Nothing of it runs a program.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use layers::plan::{Body, PlannedFile, PlannedLayer};
@@ -10,17 +10,29 @@ use layers::{Context, Error, Fault, Result};
 use crate::assemble::editor::{Editor, known, remove};
 use crate::assemble::users::Accounts;
 use crate::assemble::{glob, unit_links, users};
-use crate::tree::{Kind, Node};
+use crate::tree::{Content, Kind, Node};
 
-/// Applies a layer; lower layers come first. `node` is the node binary. What the layer's author wrote and the tree contradicts goes to
+/// What a plan names and does not hold itself.
+#[derive(Debug)]
+pub struct Given<'a> {
+    /// The node binary.
+    pub node: &'a [u8],
+    /// What sources give.
+    pub sources: &'a Contents,
+}
+
+/// Contents of files from sources, by the source's name and, of an archive, the file's path in it.
+pub type Contents = BTreeMap<(String, Option<String>), Content>;
+
+/// Applies a layer; lower layers come first. What the layer's author wrote and the tree contradicts goes to
 /// `problems`, with its place; with any the tree is of no use.
-pub fn apply(editor: &mut Editor<'_, '_>, layer: &PlannedLayer, node: &[u8], problems: &mut Vec<Diagnostic>) -> Result<()> {
+pub fn apply(editor: &mut Editor<'_, '_>, layer: &PlannedLayer, given: &Given<'_>, problems: &mut Vec<Diagnostic>) -> Result<()> {
     let context = || format!("applying layer `{}`", layer.name);
     remove_picked(editor, &layer.remove);
     users::add(editor, &layer.users).context(context)?;
     let accounts = Accounts::of(editor)?;
     for file in &layer.files {
-        put(editor, file, &accounts, node).or_else(|error| told(error, Some(&file.at), problems)).context(context)?;
+        put(editor, file, &accounts, given).or_else(|error| told(error, Some(&file.at), problems)).context(context)?;
     }
     let mut refused = |unit: &str, error| told(error, layer.units_at.get(unit), problems);
     unit_links::switch(editor, &layer.units, &mut refused).context(context)?;
@@ -54,14 +66,19 @@ pub fn remove_picked(editor: &mut Editor<'_, '_>, patterns: &[String]) {
     remove(editor.tree, &picked);
 }
 
-fn put(editor: &mut Editor<'_, '_>, file: &PlannedFile, accounts: &Accounts, node: &[u8]) -> Result<()> {
+fn put(editor: &mut Editor<'_, '_>, file: &PlannedFile, accounts: &Accounts, given: &Given<'_>) -> Result<()> {
     let path = known(&file.path)?;
     let owner = (accounts.user(&file.owner)?, accounts.group(&file.group)?);
     let before = editor.tree.get(&path).cloned();
     match &file.body {
         Body::Link(target) => editor.link(path.clone(), target)?,
         Body::Bytes(bytes) => editor.put(path.clone(), bytes, file.mode, owner)?,
-        Body::Node => editor.put(path.clone(), node, file.mode, owner)?,
+        Body::Node => editor.put(path.clone(), given.node, file.mode, owner)?,
+        Body::From { source, member } => {
+            let content = given.sources.get(&(source.clone(), member.clone()));
+            let content = content.ok_or_else(|| Error::internal(format!("writing {}: source `{source}` was not made", file.path)))?;
+            editor.put_content(path.clone(), content.clone(), file.mode, owner)?;
+        }
     }
     match before {
         Some(before) if !file.overrides && !equal(&before, editor.tree.get(&path)) => {
@@ -95,8 +112,6 @@ fn put_sysctl(editor: &mut Editor<'_, '_>, layer: &PlannedLayer) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use layers::profile::Diagnostics;
 
     use super::*;
@@ -104,7 +119,7 @@ mod tests {
 
     fn apply(editor: &mut Editor<'_, '_>, layer: &PlannedLayer, node: &[u8]) -> Result<()> {
         let mut problems = Vec::new();
-        super::apply(editor, layer, node, &mut problems)?;
+        super::apply(editor, layer, &Given { node, sources: &BTreeMap::new() }, &mut problems)?;
         Ok(Diagnostics::gather(&layer.name, problems)?)
     }
 

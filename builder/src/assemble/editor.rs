@@ -6,7 +6,7 @@ use layers::units::Digest;
 use layers::{Error, Result};
 
 use crate::store::{PackWriter, Store};
-use crate::tree::{Kind, Node, Tree, TreePath};
+use crate::tree::{Content, Kind, Node, Tree, TreePath};
 
 /// Contents up to this size stay in memory, because the pack they go to cannot be read before it is finished.
 const REMEMBER: usize = 1 << 20;
@@ -54,6 +54,11 @@ impl<'a, 'p> Editor<'a, 'p> {
         if bytes.len() <= REMEMBER {
             self.fresh.insert(content.sha256, bytes.to_vec());
         }
+        self.put_content(path, content, mode, owner)
+    }
+
+    /// Writes a regular file whose content the store has already.
+    pub fn put_content(&mut self, path: TreePath, content: Content, mode: u16, owner: (u32, u32)) -> Result<()> {
         let (uid, gid) = owner;
         self.place(path, Node { uid, gid, ..Node::new(Kind::File(content), mode, self.epoch) })
     }

@@ -199,7 +199,7 @@ fn key_of(path: &Path) -> Option<Digest> {
 
 fn needed(lock: &Lock) -> impl Iterator<Item = Digest> {
     let indices = lock.indices.iter().map(|i| i.sha256);
-    indices.chain(lock.packages.iter().chain(&lock.tools).map(|p| p.sha256))
+    indices.chain(lock.blobs().into_keys())
 }
 
 fn files(dir: &Path) -> Result<Vec<(PathBuf, fs::Metadata)>> {

@@ -11,7 +11,7 @@ use layers::lock::{Lock, Package};
 use layers::{Context, Error, Fault, Result};
 use serde::Serialize;
 
-use super::{Locking, Network, Planned, grub};
+use super::{Locking, Network, Planned, grub, sources};
 use crate::progress::Progress;
 use crate::source::deb::{self, Archive, Fetched, Mirrors, Offline, Request, Update, Updates};
 use crate::source::http::{Client, Limits};
@@ -126,7 +126,8 @@ pub fn relock(planned: &Planned, update: Option<&[String]>, network: Network, st
         Some(names) => Update::Packages(names.to_vec()),
     };
     let archive = Archive { keyring: keyring(planned)?, ..archive(planned, store, network, progress)? };
-    let after = deb::lock(&archive, &request(planned), before.as_ref(), &update)?;
+    let mut after = deb::lock(&archive, &request(planned), before.as_ref(), &update)?;
+    after.sources = sources::lock(&archive, &planned.plan, before.as_ref())?;
     Ok((before, after))
 }
 
@@ -137,6 +138,7 @@ pub fn ensure(planned: &Planned, locking: Locking, network: Network, store: &Sto
         check_stored(planned, &lock, store)?;
     }
     let archive = archive(planned, store, network, progress)?;
+    sources::fetch(&archive, &lock)?;
     let Fetched::Gone(gone) = deb::fetch(&archive, &lock)? else { return Ok(lock) };
     if locking == Locking::Locked {
         return Err(gone);
@@ -168,7 +170,7 @@ impl Found {
     pub fn why(&self) -> Option<&'static str> {
         match self {
             Self::Current(_) => None,
-            Self::Outdated(_) => Some("the profile asks for other packages than the lock was made for"),
+            Self::Outdated(_) => Some("the profile asks for something else than the lock was made for"),
             Self::Missing => Some("there is no lock yet"),
         }
     }
@@ -191,7 +193,7 @@ impl Found {
 pub fn found(planned: &Planned) -> Result<Found> {
     let asked = request(planned).digest()?;
     Ok(match existing(&path_of(&planned.path))? {
-        Some(lock) if lock.request == Some(asked) => Found::Current(lock),
+        Some(lock) if lock.request == Some(asked) && sources::answers(&planned.plan, &lock) => Found::Current(lock),
         Some(lock) => Found::Outdated(lock),
         None => Found::Missing,
     })

@@ -7,6 +7,7 @@ mod node;
 mod output;
 mod preview;
 mod root;
+mod sources;
 mod verify;
 
 use std::fmt;

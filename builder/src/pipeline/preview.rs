@@ -105,7 +105,7 @@ pub enum OutputState {
 /// Where a lock's packages are.
 pub fn packages(lock: &Lock, store: &Store) -> Packages {
     let mut out = Packages::default();
-    let all: std::collections::BTreeMap<_, _> = lock.packages.iter().chain(&lock.tools).map(|p| (p.sha256, p.size)).collect();
+    let all = lock.blobs();
     for (digest, size) in all {
         let there = std::fs::metadata(store.blob(&digest)).is_ok_and(|m| m.len() == size.0);
         if there { out.stored.add(size) } else { out.to_fetch.add(size) }

@@ -9,8 +9,8 @@ use layers::profile::{Diagnostic, Diagnostics};
 use layers::units::Digest;
 use layers::{Error, Result};
 
-use super::Planned;
 use super::boot::{self, BootFiles};
+use super::{Planned, sources};
 use crate::assemble::configure::{self, Script};
 use crate::assemble::editor::Editor;
 use crate::assemble::unpack::{self, Unpacked};
@@ -31,8 +31,11 @@ pub struct Root {
 /// Builds the root's tree. Packages that were unpacked and configured before come from the store.
 pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progress: &Progress) -> Result<Root> {
     let configured = configure_packages(planned, lock, store, progress)?;
+    let contents = sources::make(store, &planned.plan, lock)?;
+    let given = apply::Given { node, sources: &contents };
     let inputs = postcard::to_stdvec(&configured).map_err(|e| Error::internal(format!("encoding the configured tree: {e}")))?;
-    let key = Digest::of_parts([b"layers v1".as_slice(), &inputs, &planned.plan.digest().0, node]);
+    let sources: Vec<u8> = contents.values().flat_map(|content| content.sha256.0).collect();
+    let key = Digest::of_parts([b"layers v2".as_slice(), &inputs, &planned.plan.digest().0, node, &sources]);
     let mut pack = store.new_pack(key)?;
     let mut tree = configured;
     let mut editor = Editor::new(&mut tree, store, &mut pack, lock.epoch);
@@ -41,7 +44,7 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
         if layer.name == PROFILE_LAYER {
             problems.extend(contradicted(&editor, planned, &layer.users)?);
         }
-        apply::apply(&mut editor, layer, node, &mut problems)?;
+        apply::apply(&mut editor, layer, &given, &mut problems)?;
     }
     Diagnostics::gather(planned.document.path(), problems)?;
     image_record(&mut editor, planned, lock)?;

@@ -65,7 +65,10 @@ impl Failure {
 impl Client {
     /// A client with these limits. Proxies come from the usual environment variables.
     pub fn new(limits: Limits) -> Self {
+        // The machine's own certificates: sites have mirrors under authorities of their own.
+        let tls = ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
         let config = ureq::Agent::config_builder()
+            .tls_config(tls)
             .http_status_as_error(false)
             .timeout_connect(Some(limits.stall))
             .timeout_recv_response(Some(limits.stall))
@@ -93,6 +96,18 @@ impl Client {
                 n if expected.is_some_and(|e| n < e) => Err(Failure::again(format!("the connection ended after {n} bytes"))),
                 _ => Ok(Some(bytes)),
             }
+        })
+    }
+
+    /// How long a file is; nothing when the server does not have it.
+    pub fn length(&self, url: &str) -> Result<Option<u64>> {
+        if let Some(path) = local(url) {
+            return Ok(fs::metadata(path).ok().map(|meta| meta.len()));
+        }
+        self.retry(url, |_| {
+            let Some(response) = self.call(url, 0)? else { return Ok(None) };
+            let length = response.body().content_length();
+            length.map(Some).ok_or_else(|| Failure::Fatal(Error::environment("the server does not say how long the file is")))
         })
     }
 

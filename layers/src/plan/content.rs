@@ -55,9 +55,26 @@ impl Site<'_, '_> {
         out
     }
 
+    /// Whether a condition holds; without one it does.
+    pub fn holds(&mut self, when: Option<&str>, path: &[&str]) -> bool {
+        match when.map(|when| template::condition(when, self.data)).transpose() {
+            Ok(answer) => answer.unwrap_or(true),
+            Err(problem) => {
+                self.problems.push(self.document.spot(path).problem(problem.message, problem.hint));
+                false
+            }
+        }
+    }
+
     /// Files, sorted by path.
     pub fn files(&mut self, specs: &[FileSpec]) -> Vec<PlannedFile> {
-        let mut out: Vec<_> = specs.iter().enumerate().map(|(n, spec)| self.file(spec, &n.to_string())).collect();
+        let mut out = Vec::new();
+        for (n, spec) in specs.iter().enumerate() {
+            let n = n.to_string();
+            if self.holds(spec.when.as_deref(), &["files", &n, "when"]) {
+                out.push(self.file(spec, &n));
+            }
+        }
         out.sort_by(|a, b| a.path.cmp(&b.path));
         out
     }
@@ -65,6 +82,11 @@ impl Site<'_, '_> {
     /// The n-th file. That exactly one origin is given and path and mode are sound was checked with
     /// the document.
     fn file(&mut self, spec: &FileSpec, n: &str) -> PlannedFile {
+        if let Some(from) = &spec.from {
+            let (source, member) = from.split_once('#').map_or((from.as_str(), None), |(source, member)| (source, Some(member)));
+            let body = Body::From { source: source.into(), member: member.map(str::to_string) };
+            return self.planned(spec, body, n);
+        }
         let body = match (&spec.content, &spec.source, &spec.link) {
             (_, Some(name), _) if name == NODE_BINARY => Body::Node,
             (_, Some(name), _) => Body::Bytes(self.source(spec, name, n)),
@@ -74,6 +96,10 @@ impl Site<'_, '_> {
                 Body::Bytes(self.rendered(spec, text, |place| document.spot_within(&["files", n, "content"], place)).into_bytes())
             }
         };
+        self.planned(spec, body, n)
+    }
+
+    fn planned(&self, spec: &FileSpec, body: Body, n: &str) -> PlannedFile {
         PlannedFile {
             path: spec.path.clone(),
             mode: u16::from_str_radix(&spec.mode, 8).unwrap_or(0o644),

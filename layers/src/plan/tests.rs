@@ -210,3 +210,40 @@ fn the_plan_prints_as_the_golden_text_and_its_digest_follows_content() {
     assert_eq!(one.digest(), planned(input.clone(), &[os]).unwrap().digest());
     assert_ne!(one.digest(), planned(input, &[&os.replace("content: x", "content: y")]).unwrap().digest());
 }
+
+const PROGRAM: &str = "name: a\nsources:\n  tool: {go: {package: x.test/tool, toolchain: 1.26.8, require: {x.test/tool: v1.0.0}}}\n\
+                       files:\n- {path: /usr/bin/tool, from: tool, mode: '0755'}";
+
+#[test]
+fn only_sources_that_files_name_are_planned_and_the_profiles_win() {
+    let unused =
+        "name: b\nsources: {other: {url: {from: ['http://x.test/o'], sha256: 'aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11aa11'}}}";
+    let plan = planned(json!({"layers": ["a", "b"]}), &[PROGRAM, unused]).unwrap();
+    let names: Vec<_> = plan.sources.iter().map(|s| (s.name.as_str(), s.layer.as_str())).collect();
+    assert_eq!(names, [("tool", "a")]);
+    assert_eq!(plan.layers[0].files[0].body, Body::From { source: "tool".into(), member: None });
+    let other = json!({"go": {"package": "y.test/tool", "toolchain": "1.26.8", "require": {"y.test/tool": "v2.0.0"}}});
+    let changed = planned(json!({"layers": ["a"], "sources": {"tool": other}}), &[PROGRAM]).unwrap();
+    assert_eq!(changed.sources[0].layer, PROFILE_LAYER);
+    assert_ne!(changed.sources[0].request(), plan.sources[0].request());
+    assert!(changed.to_text().contains("go 1.26.8 y.test/tool y.test/tool@v2.0.0"), "{}", changed.to_text());
+}
+
+#[test]
+fn a_source_that_is_not_declared_or_declared_twice_is_named() {
+    let wrong = "name: a\nsources: {tool: {go: {main: gone, toolchain: 1.26.8, require: {}}}}\nfiles:\n- {path: /x, from: tol}\n- {path: /y, from: 'tool#bin/y'}";
+    let error = refused(json!({"layers": ["a", "b"]}), &[wrong, &PROGRAM.replace("name: a", "name: b")]);
+    says(
+        &error,
+        &["/x comes from `tol`, which no layer declares", "did you mean `tool`?", "one program, not an archive", "`a` and `b` both declare"],
+    );
+    says(&error, &["folder `gone` of layers/a has no Go files"]);
+}
+
+#[test]
+fn a_file_under_a_condition_is_there_when_it_holds() {
+    let layer = "name: a\nparameters: {wifi: {type: bool, default: false, description: d}}\nfiles:\n- {path: /x, content: y, when: parameters.wifi}";
+    assert!(planned(json!({"layers": ["a"]}), &[layer]).unwrap().layers[0].files.is_empty());
+    let with = planned(json!({"layers": [{"name": "a", "parameters": {"wifi": true}}]}), &[layer]).unwrap();
+    assert_eq!(with.layers[0].files.len(), 1);
+}

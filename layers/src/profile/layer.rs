@@ -116,6 +116,25 @@ mod tests {
     }
 
     #[test]
+    fn a1_mistakes_in_sources_are_told_at_their_places() {
+        let yaml = "sources:\n  Tool: {}\n  b: {go: {toolchain: '1.26', require: {'../x': latest}}}\n  c: {url: {from: [ftp://x], sha256: abc}}\n\
+                    files: [{path: /usr/bin/x, from: 'b#../y'}]\n";
+        let all = wrong(yaml);
+        for says in [
+            "4:3: `Tool` is not the name of a source",
+            "4:9: a source needs one of `go`, `url`",
+            "5:11: a Go program needs one of `package`, `main`",
+            "`1.26` is not a version of Go",
+            "`../x` is not the path of a Go module",
+            "`latest` is not a version such as v1.2.3",
+            "`ftp://x` is not a URL",
+            "`b#../y` is not the name of a source",
+        ] {
+            assert!(all.contains(says), "`{says}` is not in:\n{all}");
+        }
+    }
+
+    #[test]
     fn the_name_profile_is_taken() {
         let shown = parse_layer("l", "name: profile\nsummary: s\n").unwrap_err().to_string();
         assert!(shown.contains("l:1:7: `profile` is not a layer name"), "{shown}");

@@ -22,7 +22,7 @@ pub(super) const NAME: &str = "an image name: lower-case letters, digits and `-`
 const OWNER: &str = "a user or group name, or a number";
 const LAYER: &str = "a layer name: lower-case letters, digits and `-`; a folder of your own is given by `name` and `path`";
 const ADDRESS: &str = "an IP address";
-const URL: &str = "a URL that begins with http://, https:// or file:/";
+pub(super) const URL: &str = "a URL that begins with http://, https:// or file:/";
 const DEVICE: &str = "an interface name: up to 15 letters, digits, `_`, `-` and `.`";
 
 /// The rules for single texts.
@@ -51,6 +51,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("files.[].path", fits, "a path with names of at most 255 bytes"),
     rule("files.[].source", is_line, "a path"),
     rule("files.[].link", is_line, "the target of a link"),
+    rule("files.[].from", is_from, "the name of a source, or `NAME#PATH` for one file of an archive"),
     rule("files.[].mode", is_mode, "an octal mode such as 0644"),
     rule("files.[].owner", is_owner, OWNER),
     rule("files.[].group", is_owner, OWNER),
@@ -87,7 +88,36 @@ pub(super) const LAYER_RULES: &[Rule] = &[
     rule("initrdModules.[].name", is_module, "the name of a kernel module"),
 ];
 
+/// The rules for single texts of a Go source.
+pub(super) const GO_RULES: &[Rule] = &[
+    rule("package", is_module_path, "the path of a Go package"),
+    rule("main", is_line, "a folder of the layer"),
+    rule("toolchain", is_toolchain, "a version of Go such as 1.26.8"),
+    rule("tags.[]", |text| only(&text.to_lowercase(), 63, "_."), "a build tag"),
+];
+
+fn is_toolchain(text: &str) -> bool {
+    text.split('.').count() == 3 && text.split('.').all(|part| part.parse::<u16>().is_ok())
+}
+
+/// Whether a text can be a Go module or package path, as far as a proxy's addresses go.
+pub(super) fn is_module_path(text: &str) -> bool {
+    let part = |part: &str| !part.is_empty() && part != "." && part != ".." && part.chars().all(|c| c.is_ascii_alphanumeric() || "-._~".contains(c));
+    text.split('/').all(part) && text.len() < 256
+}
+
+/// Whether a text is a module version, or a module path and a version.
+pub(super) fn is_module_version(text: &str) -> bool {
+    let version = |text: &str| text.starts_with('v') && text.len() < 128 && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-+".contains(c));
+    text.split_once(' ').map_or_else(|| version(text), |(path, after)| is_module_path(path) && version(after))
+}
+
 const UNIT: &str = "the name of a unit, such as `ssh.service`";
+
+fn is_from(text: &str) -> bool {
+    let (name, member) = text.split_once('#').unwrap_or((text, "x"));
+    is_name(name) && is_line(member) && !member.split('/').any(|part| part.is_empty() || part == ".." || part == ".")
+}
 
 fn is_layer(text: &str) -> bool {
     is_name(text) && text != crate::plan::PROFILE_LAYER
@@ -131,7 +161,7 @@ fn is_word(text: &str) -> bool {
     only(text, 63, "-./") && !text.contains("..") && !text.starts_with('/') && !text.ends_with('/')
 }
 
-fn is_url(text: &str) -> bool {
+pub(super) fn is_url(text: &str) -> bool {
     let rest = ["http://", "https://", "file:/"].iter().find_map(|p| text.strip_prefix(p));
     rest.is_some_and(|r| !r.is_empty()) && !text.chars().any(|c| c.is_control() || c.is_whitespace())
 }

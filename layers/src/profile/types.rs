@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::types_network::Network;
+use crate::source::Source;
 use crate::units::Bytes;
 
 /// A platform image, declared.
@@ -42,6 +43,9 @@ pub struct Profile {
     /// Files to put into the image.
     #[serde(default)]
     pub files: Vec<FileSpec>,
+    /// Sources instead of those of the same name that layers declare, and further ones for `files`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<String, Source>,
     /// Kernel parameters by their dotted name.
     #[serde(default)]
     pub sysctl: BTreeMap<String, Scalar>,
@@ -239,7 +243,7 @@ fn default_shell() -> String {
     "/bin/bash".into()
 }
 
-/// A file of the image. Exactly one of `content`, `source` and `link` is given.
+/// A file of the image. Exactly one of `content`, `source`, `link` and `from` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FileSpec {
@@ -254,6 +258,12 @@ pub struct FileSpec {
     /// Target of a symbolic link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
+    /// A source by its name; `NAME#PATH` is one file of an archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Only when this Handlebars expression holds, such as `parameters.wifi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
     /// Render the text with Handlebars (the profile is `profile`, the layer's parameters are `parameters`).
     #[serde(default)]
     pub template: bool,

@@ -7,7 +7,7 @@ use super::Disk;
 use super::diagnostic::{Place, Problem, quote};
 use super::merge::{name_key, name_of};
 use super::network;
-use super::syntax::{self, Rule};
+use super::syntax::{self, GO_RULES, Rule, URL, is_module_path, is_module_version, is_name, is_url};
 use super::tree::Node;
 
 /// Paths below which the running system mounts something over the image.
@@ -40,7 +40,35 @@ pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
 pub(super) fn content(root: &Node, problems: &mut Vec<Problem>) {
     files(root, problems);
     parents(root, problems);
+    sources(root, problems);
     sysctl(root, problems);
+}
+
+/// Each source has one kind, and what it names can be asked of a module proxy or a web server.
+fn sources(root: &Node, problems: &mut Vec<Problem>) {
+    for (name, source) in at(root, "sources").into_iter().flat_map(Node::entries) {
+        if !is_name(&name.text) {
+            problems.push(Problem::new(name.place, format!("{} is not the name of a source: lower-case letters, digits and `-`", quote(&name.text))));
+        }
+        exactly_one(source, &["go", "url"], "a source", problems);
+        if let Some(go) = source.get("go") {
+            exactly_one(go, &["package", "main"], "a Go program", problems);
+            texts(go, GO_RULES, problems);
+            let modules = ["require", "replace"].into_iter().filter_map(|key| go.get(key)).flat_map(Node::entries);
+            for (module, version) in modules {
+                if !is_module_path(&module.text) {
+                    problems.push(Problem::new(module.place, format!("{} is not the path of a Go module", quote(&module.text))));
+                }
+                if version.text().is_some_and(|text| !is_module_version(text)) {
+                    let text = quote(version.text().unwrap_or_default());
+                    problems.push(Problem::new(version.place, format!("{text} is not a version such as v1.2.3, alone or behind a module's path")));
+                }
+            }
+        }
+        for url in at(source, "url.from.[]").into_iter().filter(|node| node.text().is_some_and(|text| !is_url(text))) {
+            problems.push(Problem::new(url.place, format!("{} is not {URL}", quote(url.text().unwrap_or_default()))));
+        }
+    }
 }
 
 /// Checks single texts.
@@ -113,7 +141,7 @@ fn users(root: &Node, problems: &mut Vec<Problem>) {
 
 fn files(root: &Node, problems: &mut Vec<Problem>) {
     for file in at(root, "files.[]").into_iter().filter(|f| !f.entries().is_empty()) {
-        exactly_one(file, &["content", "source", "link"], "a file", problems);
+        exactly_one(file, &["content", "source", "link", "from"], "a file", problems);
         let below = |path: &str| MOUNTED_OVER.into_iter().find(|m| path.strip_prefix(m).is_some_and(|r| r.is_empty() || r.starts_with('/')));
         if let Some((node, mount)) = file.get("path").and_then(|n| Some((n, below(n.text()?)?))) {
             let hint = "let a file below /usr/lib/tmpfiles.d make it at boot".to_string();
