@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::image::{Image, ImageLayer};
 use crate::profile::{Diagnostics, Document, FileSpec, Scalar, parse_layer};
 use crate::source::Source;
 
@@ -40,6 +41,12 @@ pub struct Definition {
     /// What files come from beside Debian packages, by name.
     #[serde(default)]
     pub sources: BTreeMap<String, Source>,
+    /// Layers of container images, by name.
+    #[serde(default)]
+    pub image_layers: BTreeMap<String, ImageLayer>,
+    /// Container images that the root carries, made of image layers.
+    #[serde(default)]
+    pub images: Vec<Image>,
     /// Files to put into the image; `source` is relative to the layer's folder, `builtin:node` is the node binary.
     #[serde(default)]
     pub files: Vec<FileSpec>,

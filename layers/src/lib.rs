@@ -4,6 +4,7 @@
 pub mod bootstate;
 pub mod error;
 pub mod fatnames;
+pub mod image;
 pub mod layer;
 pub mod lock;
 pub mod node;

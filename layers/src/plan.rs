@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
+use crate::image::{PlannedImage, PlannedImageLayer};
 use crate::layer::{Assumed, Definition, Item, LoadedLayer, NODE_BINARY, Parameter, Units};
 use crate::profile::{Diagnostic, Diagnostics, Document, FileSpec, LayerRef, LayerUse, Loaded, Scalar, Spot, User, is_package, quote, suggest};
 use crate::source::PlannedSource;
@@ -17,6 +18,7 @@ use crate::{Error, Result};
 
 mod check;
 mod content;
+mod images;
 mod order;
 mod sources;
 
@@ -40,6 +42,12 @@ pub struct Plan {
     /// Sources that files are taken from, by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<PlannedSource>,
+    /// Layers of container images, by name; those that an image has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub image_layers: Vec<PlannedImageLayer>,
+    /// Container images that the root carries, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<PlannedImage>,
 }
 
 /// What one layer puts into the image.
@@ -156,19 +164,21 @@ pub type Read<'a> = &'a dyn Fn(&str) -> Result<Vec<u8>>;
 pub fn plan(loaded: &Loaded, layers: &[LoadedLayer], read: Read<'_>, mut problems: Vec<Diagnostic>) -> Result<Plan> {
     let profile = &loaded.profile;
     let json = serde_json::to_value(profile).map_err(|e| Error::internal(format!("encoding profile: {e}")))?;
-    let mut planned = Vec::new();
+    let (mut planned, mut images) = (Vec::new(), images::Images::default());
     let placed = order(loaded, layers, &mut problems);
     for &placed in &placed {
-        let one = plan_layer(loaded, placed, &json, &mut problems);
+        let one = plan_layer(loaded, placed, &json, &mut images, &mut problems);
         planned.push(PlannedLayer { position: planned.len(), ..one });
     }
     let top = plan_profile(loaded, read, &json, &mut problems);
     planned.push(PlannedLayer { position: planned.len(), ..top });
     check_paths(&planned, &mut problems);
     let declaring: Vec<_> = placed.iter().map(|(layer, _)| *layer).collect();
-    let sources = sources::used(loaded, &declaring, &planned, &mut problems);
+    let (image_layers, images) = images.used(&mut problems);
+    let files = planned.iter().flat_map(|layer| &layer.files).chain(image_layers.iter().flat_map(|layer| &layer.files));
+    let sources = sources::used(loaded, &declaring, files, &mut problems);
     Diagnostics::gather(loaded.document.path(), problems)?;
-    Ok(Plan { name: profile.name.clone(), version: profile.version.clone(), layers: planned, sources })
+    Ok(Plan { name: profile.name.clone(), version: profile.version.clone(), layers: planned, sources, image_layers, images })
 }
 
 impl Plan {
@@ -249,6 +259,9 @@ impl std::fmt::Display for Plan {
             words(f, "remove", &layer.remove)?;
             words(f, "scripts", &layer.scripts.iter().map(|s| s.name.clone()).collect::<Vec<_>>())?;
         }
+        for PlannedImage { layer, image, .. } in &self.images {
+            write!(f, "\n\nimage {} of layer {layer}\n  {}", image.name, image.layers.join(" "))?;
+        }
         for source in &self.sources {
             write!(f, "\n\nsource {} of layer {}\n  {source}", source.name, source.layer)?;
         }
@@ -285,7 +298,13 @@ impl std::fmt::Display for PlannedFile {
     }
 }
 
-fn plan_layer(loaded: &Loaded, (layer, at): Placed<'_>, profile: &Value, problems: &mut Vec<Diagnostic>) -> PlannedLayer {
+fn plan_layer(
+    loaded: &Loaded,
+    (layer, at): Placed<'_>,
+    profile: &Value,
+    images: &mut images::Images,
+    problems: &mut Vec<Diagnostic>,
+) -> PlannedLayer {
     let Definition { name, packages, assume, files, remove, units, sysctl, scripts, initrd_modules, .. } = &layer.definition;
     let values = parameters(loaded, layer, at, problems);
     let data = json!({"profile": profile, "parameters": values});
@@ -295,13 +314,14 @@ fn plan_layer(loaded: &Loaded, (layer, at): Placed<'_>, profile: &Value, problem
     for (name, spot) in packages.iter().filter(|(name, _)| !is_package(name)) {
         site.problems.push(spot.problem(format!("{} is not the name of a package", quote(name)), None));
     }
+    images.add(&mut site, &layer.definition);
     let modules = site.items("initrdModules", initrd_modules, &|parameter, n| named_by_parameter(loaded, layer, at, parameter, n));
     PlannedLayer {
         name: name.clone(),
         position: 0,
         packages: packages.keys().cloned().collect(),
         assume: assume.clone(),
-        files: site.files(files),
+        files: site.files(&["files"], files),
         users: Vec::new(),
         units: units.clone(),
         units_at: units_at(&layer.document, units),
@@ -333,7 +353,7 @@ fn plan_profile(loaded: &Loaded, read: Read<'_>, json: &Value, problems: &mut Ve
     PlannedLayer {
         name: PROFILE_LAYER.into(),
         packages: asked_at.keys().cloned().collect(),
-        files: site.files(&profile.files),
+        files: site.files(&["files"], &profile.files),
         users,
         sysctl: texts(&profile.sysctl),
         asked_at,

@@ -66,40 +66,41 @@ impl Site<'_, '_> {
         }
     }
 
-    /// Files, sorted by path.
-    pub fn files(&mut self, specs: &[FileSpec]) -> Vec<PlannedFile> {
+    /// The files of a list that stands at a path of keys, sorted by path.
+    pub fn files(&mut self, list: &[&str], specs: &[FileSpec]) -> Vec<PlannedFile> {
         let mut out = Vec::new();
         for (n, spec) in specs.iter().enumerate() {
             let n = n.to_string();
-            if self.holds(spec.when.as_deref(), &["files", &n, "when"]) {
-                out.push(self.file(spec, &n));
+            let at = [list, &[&n]].concat();
+            if self.holds(spec.when.as_deref(), &[&at[..], &["when"]].concat()) {
+                out.push(self.file(spec, &at));
             }
         }
         out.sort_by(|a, b| a.path.cmp(&b.path));
         out
     }
 
-    /// The n-th file. That exactly one origin is given and path and mode are sound was checked with
+    /// The file at a path of keys. That exactly one origin is given and path and mode are sound was checked with
     /// the document.
-    fn file(&mut self, spec: &FileSpec, n: &str) -> PlannedFile {
+    fn file(&mut self, spec: &FileSpec, at: &[&str]) -> PlannedFile {
         if let Some(from) = &spec.from {
             let (source, member) = from.split_once('#').map_or((from.as_str(), None), |(source, member)| (source, Some(member)));
             let body = Body::From { source: source.into(), member: member.map(str::to_string) };
-            return self.planned(spec, body, n);
+            return self.planned(spec, body, at);
         }
         let body = match (&spec.content, &spec.source, &spec.link) {
             (_, Some(name), _) if name == NODE_BINARY => Body::Node,
-            (_, Some(name), _) => Body::Bytes(self.source(spec, name, n)),
-            (_, _, Some(target)) => Body::Link(self.link(spec, target, n)),
+            (_, Some(name), _) => Body::Bytes(self.source(spec, name, at)),
+            (_, _, Some(target)) => Body::Link(self.link(spec, target, at)),
             (text, ..) => {
                 let (text, document) = (text.as_deref().unwrap_or_default(), self.document);
-                Body::Bytes(self.rendered(spec, text, |place| document.spot_within(&["files", n, "content"], place)).into_bytes())
+                Body::Bytes(self.rendered(spec, text, |place| document.spot_within(&[at, &["content"]].concat(), place)).into_bytes())
             }
         };
-        self.planned(spec, body, n)
+        self.planned(spec, body, at)
     }
 
-    fn planned(&self, spec: &FileSpec, body: Body, n: &str) -> PlannedFile {
+    fn planned(&self, spec: &FileSpec, body: Body, at: &[&str]) -> PlannedFile {
         PlannedFile {
             path: spec.path.clone(),
             mode: u16::from_str_radix(&spec.mode, 8).unwrap_or(0o644),
@@ -107,12 +108,12 @@ impl Site<'_, '_> {
             group: spec.group.clone(),
             overrides: spec.overrides,
             body,
-            at: self.document.spot(&["files", n, "path"]),
+            at: self.document.spot(&[at, &["path"]].concat()),
         }
     }
 
-    fn source(&mut self, spec: &FileSpec, name: &str, n: &str) -> Vec<u8> {
-        let at = ["files", n, "source"];
+    fn source(&mut self, spec: &FileSpec, name: &str, at: &[&str]) -> Vec<u8> {
+        let at = [at, &["source"]].concat();
         let bytes = match (self.read)(name) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -131,11 +132,11 @@ impl Site<'_, '_> {
         self.rendered(spec, &text, |(line, column, width)| Spot::in_text(&file, &text, line, column, width)).into_bytes()
     }
 
-    fn link(&mut self, spec: &FileSpec, target: &str, n: &str) -> String {
+    fn link(&mut self, spec: &FileSpec, target: &str, at: &[&str]) -> String {
         let (document, before) = (self.document, self.problems.len());
-        let target = self.rendered(spec, target, |place| document.spot_within(&["files", n, "link"], place));
+        let target = self.rendered(spec, target, |place| document.spot_within(&[at, &["link"]].concat(), place));
         if self.problems.len() == before && (target.is_empty() || target.contains('\0') || target.len() > 4095) {
-            self.note(&["files", n, "link"], &Error::input(format!("{} cannot be the target of a link", quote(&target))));
+            self.note(&[at, &["link"]].concat(), &Error::input(format!("{} cannot be the target of a link", quote(&target))));
         }
         target
     }

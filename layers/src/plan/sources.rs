@@ -4,10 +4,15 @@ use super::*;
 use crate::source::Source;
 
 /// The sources that planned files name, sorted by name.
-pub(super) fn used(loaded: &Loaded, layers: &[&LoadedLayer], planned: &[PlannedLayer], problems: &mut Vec<Diagnostic>) -> Vec<PlannedSource> {
+pub(super) fn used<'f>(
+    loaded: &Loaded,
+    layers: &[&LoadedLayer],
+    files: impl Iterator<Item = &'f PlannedFile>,
+    problems: &mut Vec<Diagnostic>,
+) -> Vec<PlannedSource> {
     let declared = declared(loaded, layers, problems);
     let mut out = BTreeMap::<&str, PlannedSource>::new();
-    for file in planned.iter().flat_map(|layer| &layer.files) {
+    for file in files {
         let Body::From { source: name, member } = &file.body else { continue };
         let Some(source) = declared.get(name.as_str()) else {
             let known = declared.keys().copied();

@@ -247,3 +247,17 @@ fn a_file_under_a_condition_is_there_when_it_holds() {
     let with = planned(json!({"layers": [{"name": "a", "parameters": {"wifi": true}}]}), &[layer]).unwrap();
     assert_eq!(with.layers[0].files.len(), 1);
 }
+
+#[test]
+fn images_are_made_of_declared_layers_and_only_those_are_planned() {
+    let layer = "name: a\nimageLayers:\n  tool: {files: [{path: /bin/tool, content: x, mode: '0755'}]}\n  other: {packages: [zz, aa]}\n\
+                 images:\n- {name: 'r.test/tool:1', layers: [tool], entrypoint: [/bin/tool]}\n- {name: 'r.test/no:1', layers: [other], when: 'false'}";
+    let plan = planned(json!({"layers": ["a"]}), &[layer]).unwrap();
+    assert_eq!(plan.image_layers.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["tool"]);
+    assert_eq!((plan.images.len(), plan.images[0].image.name.as_str(), plan.images[0].layer.as_str()), (1, "r.test/tool:1", "a"));
+    assert_eq!(plan.image_layers[0].files[0].path, "/bin/tool");
+    let wrong = layer.replace("layers: [tool]", "layers: [tol]");
+    says(&refused(json!({"layers": ["a"]}), &[&wrong]), &["r.test/tool:1 has the layer `tol`, which is not declared", "did you mean `tool`?"]);
+    let twice = layer.replace("name: a\n", "name: b\n");
+    says(&refused(json!({"layers": ["a", "b"]}), &[layer, &twice]), &["both declare image r.test/tool:1", "image layer `tool` is declared by a lower layer"]);
+}

@@ -2,14 +2,15 @@
 
 use serde_json::Value;
 
+use crate::image::is_reference;
 use crate::layer::{Definition, ParameterType};
 
 use super::diagnostic::{Diagnostics, Problem, quote, suggest};
 use super::document::{self, Document};
 use super::schema;
-use super::syntax::{LAYER_RULES, RULES};
+use super::syntax::{LAYER_RULES, RULES, is_name};
 use super::tree::{Kind, Node};
-use super::valid::{at, content, distinct, texts, unique};
+use super::valid::{at, content, distinct, origin, texts, unique};
 
 /// Reads the text of a `layer.yaml`; `file` is its name in messages. All problems are told at once.
 pub fn parse_layer(file: &str, text: &str) -> Result<(Definition, Document), Diagnostics> {
@@ -26,8 +27,29 @@ fn rules(root: &Node, problems: &mut Vec<Problem>) {
     unique(root, "files", problems);
     distinct(at(root, "scripts.[].name"), "the name", problems);
     content(root, problems);
+    images(root, problems);
     defaults(root, problems);
     lists(root, problems);
+}
+
+/// Image layers have files as layers have, but may hold any path; images have whole references.
+fn images(root: &Node, problems: &mut Vec<Problem>) {
+    for (name, layer) in at(root, "imageLayers").into_iter().flat_map(Node::entries) {
+        if !is_name(&name.text) {
+            let text = quote(&name.text);
+            problems.push(Problem::new(name.place, format!("{text} is not the name of an image layer: lower-case letters, digits and `-`")));
+        }
+        texts(layer, RULES.iter().filter(|rule| rule.path.starts_with("files.") || rule.path == "packages.[]"), problems);
+        unique(layer, "files", problems);
+        at(layer, "files.[]").into_iter().for_each(|file| origin(file, problems));
+    }
+    for name in at(root, "images.[].name") {
+        if name.text().is_some_and(|text| !is_reference(text)) {
+            let text = quote(name.text().unwrap_or_default());
+            problems.push(Problem::new(name.place, format!("{text} is not a whole image reference such as registry.k8s.io/pause:3.10.2")));
+        }
+    }
+    distinct(at(root, "images.[].name"), "the image", problems);
 }
 
 /// A default must be of the type that it is a default for.
@@ -129,6 +151,23 @@ mod tests {
             "`latest` is not a version such as v1.2.3",
             "`ftp://x` is not a URL",
             "`b#../y` is not the name of a source",
+        ] {
+            assert!(all.contains(says), "`{says}` is not in:\n{all}");
+        }
+    }
+
+    #[test]
+    fn a1_mistakes_in_images_are_told_at_their_places() {
+        let yaml = "imageLayers:\n  Base: {files: [{path: etc/x, content: y}]}\n  b: {files: [{path: /x}], packages: [B]}\n\
+                    images:\n- {name: 'pause:3', layers: [b]}\n- {name: 'r.test/a:1', layers: []}\n- {name: 'r.test/a:1', layers: []}\n";
+        let all = wrong(yaml);
+        for says in [
+            "4:3: `Base` is not the name of an image layer",
+            "`etc/x` is not an absolute path",
+            "5:15: a file needs one of",
+            "`B` is not a package name",
+            "7:10: `pause:3` is not a whole image reference",
+            "9:10: the image `r.test/a:1` is given twice, first in line 8",
         ] {
             assert!(all.contains(says), "`{says}` is not in:\n{all}");
         }

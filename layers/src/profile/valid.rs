@@ -141,7 +141,7 @@ fn users(root: &Node, problems: &mut Vec<Problem>) {
 
 fn files(root: &Node, problems: &mut Vec<Problem>) {
     for file in at(root, "files.[]").into_iter().filter(|f| !f.entries().is_empty()) {
-        exactly_one(file, &["content", "source", "link", "from"], "a file", problems);
+        origin(file, problems);
         let below = |path: &str| MOUNTED_OVER.into_iter().find(|m| path.strip_prefix(m).is_some_and(|r| r.is_empty() || r.starts_with('/')));
         if let Some((node, mount)) = file.get("path").and_then(|n| Some((n, below(n.text()?)?))) {
             let hint = "let a file below /usr/lib/tmpfiles.d make it at boot".to_string();
@@ -152,6 +152,11 @@ fn files(root: &Node, problems: &mut Vec<Problem>) {
             problems.push(Problem::new(node.place, "accounts come from packages, sysusers.d and the profile's `users`").hint(Some(hint)));
         }
     }
+}
+
+/// A file has one origin.
+pub(super) fn origin(file: &Node, problems: &mut Vec<Problem>) {
+    exactly_one(file, &["content", "source", "link", "from"], "a file", problems);
 }
 
 /// A4: a file must not be written through another one, which may be a link.
