@@ -259,5 +259,8 @@ fn images_are_made_of_declared_layers_and_only_those_are_planned() {
     let wrong = layer.replace("layers: [tool]", "layers: [tol]");
     says(&refused(json!({"layers": ["a"]}), &[&wrong]), &["r.test/tool:1 has the layer `tol`, which is not declared", "did you mean `tool`?"]);
     let twice = layer.replace("name: a\n", "name: b\n");
-    says(&refused(json!({"layers": ["a", "b"]}), &[layer, &twice]), &["both declare image r.test/tool:1", "image layer `tool` is declared by a lower layer"]);
+    says(
+        &refused(json!({"layers": ["a", "b"]}), &[layer, &twice]),
+        &["both declare image r.test/tool:1", "image layer `tool` is declared by a lower layer"],
+    );
 }

@@ -1,14 +1,14 @@
 //! From a lock to a program, in the sandbox and without network. Equal inputs give equal bytes on every machine, so a result is kept by its key.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use layers::source::{GoSource, LockedGo, PlannedSource};
 use layers::{Context, Error, Result};
 
-use super::{environment, home, lock, proxy, toolchain};
+use super::{alone, environment, home, lock, proxy, toolchain};
 use crate::assemble::scratch::{Options, Root};
 use crate::store::Store;
 use crate::tree::{Content, Tree};
@@ -32,8 +32,8 @@ pub fn build(store: &Store, planned: &PlannedSource, go: &GoSource, locked: &Loc
 
 fn compile(store: &Store, planned: &PlannedSource, go: &GoSource, locked: &LockedGo) -> Result<Vec<u8>> {
     let home = home(store);
+    let _alone = alone(store)?;
     let folder = toolchain::unpacked(store, &locked.toolchain)?;
-    let _one_at_a_time = guard(&home)?;
     for dir in ["cache", "tmp", "mod"] {
         fs::create_dir_all(home.join(dir)).context(|| format!("creating {}", home.join(dir).display()))?;
     }
@@ -90,14 +90,6 @@ impl Drop for Job {
         // A folder that stays is removed by the next build.
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-/// Builds share the module cache and the build cache, whose files change owner with each: one at a time.
-fn guard(home: &Path) -> Result<File> {
-    let path = home.join("lock");
-    let file = File::create(&path).context(|| format!("creating {}", path.display()))?;
-    file.lock().context(|| format!("locking {}", path.display()))?;
-    Ok(file)
 }
 
 fn variables(folder: &str) -> BTreeMap<String, String> {

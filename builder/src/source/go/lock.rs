@@ -10,7 +10,7 @@ use layers::source::{GoSource, LockedBlob, LockedGo, LockedModule, PlannedSource
 use layers::units::{Bytes, Digest};
 use layers::{Context, Error, Result};
 
-use super::{Proxies, environment, home, licence, proxy, toolchain};
+use super::{Proxies, alone, environment, home, licence, proxy, toolchain};
 use crate::exec;
 use crate::source::deb::Archive;
 
@@ -20,6 +20,7 @@ const OWN_MODULE: &str = "chasi.bod/program";
 /// Asks the proxies what a program is built from and puts all of it into the store.
 pub fn lock(site: &Archive<'_>, proxies: &Proxies, planned: &PlannedSource, go: &GoSource) -> Result<LockedGo> {
     let locked = toolchain::locked(site, proxies, &go.toolchain)?;
+    let _alone = alone(site.store)?;
     let folder = toolchain::unpacked(site.store, &locked)?;
     let work = site.store.scratch()?;
     let program = work.path().join("program");
@@ -32,7 +33,10 @@ pub fn lock(site: &Archive<'_>, proxies: &Proxies, planned: &PlannedSource, go: 
     let target = go.package.as_deref().unwrap_or(".");
     let tags = go.tags.join(",");
     run.go(&["list", "-deps", "-tags", &tags, target], &needed, &local)?;
-    let read = |name: &str| fs::read_to_string(program.join(name)).context(|| format!("reading the {name} that Go wrote"));
+    let read = |name: &str| match fs::read_to_string(program.join(name)) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        other => other.context(|| format!("reading the {name} that Go wrote")),
+    };
     let mut modules = modules_of(site, &needed.join("cache/download"))?;
     modules.sort();
     Ok(LockedGo { toolchain: locked, go_mod: read("go.mod")?, go_sum: read("go.sum")?, modules })
@@ -101,7 +105,10 @@ fn go_mod(go: &GoSource) -> String {
 /// All modules whose zips lie in a module cache's download folder, put into the store.
 fn modules_of(site: &Archive<'_>, downloads: &Path) -> Result<Vec<LockedModule>> {
     let mut found = BTreeMap::new();
-    zips(downloads, &mut found)?;
+    // A program of the standard library alone fetches nothing.
+    if downloads.exists() {
+        zips(downloads, &mut found)?;
+    }
     let one = |(place, zip): (&String, &PathBuf)| -> Result<LockedModule> {
         let (path, version) = place.split_once("/@v/").ok_or_else(|| Error::internal(format!("reading module cache: {place}")))?;
         let read = |path: &Path| fs::read(path).context(|| format!("reading {}", path.display()));

@@ -4,13 +4,15 @@
 //! fetches is what the build reads). Building happens in the sandbox, without network, from the store alone; the Go command itself checks every
 //! module against `go.sum` once more. Sources: <https://go.dev/ref/mod> (proxy protocol, go.mod, go.sum).
 
+use std::fs::{self, File};
 use std::path::PathBuf;
 
 use layers::source::{LockedGo, LockedModule};
-use layers::{Error, Result};
+use layers::{Context, Error, Result};
 
 use super::deb::fetch::{Got, obtain};
 use super::deb::{Archive, Want};
+use crate::store::Store;
 
 mod build;
 mod licence;
@@ -71,7 +73,16 @@ fn label(module: &LockedModule) -> String {
     format!("{} {}", module.path, module.version)
 }
 
+/// Keeps other processes from the Go command's files as long as the result lives: their owners change with each build in the sandbox.
+fn alone(store: &Store) -> Result<File> {
+    let home = home(store);
+    let path = home.join("lock");
+    let file = fs::create_dir_all(&home).and_then(|()| File::create(&path)).context(|| format!("creating {}", path.display()))?;
+    file.lock().context(|| format!("locking {}", path.display()))?;
+    Ok(file)
+}
+
 /// Where the Go command's files lie in the store.
-fn home(store: &crate::store::Store) -> PathBuf {
+fn home(store: &Store) -> PathBuf {
     store.root().join("go")
 }
