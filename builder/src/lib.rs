@@ -7,6 +7,7 @@ pub mod disk;
 pub mod emit;
 pub mod exec;
 pub mod fs;
+pub mod images;
 pub mod inspect;
 pub mod pipeline;
 pub mod progress;

@@ -14,7 +14,7 @@ const CONTROL_LIMIT: u64 = 64 << 20;
 
 /// How a member is compressed, from its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Compression {
+pub(crate) enum Compression {
     None,
     Gzip,
     Xz,
@@ -86,27 +86,33 @@ impl<R: Read + Seek> Deb<R> {
     fn part(&mut self, part: Part, limit: u64) -> Result<Box<dyn Read + '_>> {
         self.file.seek(SeekFrom::Start(part.offset)).context(|| "reading ar archive".into())?;
         let raw = io::BufReader::with_capacity(1 << 17, (&mut self.file).take(part.size));
-        let plain: Box<dyn Read + '_> = match part.compression {
-            Compression::None => Box::new(raw),
-            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
-            Compression::Xz => {
-                let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, 0).context(|| "starting xz decoder".into())?;
-                Box::new(liblzma::bufread::XzDecoder::new_stream(raw, stream))
-            }
-            Compression::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(raw).context(|| "starting zstd decoder".into())?;
-                decoder.window_log_max(ZSTD_WINDOW).context(|| "starting zstd decoder".into())?;
-                Box::new(decoder)
-            }
-        };
-        Ok(Box::new(Limited { inner: plain, left: limit }))
+        Ok(Box::new(Limited { inner: decoder(raw, part.compression)?, left: limit }))
     }
 }
 
+/// The unpacked bytes of a stream, with bounded memory whatever its headers ask for.
+pub(crate) fn decoder<'a>(raw: impl io::BufRead + 'a, compression: Compression) -> Result<Box<dyn Read + 'a>> {
+    Ok(match compression {
+        Compression::None => Box::new(raw),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
+        Compression::Xz => {
+            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, 0).context(|| "starting xz decoder".into())?;
+            Box::new(liblzma::bufread::XzDecoder::new_stream(raw, stream))
+        }
+        Compression::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(raw).context(|| "starting zstd decoder".into())?;
+            decoder.window_log_max(ZSTD_WINDOW).context(|| "starting zstd decoder".into())?;
+            Box::new(decoder)
+        }
+    })
+}
+
 /// Fails, instead of ending, when more than the allowed bytes come out.
-struct Limited<R> {
-    inner: R,
-    left: u64,
+pub(crate) struct Limited<R> {
+    /// The unpacked bytes.
+    pub inner: R,
+    /// How many more may come.
+    pub left: u64,
 }
 
 impl<R: Read> Read for Limited<R> {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use layers::seed::LAYERS;
 use layers::{Error, Result};
 
 use crate::assemble::editor::{Editor, known, remove};
@@ -76,7 +77,7 @@ const MOUNT_POINTS: [(&str, u16); 12] = [
 
 /// Makes the tree an image's root; the last change to it before the lint.
 pub fn finalize(editor: &mut Editor<'_, '_>) -> Result<()> {
-    drop_left_behind(editor.tree);
+    drop_left_behind(editor.tree)?;
     let machine_id = known("etc/machine-id")?;
     editor.put(machine_id, b"", 0o444, (0, 0))?;
     editor.link(known("etc/resolv.conf")?, "../run/systemd/resolve/stub-resolv.conf")?;
@@ -94,14 +95,20 @@ pub fn finalize(editor: &mut Editor<'_, '_>) -> Result<()> {
     for (dir, mode) in MOUNT_POINTS {
         editor.directory(dir, mode)?;
     }
-    for node in editor.tree.entries.values_mut() {
+    let images = known(LAYERS)?;
+    for (_, node) in editor.tree.entries.iter_mut().filter(|(path, _)| !path.is_within(&images)) {
         node.mtime = node.mtime.min(editor.epoch);
     }
     Ok(())
 }
 
-fn drop_left_behind(tree: &mut Tree) {
+fn drop_left_behind(tree: &mut Tree) -> Result<()> {
+    let images = known(LAYERS)?;
     let gone = |(path, node): (&TreePath, &crate::tree::Node)| {
+        // The files of container images are what their digests say.
+        if path.is_within(&images) {
+            return None;
+        }
         let picked = LEFT_BEHIND.iter().any(|pattern| glob::fits(pattern, path));
         // The kernel's own file systems and /tmp hide folders too; elsewhere a package may rely on its folder.
         let hidden = ["dev", "proc", "run", "sys", "tmp"].iter().any(|dir| path.as_bytes().starts_with(dir.as_bytes()));
@@ -109,6 +116,7 @@ fn drop_left_behind(tree: &mut Tree) {
     };
     let gone: BTreeSet<_> = tree.entries.iter().filter_map(gone).collect();
     remove(tree, &gone);
+    Ok(())
 }
 
 /// Renames a subtree; hard links into it follow. The new parents are made when missing.

@@ -1,6 +1,6 @@
 //! The last look at a tree: what would make two machines alike, give a secret away or tell where it was built fails the build.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use layers::units::Digest;
 use layers::{Error, Result};
@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::assemble::glob;
 use crate::store::Store;
-use crate::tree::{Content, Kind, Tree, TreePath};
+use crate::tree::{Content, Kind, Node, Tree, TreePath};
 
 /// Paths that may not be there, with the reason.
 const FORBIDDEN: [(&str, &str); 5] = [
@@ -36,10 +36,23 @@ const KEY_START: &[u8] = b"-----BEGIN ";
 /// Checks a finished tree; the error names every path. `build_paths` are folders of the build machine (work folder, cache) that no content
 /// may mention; one of a single component, such as `/root`, is too common a text to tell anything and is skipped.
 pub fn lint(tree: &Tree, store: &Store, build_paths: &[&str]) -> Result<()> {
-    let mut found = paths(tree);
+    lint_but(tree, store, build_paths, &[])
+}
+
+/// As `lint`, without what lies in these folders: layers of container images that somebody else published. Nobody can take a file out of them
+/// without changing their digests, and whoever pulls the image has it anyway.
+pub fn lint_but(tree: &Tree, store: &Store, build_paths: &[&str], foreign: &[TreePath]) -> Result<()> {
+    let foreign: BTreeSet<_> = foreign.iter().collect();
+    let depth = foreign.iter().map(|f| f.as_bytes().split(|b| *b == b'/').count()).max().unwrap_or(0);
+    let is_foreign = |path: &TreePath| {
+        let ends = path.as_bytes().iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.as_bytes().len()]);
+        ends.take(depth).any(|end| TreePath::new(&path.as_bytes()[..end]).is_ok_and(|p| foreign.contains(&p)))
+    };
+    let tree: BTreeMap<_, _> = tree.entries.iter().filter(|(path, _)| !is_foreign(path)).collect();
+    let mut found = paths(&tree);
     let finders: Vec<_> = build_paths.iter().filter(|p| p.trim_matches('/').contains('/')).map(|p| (*p, Finder::new(p.as_bytes()))).collect();
     let mut contents = BTreeMap::<Digest, (&Content, Vec<&TreePath>)>::new();
-    for (path, node) in &tree.entries {
+    for (path, node) in &tree {
         if let Kind::File(content) = &node.kind {
             contents.entry(content.sha256).or_insert((content, Vec::new())).1.push(path);
         }
@@ -55,14 +68,14 @@ pub fn lint(tree: &Tree, store: &Store, build_paths: &[&str]) -> Result<()> {
     Err(error.with_hint("a layer's `remove` can take a file out"))
 }
 
-fn paths(tree: &Tree) -> Vec<String> {
-    let judge = |(path, node): (&TreePath, &crate::tree::Node)| {
+fn paths(tree: &BTreeMap<&TreePath, &Node>) -> Vec<String> {
+    let judge = |(path, node): (&&TreePath, &&Node)| {
         let hit = |list: &[(&str, &'static str)]| list.iter().find(|(pattern, _)| glob::fits(pattern, path)).map(|(_, why)| *why);
         let filled = matches!(&node.kind, Kind::File(content) if content.size > 0);
         let why = hit(&FORBIDDEN).or_else(|| hit(&EMPTY).filter(|_| filled))?;
         Some(format!("{path} {why}"))
     };
-    tree.entries.iter().filter_map(judge).collect()
+    tree.iter().filter_map(judge).collect()
 }
 
 fn look_into(bytes: &[u8], paths: &[&TreePath], finders: &[(&str, Finder<'_>)]) -> Vec<String> {

@@ -208,13 +208,18 @@ struct Raw<'a> {
 
 /// Reads the archive's entries in order with bounded memory, and the stream to its end so that its checksum is verified.
 fn for_each_entry(reader: impl Read, mut each: impl FnMut(TreePath, Raw<'_>) -> Result<()>) -> Result<()> {
+    let mut bytes = Vec::new();
+    entries(reader, |entry| one_entry(entry, &mut bytes, &mut each))
+}
+
+/// Hands out the entries of a tar archive in order, with at most 1 MiB of headers before each, and reads the stream to its end.
+pub(crate) fn entries<R: Read>(reader: R, mut each: impl FnMut(tar::Entry<'_, Metered<R>>) -> Result<()>) -> Result<()> {
     let allowance = Rc::new(Cell::new(HEADER_LIMIT));
     let mut archive = tar::Archive::new(Metered { inner: reader, allowance: allowance.clone() });
     let mut entries = archive.entries().context(|| "reading tar archive".into())?;
-    let mut bytes = Vec::new();
     while let Some(entry) = entries.next().transpose().fault(layers::Fault::Input, || "reading tar archive".into())? {
         allowance.set(u64::MAX);
-        one_entry(entry, &mut bytes, &mut each)?;
+        each(entry)?;
         allowance.set(HEADER_LIMIT);
     }
     allowance.set(u64::MAX);
@@ -227,19 +232,7 @@ fn one_entry<R: Read>(mut entry: tar::Entry<'_, R>, bytes: &mut Vec<u8>, each: &
     let path = TreePath::new(&raw_path).map_err(Error::input)?;
     let broken = |e: io::Error| Error::input(format!("entry {path}: {e}"));
     let xattrs = xattrs(&mut entry, &path)?;
-    let header = entry.header();
-    if header.entry_size().map_err(broken)? != entry.size() {
-        return Err(Error::input(format!("entry {path} has two sizes, {} and {}", header.entry_size().unwrap_or(0), entry.size())));
-    }
-    let id = |n: u64| u32::try_from(n).map_err(|_| Error::input(format!("entry {path} has owner {n}, more than 32 bits")));
-    let mut node = Node {
-        mode: (header.mode().map_err(broken)? & 0o7777) as u16,
-        uid: id(header.uid().map_err(broken)?)?,
-        gid: id(header.gid().map_err(broken)?)?,
-        mtime: i64::try_from(header.mtime().map_err(broken)?).unwrap_or(i64::MAX),
-        xattrs,
-        kind: Kind::Directory,
-    };
+    let mut node = bare_node(&entry, &path, xattrs)?;
     let what = kind(&entry, &path, raw_path.ends_with(b"/"), &mut node)?;
     bytes.clear();
     match what {
@@ -254,12 +247,35 @@ fn one_entry<R: Read>(mut entry: tar::Entry<'_, R>, bytes: &mut Vec<u8>, each: &
     each(path, Raw { node: &mut node, what, bytes })
 }
 
-/// Sets the node's kind for all but regular files; devices and kinds that dpkg does not unpack are refused.
-fn kind<R: Read>(entry: &tar::Entry<'_, R>, path: &TreePath, slash: bool, node: &mut Node) -> Result<What> {
-    let link = || match entry.link_name_bytes() {
+/// Owner, mode and time of an entry, as a directory; an entry that two readers could take for two sizes is refused.
+pub(crate) fn bare_node<R: Read>(entry: &tar::Entry<'_, R>, path: &TreePath, xattrs: Xattrs) -> Result<Node> {
+    let broken = |e: io::Error| Error::input(format!("entry {path}: {e}"));
+    let header = entry.header();
+    if header.entry_size().map_err(broken)? != entry.size() {
+        return Err(Error::input(format!("entry {path} has two sizes, {} and {}", header.entry_size().unwrap_or(0), entry.size())));
+    }
+    let id = |n: u64| u32::try_from(n).map_err(|_| Error::input(format!("entry {path} has owner {n}, more than 32 bits")));
+    Ok(Node {
+        mode: (header.mode().map_err(broken)? & 0o7777) as u16,
+        uid: id(header.uid().map_err(broken)?)?,
+        gid: id(header.gid().map_err(broken)?)?,
+        mtime: i64::try_from(header.mtime().map_err(broken)?).unwrap_or(i64::MAX),
+        xattrs,
+        kind: Kind::Directory,
+    })
+}
+
+/// Target of a link entry, as written.
+pub(crate) fn link_target<R: Read>(entry: &tar::Entry<'_, R>, path: &TreePath) -> Result<Vec<u8>> {
+    match entry.link_name_bytes() {
         Some(target) if !target.is_empty() && !target.contains(&0) && target.len() < 4096 => Ok(target.into_owned()),
         _ => Err(Error::input(format!("link {path} has no usable target"))),
-    };
+    }
+}
+
+/// Sets the node's kind for all but regular files; devices and kinds that dpkg does not unpack are refused.
+fn kind<R: Read>(entry: &tar::Entry<'_, R>, path: &TreePath, slash: bool, node: &mut Node) -> Result<What> {
+    let link = || link_target(entry, path);
     node.kind = match entry.header().entry_type() {
         tar::EntryType::Regular | tar::EntryType::Continuous if !slash => return Ok(What::File),
         tar::EntryType::Regular | tar::EntryType::Directory => Kind::Directory,
@@ -294,7 +310,7 @@ fn xattrs<R: Read>(entry: &mut tar::Entry<'_, R>, path: &TreePath) -> Result<Xat
 }
 
 /// Fails when the headers before one entry take more than they are allowed.
-struct Metered<R> {
+pub(crate) struct Metered<R> {
     inner: R,
     allowance: Rc<Cell<u64>>,
 }

@@ -72,13 +72,14 @@ fn id(name: &str) -> String {
     name.replace('+', ".plus.")
 }
 
-fn purl(package: &Package) -> String {
+/// Package URL of a Debian package (purl-spec, type deb).
+pub(crate) fn purl(package: &Package) -> String {
     let escape = |text: &str| text.replace('+', "%2B").replace(':', "%3A").replace('~', "%7E");
     format!("pkg:deb/debian/{}@{}?arch={}", escape(&package.name), escape(&package.version), package.architecture)
 }
 
 /// Licence names of a copyright file in Debian's machine-readable format (DEP-5): the first line of each `License:` field.
-fn licences(text: &str) -> BTreeSet<String> {
+pub(crate) fn licences(text: &str) -> BTreeSet<String> {
     if !text.trim_start().starts_with("Format:") {
         return BTreeSet::new();
     }
