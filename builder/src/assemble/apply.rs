@@ -21,6 +21,14 @@ pub struct Given<'a> {
     pub sources: &'a Contents,
 }
 
+impl Given<'_> {
+    /// What a file takes from a source.
+    pub fn content(&self, file: &PlannedFile, source: &str, member: Option<&str>) -> Result<Content> {
+        let found = self.sources.get(&(source.to_string(), member.map(str::to_string)));
+        found.cloned().ok_or_else(|| Error::internal(format!("writing {}: source `{source}` was not made", file.path)))
+    }
+}
+
 /// Contents of files from sources, by the source's name and, of an archive, the file's path in it.
 pub type Contents = BTreeMap<(String, Option<String>), Content>;
 
@@ -75,9 +83,7 @@ fn put(editor: &mut Editor<'_, '_>, file: &PlannedFile, accounts: &Accounts, giv
         Body::Bytes(bytes) => editor.put(path.clone(), bytes, file.mode, owner)?,
         Body::Node => editor.put(path.clone(), given.node, file.mode, owner)?,
         Body::From { source, member } => {
-            let content = given.sources.get(&(source.clone(), member.clone()));
-            let content = content.ok_or_else(|| Error::internal(format!("writing {}: source `{source}` was not made", file.path)))?;
-            editor.put_content(path.clone(), content.clone(), file.mode, owner)?;
+            editor.put_content(path.clone(), given.content(file, source, member.as_deref())?, file.mode, owner)?;
         }
     }
     match before {

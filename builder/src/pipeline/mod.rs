@@ -2,6 +2,7 @@
 
 mod boot;
 mod grub;
+mod images;
 mod locking;
 mod node;
 mod output;

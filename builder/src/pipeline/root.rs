@@ -10,11 +10,12 @@ use layers::units::Digest;
 use layers::{Error, Result};
 
 use super::boot::{self, BootFiles};
-use super::{Planned, sources};
+use super::{Planned, images, sources};
 use crate::assemble::configure::{self, Script};
 use crate::assemble::editor::Editor;
 use crate::assemble::unpack::{self, Unpacked};
 use crate::assemble::{apply, finalize, lint, modules, users, zones};
+use crate::images::install;
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::tree::{Kind, Tree, TreePath};
@@ -33,6 +34,7 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     let configured = configure_packages(planned, lock, store, progress)?;
     let contents = sources::make(store, &planned.plan, lock)?;
     let given = apply::Given { node, sources: &contents };
+    let images = images::make(&planned.plan, lock, &given, store)?;
     let inputs = postcard::to_stdvec(&configured).map_err(|e| Error::internal(format!("encoding the configured tree: {e}")))?;
     let sources: Vec<u8> = contents.values().flat_map(|content| content.sha256.0).collect();
     let key = Digest::of_parts([b"layers v2".as_slice(), &inputs, &planned.plan.digest().0, node, &sources]);
@@ -51,9 +53,11 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     let modules: Vec<String> = planned.plan.initrd_modules().into_iter().collect();
     let boot = boot::files(&mut editor, &modules, node)?;
     finalize::finalize(&mut editor)?;
+    let foreign = if images.is_empty() { Vec::new() } else { install::install(&mut editor, &images)?.foreign };
     pack.finish()?;
+    images::share(&mut tree)?;
     let here = std::env::current_dir().unwrap_or_default();
-    lint::lint(&tree, store, &[&store.root().to_string_lossy(), &here.to_string_lossy()])?;
+    lint::lint_but(&tree, store, &[&store.root().to_string_lossy(), &here.to_string_lossy()], &foreign)?;
     Ok(Root { tree, boot })
 }
 

@@ -68,7 +68,7 @@ pub fn fetch(site: &Archive<'_>, lock: &Lock) -> Result<()> {
 /// Builds and unpacks what files take from sources.
 pub fn make(store: &Store, plan: &Plan, lock: &Lock) -> Result<Contents> {
     let mut out = Contents::new();
-    let files = plan.layers.iter().flat_map(|layer| &layer.files);
+    let files = plan.layers.iter().flat_map(|layer| &layer.files).chain(plan.image_layers.iter().flat_map(|layer| &layer.files));
     let wanted: BTreeSet<_> = files.filter_map(|f| if let Body::From { source, member } = &f.body { Some((source, member)) } else { None }).collect();
     for (name, member) in wanted {
         let planned = plan.sources.iter().find(|s| s.name == *name);
