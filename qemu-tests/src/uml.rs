@@ -81,7 +81,7 @@ impl Link {
     /// Words for the kernel's command line that give the node this place.
     fn words(&self) -> [String; 2] {
         let (n, address) = (self.number, self.address());
-        let network = format!("{{interfaces: [{{name: vec0, addresses: [\"{address}/24\"]}}]}}");
+        let network = format!("{{interfaces: [{{name: lan, match: {{name: vec0}}, addresses: [\"{address}/24\"]}}]}}");
         let coded = network.replace(' ', "%20").replace('"', "%22");
         [format!("vec0:transport=raw,ifname=vn{n},depth=64,mac=52:54:00:77:00:{n:02x}"), format!("chasi.set=network={coded}")]
     }
