@@ -8,9 +8,9 @@ use layers::{Context, Error, Result};
 use serde_json::Value;
 
 use crate::exec;
-use crate::slots;
 use crate::uml::{self, Net};
 use crate::vm::{Drive, Firmware, Machine, Vm};
+use crate::{serial, slots};
 
 /// Longest time from power-on to `ready`, in seconds; emulation on a busy machine is slow.
 pub const READY: u64 = 180;
@@ -123,9 +123,21 @@ impl Node {
                 Ok(output) => return Ok(String::from_utf8_lossy(&output.stdout).trim().to_string()),
                 // sshd may start a moment after the agent is ready; 255 is ssh's own failure to connect.
                 Err(e) if e.to_string().contains("exit status: 255") && Instant::now() < end => std::thread::sleep(Duration::from_millis(500)),
-                Err(e) => return Err(e),
+                Err(e) => return Err(Error::environment(format!("{e}\nthe node's console said last:\n{}", self.console()))),
             }
         }
+    }
+
+    /// The end of what the node's serial line has said in this boot.
+    fn console(&self) -> String {
+        let said = fs::read(self.folder.join("serial.log")).unwrap_or_default();
+        serial::tail(&String::from_utf8_lossy(&said))
+    }
+
+    /// Gives a User-Mode Linux node a /proc/cpuinfo with a clock speed: the kubelet does not start without one. Lasts until the node's end.
+    pub fn bind_cpuinfo(&self) -> Result<()> {
+        self.ssh("(cat /proc/cpuinfo; echo 'cpu MHz\t\t: 1000.000') | sed '/^$/d' > /run/cpuinfo && mount --bind /run/cpuinfo /proc/cpuinfo")
+            .map(drop)
     }
 
     /// The node's own account of itself.
