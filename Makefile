@@ -10,7 +10,7 @@ NODE := target/node/$(CARGO_TARGET)/node/chasi-bod-node
 # Static, so that one file serves as init of the initramfs and as the agent; without paths of this machine, so that images do not carry them.
 NODE_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(HOME)/.cargo/registry/src=/crates --remap-path-prefix=$(CURDIR)=/src
 
-.PHONY: help setup tools image run test lint unit vm soak fuzz bench clean
+.PHONY: help setup tools image run test lint unit uml vm soak fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,8 @@ test: ## all set-up and all tests that CI runs
 	@scripts/stage image $(MAKE) --no-print-directory image
 	@scripts/stage lint $(MAKE) --no-print-directory lint
 	@scripts/stage native $(MAKE) --no-print-directory unit
+	@scripts/stage uml-kernel scripts/uml-kernel
+	@scripts/stage uml $(MAKE) --no-print-directory uml
 	@scripts/stage tcg $(MAKE) --no-print-directory vm
 
 lint: ## formatting, clippy without warnings, licences and advisories of dependencies
@@ -45,7 +47,10 @@ unit: image ## native tests, some of them on the built image's packages
 	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) cargo test --quiet --locked --release -p layers -p builder -p firstboot
 
 vm: image ## tests in QEMU (TCG)
-	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --quiet --locked --release -p qemu-tests -- --test-threads=1
+	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --quiet --locked --release -p qemu-tests --lib --test boot --test grub --test init --test power_cuts -- --test-threads=1
+
+uml: image ## tests under User-Mode Linux: the image's own userland without emulation
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test uml -- --nocapture --test-threads=1
 
 soak: image ## proofs too long for CI (tests named soak_…): run before resolving an issue
 	@scripts/setup test

@@ -5,4 +5,5 @@ pub mod exec;
 pub mod node;
 pub mod serial;
 pub mod slots;
+pub mod uml;
 pub mod vm;

@@ -8,7 +8,9 @@ use layers::{Context, Error, Result};
 use serde_json::Value;
 
 use crate::exec;
+use crate::uml::{self, Net};
 use crate::vm::{Drive, Firmware, Machine, Vm};
+use crate::{serial, slots};
 
 /// Longest time from power-on to `ready`, in seconds; emulation on a busy machine is slow.
 pub const READY: u64 = 180;
@@ -37,6 +39,7 @@ pub struct Node {
     pub folder: PathBuf,
     disk: Drive,
     port: u16,
+    link: Option<uml::Link>,
     /// More arguments for QEMU.
     pub arguments: Vec<String>,
     /// More options for its user network, each with a comma before it.
@@ -62,7 +65,22 @@ impl Node {
         let public_key = fs::read_to_string(folder.join("key.pub")).context(|| "reading the test key".into())?.trim().to_string();
         let port = free_port()?;
         let arguments = vec!["-smbios".into(), format!("type=11,value=chasi-bod:sshKeys={public_key}")];
-        Ok(Self { folder: folder.to_path_buf(), disk, port, arguments, forwards: String::new(), public_key })
+        Ok(Self { folder: folder.to_path_buf(), disk, port, link: None, arguments, forwards: String::new(), public_key })
+    }
+
+    /// A node of the UML lane: a sparse copy of a raw artifact as its disk, a place on a network, and what starts its slot A.
+    pub fn in_uml(folder: &Path, artifact: &Path, net: &Net, number: u8) -> Result<(Self, Firmware)> {
+        let disk = folder.join("disk.raw");
+        exec::run("cp", &["--sparse=always", &text(artifact), &text(&disk)])?;
+        let mut node = Self::of_disk(folder, Drive { path: disk.clone(), format: "raw" })?;
+        let link = net.link(number);
+        node.link = Some(link.clone());
+        let Firmware::Direct { initrd, command_line, .. } = slots::direct(&disk, folder)? else {
+            return Err(Error::internal("reading slot A: not a direct boot"));
+        };
+        let key = node.public_key.replace(' ', "%20");
+        let command_line = format!("{command_line} chasi.ssh-key={key}");
+        Ok((node, Firmware::Uml { kernel: uml::kernel()?, initrd, command_line, link }))
     }
 
     /// Powers the machine on.
@@ -87,20 +105,39 @@ impl Node {
     /// Runs a command on the node as root; it must succeed.
     pub fn ssh(&self, command: &str) -> Result<String> {
         let key = self.folder.join("key");
-        let (key, port) = (text(&key), self.port.to_string());
+        let (key, port) = (text(&key), if self.link.is_some() { "22".into() } else { self.port.to_string() });
         let fixed = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=30";
         let mut args: Vec<&str> = vec!["-i", &key, "-p", &port];
         args.extend(fixed.split(' '));
-        args.extend(["root@127.0.0.1", command]);
+        let host = self.link.as_ref().map_or("127.0.0.1".into(), uml::Link::address);
+        let host = format!("root@{host}");
+        args.extend([host.as_str(), command]);
+        let entered = self.link.as_ref().map(|link| link.inside(&[&["ssh"][..], &args].concat()));
+        let (program, args) = match &entered {
+            Some(words) => ("nsenter", words.iter().map(String::as_str).collect()),
+            None => ("ssh", args),
+        };
         let end = Instant::now() + Duration::from_secs(60);
         loop {
-            match exec::run("ssh", &args) {
+            match exec::run(program, &args) {
                 Ok(output) => return Ok(String::from_utf8_lossy(&output.stdout).trim().to_string()),
                 // sshd may start a moment after the agent is ready; 255 is ssh's own failure to connect.
                 Err(e) if e.to_string().contains("exit status: 255") && Instant::now() < end => std::thread::sleep(Duration::from_millis(500)),
-                Err(e) => return Err(e),
+                Err(e) => return Err(Error::environment(format!("{e}\nthe node's console said last:\n{}", self.console()))),
             }
         }
+    }
+
+    /// The end of what the node's serial line has said in this boot.
+    fn console(&self) -> String {
+        let said = fs::read(self.folder.join("serial.log")).unwrap_or_default();
+        serial::tail(&String::from_utf8_lossy(&said))
+    }
+
+    /// Gives a User-Mode Linux node a /proc/cpuinfo with a clock speed: the kubelet does not start without one. Lasts until the node's end.
+    pub fn bind_cpuinfo(&self) -> Result<()> {
+        self.ssh("(cat /proc/cpuinfo; echo 'cpu MHz\t\t: 1000.000') | sed '/^$/d' > /run/cpuinfo && mount --bind /run/cpuinfo /proc/cpuinfo")
+            .map(drop)
     }
 
     /// The node's own account of itself.

@@ -84,7 +84,8 @@ fn lock(shared: &Shared) -> MutexGuard<'_, Log> {
     shared.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn tail(text: &str) -> String {
+/// The last lines of a text.
+pub fn tail(text: &str) -> String {
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
 }

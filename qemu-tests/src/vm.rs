@@ -8,6 +8,7 @@ use layers::{Context, Error, Result};
 
 use crate::exec;
 use crate::serial::Serial;
+use crate::uml::{self, Link};
 
 /// What starts the machine.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,17 @@ pub enum Firmware {
         initrd: PathBuf,
         /// The command line.
         command_line: String,
+    },
+    /// User-Mode Linux: no emulation, the image's initramfs on the lane's own kernel, one core.
+    Uml {
+        /// The kernel, a program; see [`crate::uml::kernel`].
+        kernel: PathBuf,
+        /// The initramfs.
+        initrd: PathBuf,
+        /// The command line.
+        command_line: String,
+        /// Its network.
+        link: Link,
     },
 }
 
@@ -59,6 +71,11 @@ impl Machine {
 
     /// Starts the machine; its serial log and firmware variables go to `folder`.
     pub fn start(&self, folder: &Path) -> Result<Vm> {
+        if let Firmware::Uml { kernel, initrd, command_line, link } = &self.firmware {
+            let disk = self.drives.first().ok_or_else(|| Error::internal("starting UML: no disk"))?;
+            let args = uml::arguments(kernel, initrd, &disk.path, self.memory, folder, link, command_line);
+            return Vm::start("nsenter", &args, folder);
+        }
         let mut args = words(BASE);
         let accel = match std::env::var("CHASI_BOD_ACCEL") {
             Ok(other) if other != "tcg" => words(&format!("-accel {other} -cpu host")),
@@ -77,12 +94,12 @@ impl Machine {
             args.extend(words("-nic none"));
         }
         args.extend(self.arguments.iter().cloned());
-        Vm::start(&args, folder)
+        Vm::start("qemu-system-x86_64", &args, folder)
     }
 
     fn firmware_arguments(&self, folder: &Path) -> Result<Vec<String>> {
         match &self.firmware {
-            Firmware::Bios => Ok(Vec::new()),
+            Firmware::Bios | Firmware::Uml { .. } => Ok(Vec::new()),
             Firmware::Uefi => {
                 let variables = folder.join("ovmf-vars.fd");
                 std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &variables).context(|| "copying OVMF's variables".into())?;
@@ -115,8 +132,8 @@ pub struct Vm {
 }
 
 impl Vm {
-    fn start(args: &[String], folder: &Path) -> Result<Self> {
-        let mut child = exec::start("qemu-system-x86_64", args)?;
+    fn start(program: &str, args: &[String], folder: &Path) -> Result<Self> {
+        let mut child = exec::start(program, args)?;
         let (Some(output), Some(input)) = (child.stdout.take(), child.stdin.take()) else {
             return Err(Error::internal("taking the machine's serial line: it is not piped"));
         };

@@ -1,0 +1,51 @@
+//! The built image under User-Mode Linux: our init, verity, state, systemd and agent without emulation.
+
+use qemu_tests::node::{Node, artifact, artifacts};
+use qemu_tests::uml::Net;
+
+#[test]
+fn uml_the_image_boots_and_a_reboot_keeps_the_state() {
+    let (folder, net) = (tempfile::tempdir().unwrap(), Net::new(1).unwrap());
+    let raw = artifact(&artifacts("minimal").unwrap(), "raw").unwrap();
+    let (node, firmware) = Node::in_uml(folder.path(), &raw, &net, 1).unwrap();
+    let (vm, seconds) = node.boot(firmware.clone()).unwrap();
+    println!("UML first boot to ready: {seconds} s of the node's own time, {:.1} s since start", vm.age().as_secs_f64());
+    let root = node.ssh("findmnt -n -o SOURCE,FSTYPE /").unwrap();
+    assert!(root.contains("dm-") || root.contains("mapper"), "the root is not behind device mapper: {root}");
+    kernel_has_what_clusters_need(&node);
+    let id = node.ssh("echo kept > /var/lib/kept; cat /etc/machine-id").unwrap();
+    node.shut_down(vm).unwrap();
+    let (vm, seconds) = node.boot(firmware).unwrap();
+    println!("UML later boot to ready: {seconds} s of the node's own time");
+    assert_eq!(node.ssh("cat /var/lib/kept /etc/machine-id").unwrap(), format!("kept\n{id}"));
+    node.shut_down(vm).unwrap();
+}
+
+/// Cgroup controllers, pod networking and layered file systems of the lane's kernel; the nodes of clusters depend on them.
+fn kernel_has_what_clusters_need(node: &Node) {
+    let controllers = node.ssh("cat /sys/fs/cgroup/cgroup.controllers").unwrap();
+    for name in ["cpu", "io", "memory", "pids"] {
+        assert!(controllers.split(' ').any(|c| c == name), "no cgroup controller {name}: {controllers}");
+    }
+    let layered = "mkdir -p /run/t/u /run/t/w /run/t/m && mount -t overlay -o lowerdir=/usr,upperdir=/run/t/u,workdir=/run/t/w t /run/t/m";
+    node.ssh(&format!("{layered} && touch /run/t/m/new && test -e /run/t/u/new && umount /run/t/m")).unwrap();
+    let bridged = "ip netns add pod && ip link add b0 type bridge && ip link add v0 type veth peer name v1 netns pod && ip link set v0 master b0 up";
+    let addressed = "ip addr add 10.9.0.1/24 dev b0 && ip link set b0 up && ip -n pod addr add 10.9.0.2/24 dev v1 && ip -n pod link set v1 up";
+    node.ssh(&format!("{bridged} && {addressed} && ping -c 1 -W 10 10.9.0.2")).unwrap();
+    node.ssh("ip netns del pod && ip link del b0 && ip link add vx0 type vxlan id 7 dstport 4789 dev vec0 && ip link del vx0").unwrap();
+    node.bind_cpuinfo().unwrap();
+    assert_eq!(node.ssh("grep -c '^cpu MHz.*[0-9]' /proc/cpuinfo").unwrap(), "1");
+}
+
+#[test]
+fn uml_two_nodes_reach_each_other() {
+    let (one, two, net) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Net::new(2).unwrap());
+    let raw = artifact(&artifacts("minimal").unwrap(), "raw").unwrap();
+    let (a, start_a) = Node::in_uml(one.path(), &raw, &net, 1).unwrap();
+    let (b, start_b) = Node::in_uml(two.path(), &raw, &net, 2).unwrap();
+    let (vm_a, vm_b) = (a.boot(start_a).unwrap().0, b.boot(start_b).unwrap().0);
+    a.ssh("ping -c 3 -W 5 10.77.0.12").unwrap();
+    b.ssh("ping -c 3 -W 5 10.77.0.11").unwrap();
+    a.shut_down(vm_a).unwrap();
+    b.shut_down(vm_b).unwrap();
+}
