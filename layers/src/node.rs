@@ -92,6 +92,40 @@ pub struct ImageRecord {
     pub time: Time,
     /// Console rules of the profile.
     pub console: Console,
+    /// The Kubernetes that the image carries; none in an image without the runtime and orchestration layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Kubernetes>,
+}
+
+/// The cluster that an image's nodes form (names as in kubeadm's `ClusterConfiguration`, v1beta4).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Kubernetes {
+    /// Version of the bundled programs and images, `v1.36.3`; empty is not valid.
+    pub version: String,
+    /// Name of the cluster.
+    pub cluster_name: String,
+    /// Range that the nodes' pod ranges are cut from.
+    pub pod_cidr: String,
+    /// Range of Service addresses.
+    pub service_cidr: String,
+    /// DNS domain of Services.
+    pub dns_domain: String,
+    /// The node founds a cluster of its own without being told.
+    pub standalone: bool,
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        Self {
+            version: String::new(),
+            cluster_name: "chasi-bod".into(),
+            pod_cidr: "10.244.0.0/16".into(),
+            service_cidr: "10.96.0.0/12".into(),
+            dns_domain: "cluster.local".into(),
+            standalone: false,
+        }
+    }
 }
 
 impl ImageRecord {
@@ -106,6 +140,7 @@ impl ImageRecord {
             disk: profile.disk.clone(),
             time: profile.time.clone(),
             console: profile.console.clone(),
+            kubernetes: None,
         }
     }
 }
