@@ -277,9 +277,14 @@ mod tests {
         assert!(dir.path().join("tmp/left").exists(), "the first may still write it");
         assert_eq!(second.alone().unwrap_err().fault(), layers::Fault::Environment);
         drop((first, second));
-        let store = Store::open(dir.path()).unwrap();
-        assert!(!dir.path().join("tmp/left").exists());
-        store.alone().unwrap();
+        // A process that another test forks holds our locks until it has started its program: only what lasts counts.
+        let left = || dir.path().join("tmp/left").exists();
+        let gone = (0..500).any(|_| {
+            let alone = Store::open(dir.path()).unwrap().alone().is_ok();
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            alone && !left()
+        });
+        assert!(gone, "what the killed process left stays");
     }
 
     #[test]

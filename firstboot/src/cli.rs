@@ -8,6 +8,7 @@ use layers::{Error, Result};
 
 use crate::agent::{self, Stay};
 use crate::host::Host;
+use crate::images::{self, Log};
 use crate::status::Status;
 use crate::{config, console};
 
@@ -52,8 +53,24 @@ enum Verb {
         /// Terminal, such as `tty1` or `ttyS0`.
         tty: String,
     },
+    /// Container images of the root.
+    #[command(subcommand, hide = true)]
+    Images(Images),
     /// Prints the version of this program and of the image.
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum Images {
+    /// Serves them to containerd: registry on loopback and snapshotter (started by systemd).
+    Serve {
+        /// Port of the registry on 127.0.0.1.
+        #[arg(long, default_value_t = layers::seed::REGISTRY_PORT)]
+        port: u16,
+        /// Prints a line for each request to the registry.
+        #[arg(long)]
+        log: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,6 +109,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             config::set_by_console(&host, key, value)?;
         }
         Verb::Agent { once, fuse } => agent::run(&host.with_fuse(*fuse), if *once { Stay::Once } else { Stay::Forever })?,
+        Verb::Images(Images::Serve { port, log }) => images::serve(&host, *port, if *log { Log::Requests } else { Log::Quiet })?,
         Verb::Console { tty } => console::run(&host, tty)?,
         Verb::Version => {
             let image = host.image()?;

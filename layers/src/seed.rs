@@ -22,6 +22,9 @@ pub const INDEX: &str = "/usr/lib/chasi-bod/images/index.json";
 /// Folder of manifests, indices and configs, each named by its digest in hex.
 pub const DOCUMENTS: &str = "/usr/lib/chasi-bod/images/sha256";
 
+/// Port of the node's read-only registry on 127.0.0.1; below 1024, so that no ordinary user can take its place.
+pub const REGISTRY_PORT: u16 = 955;
+
 /// All images of a root.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -132,7 +132,7 @@ fn refresh(host: &Host, reporter: &mut Reporter, deadline: f64) {
 }
 
 /// sd_notify(3); without systemd there is nobody to tell.
-fn notify_ready() {
+pub(crate) fn notify_ready() {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let name = name.to_string_lossy().into_owned();
     if let Ok(socket) = UnixDatagram::unbound() {
