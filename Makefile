@@ -44,7 +44,7 @@ lint: ## formatting, clippy without warnings, licences and advisories of depende
 	@scripts/deny
 
 unit: image ## native tests, some of them on the built image's packages
-	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) cargo test --quiet --locked --release -p layers -p builder -p firstboot
+	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) cargo test --quiet --locked --release --no-fail-fast -p layers -p builder -p firstboot
 
 vm: image ## tests in QEMU (TCG)
 	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --quiet --locked --release -p qemu-tests --lib --test boot --test grub --test init --test power_cuts -- --test-threads=1
