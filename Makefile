@@ -10,7 +10,7 @@ NODE := target/node/$(CARGO_TARGET)/node/chasi-bod-node
 # Static, so that one file serves as init of the initramfs and as the agent; without paths of this machine, so that images do not carry them.
 NODE_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(HOME)/.cargo/registry/src=/crates --remap-path-prefix=$(CURDIR)=/src
 
-.PHONY: help setup tools image run test lint unit uml vm soak fuzz bench clean
+.PHONY: help setup tools image minimal standalone run test lint unit uml vm cluster soak fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,13 +25,20 @@ tools: setup ## compile the chasi-bod command and the node binary
 image: tools ## build PROFILE (default minimal) in FORMATS (default qcow2,raw) into output/
 	@$(BIN) build profiles/$(PROFILE).yaml --format $(FORMATS) --node-binary $(NODE)
 
+# What tests boot and look into, without and with a cluster.
+minimal: tools
+	@$(BIN) build profiles/minimal.yaml --format qcow2,raw --node-binary $(NODE)
+
+standalone: tools
+	@$(BIN) build profiles/standalone.yaml --format qcow2,raw --node-binary $(NODE)
+
 run: tools ## build PROFILE and boot it here with serial console and forwarded ssh port
 	@$(BIN) run profiles/$(PROFILE).yaml --node-binary $(NODE)
 
 test: ## all set-up and all tests that CI runs
 	@scripts/stage setup scripts/setup test
 	@scripts/stage compile $(MAKE) --no-print-directory tools
-	@scripts/stage image $(MAKE) --no-print-directory image
+	@scripts/stage minimal $(MAKE) --no-print-directory minimal
 	@scripts/stage lint $(MAKE) --no-print-directory lint
 	@scripts/stage native $(MAKE) --no-print-directory unit
 	@scripts/stage uml-kernel scripts/uml-kernel
@@ -43,23 +50,28 @@ lint: ## formatting, clippy without warnings, licences and advisories of depende
 	@cargo clippy --quiet --locked --release --workspace --all-targets -- -D warnings
 	@scripts/deny
 
-unit: image ## native tests, some of them on the built image's packages
+unit: minimal ## native tests, some of them on the built image's packages
 	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) cargo test --quiet --locked --release --no-fail-fast -p layers -p builder -p firstboot
 
-vm: image ## tests in QEMU (TCG)
+vm: minimal ## tests in QEMU (TCG)
 	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --quiet --locked --release -p qemu-tests --lib --test boot --test grub --test init --test power_cuts -- --test-threads=1
 
-uml: image ## tests under User-Mode Linux: the image's own userland without emulation
+uml: minimal ## tests under User-Mode Linux: the image's own userland without emulation
 	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test uml -- --nocapture --test-threads=1
 
-soak: image ## proofs too long for CI (tests named soak_…): run before resolving an issue
+cluster: standalone ## the standalone profile forms its cluster under User-Mode Linux; the first build takes a quarter of an hour
+	@scripts/setup test
+	@scripts/uml-kernel
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test cluster -- --nocapture --test-threads=1
+
+soak: minimal standalone ## proofs too long for CI (tests named soak_…): run before resolving an issue
 	@scripts/setup test
 	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release --workspace -- --ignored --test-threads=1 soak_
 
 fuzz: ## fuzz each parser of foreign bytes for FUZZ_SECONDS (default 60); needs a nightly compiler
 	@scripts/fuzz
 
-bench: image ## measure against mmdebstrap in one run; JSON and a table in output/bench/
+bench: minimal ## measure against mmdebstrap in one run; JSON and a table in output/bench/
 	@scripts/setup test
 	@scripts/bench
 

@@ -10,7 +10,7 @@ use crate::agent::{self, Stay};
 use crate::host::Host;
 use crate::images::{self, Log};
 use crate::status::Status;
-use crate::{config, console};
+use crate::{cluster, config, console};
 
 /// Shows and steers this node.
 #[derive(Debug, Parser)]
@@ -52,6 +52,13 @@ enum Verb {
     Console {
         /// Terminal, such as `tty1` or `ttyS0`.
         tty: String,
+    },
+    /// Prints the operator's kubeconfig of this cluster, a secret (on control planes).
+    #[command(after_help = "Examples:\n  ssh root@node chasi-bod kubeconfig --server node > kubeconfig\n  kubectl --kubeconfig kubeconfig get nodes")]
+    Kubeconfig {
+        /// Name or address that the API server shall be reached by; without it a name that only the cluster's nodes know.
+        #[arg(long, value_name = "HOST[:PORT]")]
+        server: Option<String>,
     },
     /// Container images of the root.
     #[command(subcommand, hide = true)]
@@ -108,6 +115,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             let (key, value) = setting.split_once('=').ok_or_else(|| Error::input(format!("setting `{setting}`: there is no `=`")))?;
             config::set_by_console(&host, key, value)?;
         }
+        Verb::Kubeconfig { server } => print!("{}", cluster::kubeconfig(&host, server.as_deref())?),
         Verb::Agent { once, fuse } => agent::run(&host.with_fuse(*fuse), if *once { Stay::Once } else { Stay::Forever })?,
         Verb::Images(Images::Serve { port, log }) => images::serve(&host, *port, if *log { Log::Requests } else { Log::Quiet })?,
         Verb::Console { tty } => console::run(&host, tty)?,

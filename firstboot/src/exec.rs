@@ -1,5 +1,7 @@
 //! The only place of the node that starts processes: a failure shows the command line, the decoded status and the end of stderr.
 
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -16,6 +18,33 @@ pub fn run(command: &mut Command) -> Result<Output> {
         return Ok(output);
     }
     Err(Error::environment(format!("running `{line}`: {}{}", status(output.status), tail(&output.stderr))))
+}
+
+/// Runs a command to its end and hands on each line of its output as it comes; any other status than 0 is an error with the end of it.
+pub fn follow(command: &mut Command, mut line: impl FnMut(&str)) -> Result<()> {
+    let name = show(command);
+    let starting = || format!("starting `{name}`");
+    let (reader, writer) = std::io::pipe().fault(Fault::Environment, starting)?;
+    let errors = writer.try_clone().fault(Fault::Environment, starting)?;
+    let mut child = command.stdin(Stdio::null()).stdout(writer).stderr(errors).spawn().fault(Fault::Environment, starting)?;
+    // The command keeps the writing ends, without which there is no end of file.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut last = VecDeque::new();
+    for text in BufReader::new(reader).split(b'\n').map_while(std::io::Result::ok) {
+        let text = String::from_utf8_lossy(&text).into_owned();
+        println!("{text}");
+        line(&text);
+        last.push_back(text);
+        if last.len() > 20 {
+            last.pop_front();
+        }
+    }
+    let ended = child.wait().fault(Fault::Environment, || format!("waiting for `{name}`"))?;
+    if ended.success() {
+        return Ok(());
+    }
+    let last: String = last.iter().map(|line| format!("\n  {line}")).collect();
+    Err(Error::environment(format!("running `{name}`: {}{last}", status(ended))))
 }
 
 /// Replaces this process by the command; returns only when that fails.

@@ -6,6 +6,7 @@ use layers::node::ImageRecord;
 use layers::{Error, Fault, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::cluster;
 use crate::host::{Host, RUN};
 use crate::steps::NAMES;
 
@@ -98,7 +99,7 @@ impl Status {
             slot: word(["chasi.slot", "slot"]),
             hostname: String::new(),
             addresses: Vec::new(),
-            steps: NAMES.iter().map(pending).collect(),
+            steps: NAMES.iter().chain(cluster::NAMES.iter().filter(|_| cluster::is_wanted(host))).map(pending).collect(),
             ready: false,
         }
     }

@@ -6,6 +6,10 @@ use crate::profile::{Console, Disk, Network, Profile, Time};
 
 /// Path of the image record inside the root.
 pub const IMAGE_RECORD: &str = "usr/lib/chasi-bod/image.json";
+/// Path of the settings that the image's layers give every node, a document as on a `CHASI` disk; may be absent.
+pub const IMAGE_SETTINGS: &str = "usr/lib/chasi-bod/settings.yaml";
+/// Folder of what the agent forms a cluster with; an image without it forms none.
+pub const KUBERNETES: &str = "usr/lib/chasi-bod/kubernetes";
 
 /// GPT type GUIDs (Discoverable Partitions Specification; BIOS boot: GRUB manual) and partition names of an image's disk.
 pub mod partition {
@@ -92,40 +96,6 @@ pub struct ImageRecord {
     pub time: Time,
     /// Console rules of the profile.
     pub console: Console,
-    /// The Kubernetes that the image carries; none in an image without the runtime and orchestration layers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kubernetes: Option<Kubernetes>,
-}
-
-/// The cluster that an image's nodes form (names as in kubeadm's `ClusterConfiguration`, v1beta4).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Kubernetes {
-    /// Version of the bundled programs and images, `v1.36.3`; empty is not valid.
-    pub version: String,
-    /// Name of the cluster.
-    pub cluster_name: String,
-    /// Range that the nodes' pod ranges are cut from.
-    pub pod_cidr: String,
-    /// Range of Service addresses.
-    pub service_cidr: String,
-    /// DNS domain of Services.
-    pub dns_domain: String,
-    /// The node founds a cluster of its own without being told.
-    pub standalone: bool,
-}
-
-impl Default for Kubernetes {
-    fn default() -> Self {
-        Self {
-            version: String::new(),
-            cluster_name: "chasi-bod".into(),
-            pod_cidr: "10.244.0.0/16".into(),
-            service_cidr: "10.96.0.0/12".into(),
-            dns_domain: "cluster.local".into(),
-            standalone: false,
-        }
-    }
 }
 
 impl ImageRecord {
@@ -140,7 +110,6 @@ impl ImageRecord {
             disk: profile.disk.clone(),
             time: profile.time.clone(),
             console: profile.console.clone(),
-            kubernetes: None,
         }
     }
 }

@@ -67,10 +67,33 @@ pub struct Settings {
     pub mounts: Sourced<Vec<Mount>>,
     /// Where more configuration can be fetched.
     pub url: Option<Sourced<String>>,
+    /// The node's part in forming the cluster; none until it is told.
+    pub role: Option<Sourced<Role>>,
 }
 
-const KEYS: [&str; 10] =
-    ["hostname", "sshKeys", "sshKeys.<user>", "network", "time.zone", "time.servers", "console.login", "console.passwordHash", "disk.mounts", "url"];
+/// A node's part in forming the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Makes a cluster of its own, as its first control plane.
+    Founder,
+    /// Joins a cluster that exists.
+    Member,
+}
+
+const KEYS: [&str; 11] = [
+    "cluster.role",
+    "hostname",
+    "sshKeys",
+    "sshKeys.<user>",
+    "network",
+    "time.zone",
+    "time.servers",
+    "console.login",
+    "console.passwordHash",
+    "disk.mounts",
+    "url",
+];
 
 impl Settings {
     /// What the image says.
@@ -85,6 +108,7 @@ impl Settings {
             password_hash: None,
             mounts: Sourced::image(image.disk.mounts.clone()),
             url: None,
+            role: None,
         }
     }
 
@@ -102,6 +126,7 @@ impl Settings {
             }
             "disk.mounts" => put(&mut self.mounts, structure(&item.value)?, source),
             "url" => self.url = Some(Sourced { value: word(&item.value, check_url)?, source: source.clone() }),
+            "cluster.role" => self.role = Some(Sourced { value: structure(&item.value)?, source: source.clone() }),
             "sshKeys" => self.set_ssh_keys("root", &item.value, source)?,
             key => match key.strip_prefix("sshKeys.") {
                 Some(user) => self.set_ssh_keys(user, &item.value, source)?,
@@ -134,6 +159,7 @@ impl Settings {
         rows.push(row("console.login", &self.login));
         rows.extend(self.password_hash.iter().map(|hash| ("console.passwordHash".into(), "(hidden)".into(), hash.source.clone())));
         rows.push(row("disk.mounts", &self.mounts));
+        rows.extend(self.role.iter().map(|role| row("cluster.role", role)));
         rows.extend(self.url.iter().map(|url| ("url".into(), without_secrets(&url.value), url.source.clone())));
         rows
     }
@@ -229,7 +255,7 @@ pub fn parse(document: &str, place: &str) -> Result<Vec<Item>, String> {
     for (key, value) in top {
         let line = value.referenced.line();
         match (key.as_str(), value.value) {
-            ("time" | "console" | "disk" | "sshKeys", Value::Object(inner)) => {
+            ("time" | "console" | "cluster" | "disk" | "sshKeys", Value::Object(inner)) => {
                 for (name, value) in inner {
                     let source = format!("{place}:{}", line_of(document, line, &name));
                     items.push(Item { key: format!("{key}.{name}"), value, source });
@@ -375,7 +401,7 @@ mod tests {
         let (settings, problems) = load(&format!(
             "hostname: a-{{id}}\nsshKeys:\n  root: [\"{KEY}\"]\ntime:\n  zone: Europe/Berlin\n  servers: [10.0.0.1]\nconsole:\n  login: \"off\"\n  \
              passwordHash: $6$abcdefgh$0123456789\nnetwork:\n  interfaces:\n  - {{name: a, match: {{name: e*}}, addresses: [10.0.0.2/24]}}\n\
-             disk:\n  mounts: [{{path: /srv/a, disk: {{serial: x}}}}]\nurl: https://u:p@h/x?t=1\n"
+             disk:\n  mounts: [{{path: /srv/a, disk: {{serial: x}}}}]\ncluster:\n  role: founder\nurl: https://u:p@h/x?t=1\n"
         ));
         assert_eq!(problems, Vec::<String>::new());
         assert_eq!(settings.hostname, Sourced { value: "a-{id}".into(), source: "f:1".into() });
@@ -384,6 +410,7 @@ mod tests {
         assert_eq!(settings.login.value, ConsoleLogin::Off);
         assert_eq!(settings.network.value.interfaces[0].addresses, ["10.0.0.2/24"]);
         assert_eq!(settings.mounts.value[0].path, "/srv/a");
+        assert_eq!(settings.role, Some(Sourced { value: Role::Founder, source: "f:16".into() }));
         let shown = format!("{:?}", settings.rows());
         assert!(!shown.contains("$6$") && !shown.contains("u:p") && !shown.contains("t=1") && shown.contains("https://h/x"), "{shown}");
     }
@@ -402,6 +429,7 @@ mod tests {
             ("network: {interfaces: [{name: a, match: {name: e*}, adresses: []}]}", "network", "unknown field `adresses`"),
             ("network: {interfaces: [{name: a, match: {name: e*}, addresses: [10.0.0.1/33]}]}", "network", "10.0.0.1/33"),
             ("network: {interfaces: [{name: v, vlan: {id: 5, parent: b}}]}", "network", "no interface `b`"),
+            ("cluster: {role: king}", "cluster.role", "unknown variant `king`"),
             ("url: http://h/x", "url", "sha256"),
             ("url: file:///etc/shadow", "url", "no http"),
         ];

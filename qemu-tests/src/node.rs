@@ -134,12 +134,6 @@ impl Node {
         serial::tail(&String::from_utf8_lossy(&said))
     }
 
-    /// Gives a User-Mode Linux node a /proc/cpuinfo with a clock speed: the kubelet does not start without one. Lasts until the node's end.
-    pub fn bind_cpuinfo(&self) -> Result<()> {
-        self.ssh("(cat /proc/cpuinfo; echo 'cpu MHz\t\t: 1000.000') | sed '/^$/d' > /run/cpuinfo && mount --bind /run/cpuinfo /proc/cpuinfo")
-            .map(drop)
-    }
-
     /// The node's own account of itself.
     pub fn status(&self) -> Result<Value> {
         let text = self.ssh("chasi-bod status --json")?;

@@ -16,13 +16,16 @@ pub fn list(host: &Host) -> Vec<Address> {
     if !host.is_live() {
         return Vec::new();
     }
+    // The node's own dummy, and the bridge and ends of its pods.
+    let is_inside = |name: &str| name == "node0" || name.starts_with("cni") || name.starts_with("veth");
     let reachable = dump().unwrap_or_default().into_iter().filter(|(_, ip, _)| match ip {
         IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
     });
     let names = host.names("sys/class/net");
     let name = |index: u32| names.iter().find(|name| host.line(&format!("sys/class/net/{name}/ifindex")) == index.to_string()).cloned();
-    reachable.map(|(index, ip, prefix)| Address { interface: name(index).unwrap_or_default(), address: format!("{ip}/{prefix}") }).collect()
+    let all = reachable.map(|(index, ip, prefix)| Address { interface: name(index).unwrap_or_default(), address: format!("{ip}/{prefix}") });
+    all.filter(|address| !is_inside(&address.interface)).collect()
 }
 
 fn dump() -> rustix::io::Result<Vec<(u32, IpAddr, u8)>> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use layers::Result;
 use layers::node::ImageRecord;
 
+use crate::cluster;
 use crate::config::{self, Fetched};
 use crate::host::{Change, Host};
 use crate::status::{Reporter, State};
@@ -36,8 +37,10 @@ pub fn run(host: &Host, stay: Stay) -> Result<()> {
     let mut fetching = pass(host, &image, &mut reporter);
     notify_ready();
     let deadline = host.uptime() + PATIENCE;
+    let mut cluster = Cluster::Unstarted;
     loop {
         refresh(host, &mut reporter, deadline);
+        cluster.advance(host, &mut reporter);
         if stay == Stay::Once {
             return Ok(());
         }
@@ -48,6 +51,38 @@ pub fn run(host: &Host, stay: Stay) -> Result<()> {
             fetching = pass(host, &image, &mut reporter);
         }
     }
+}
+
+/// The thread that forms and watches the cluster.
+enum Cluster {
+    Unstarted,
+    Started(Receiver<cluster::Report>),
+}
+
+impl Cluster {
+    /// Starts it when the node has name and address, or will get none; then passes on what it says.
+    fn advance(&mut self, host: &Host, reporter: &mut Reporter) {
+        match self {
+            Self::Unstarted if cluster::is_wanted(host) && host.is_live() && has_network(host, reporter) => {
+                let addresses = reporter.status.addresses.iter().filter_map(|a| a.address.split('/').next()?.parse().ok()).collect();
+                if let Some(settings) = config::published(host) {
+                    *self = Self::Started(cluster::start(&settings, addresses, reporter.status.hostname.clone()));
+                }
+            }
+            Self::Unstarted => {}
+            Self::Started(reports) => reports.try_iter().for_each(|report| {
+                reporter.set(host, report.step, report.state, &report.detail, report.hint.as_deref());
+            }),
+        }
+    }
+}
+
+/// An address, or no card that could still get one: each is up and without a link, or nothing came in time.
+fn has_network(host: &Host, reporter: &Reporter) -> bool {
+    let is_card = |name: &&String| host.path(&format!("sys/class/net/{name}/device")).exists();
+    // A card that is not up yet has no `carrier` to read.
+    let is_dead = |name: &String| host.line(&format!("sys/class/net/{name}/carrier")) == "0";
+    !reporter.status.addresses.is_empty() || host.names("sys/class/net").iter().filter(is_card).all(is_dead) || host.uptime() > PATIENCE
 }
 
 /// What makes the sources worth reading again: a disk came or went, a person set something.

@@ -11,7 +11,7 @@ mod volume;
 use std::collections::BTreeMap;
 
 use layers::Result;
-use layers::node::ImageRecord;
+use layers::node::{IMAGE_SETTINGS, ImageRecord};
 use layers::settings::{Item, Settings, parse};
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +58,8 @@ pub fn console_path() -> String {
 pub fn collect(host: &Host, image: &ImageRecord) -> Result<Collected> {
     let mut kept = load(host, &kept_path());
     let mut problems = Vec::new();
-    let mut items = command_line(host);
+    let mut items = image_settings(host, &mut problems);
+    items.extend(command_line(host));
     for (name, said) in
         [("disk CHASI", chasi(host)), ("disk cidata", cidata::read(host)), ("SMBIOS", firmware::smbios(host)), ("OVF", firmware::ovf(host))]
     {
@@ -79,6 +80,16 @@ pub fn collect(host: &Host, image: &ImageRecord) -> Result<Collected> {
     let console = load(host, &console_path()).sources.remove("console").unwrap_or_default();
     apply(&mut settings, &console, &mut problems);
     Ok(Collected { settings, problems, kept })
+}
+
+/// What the layers of the image say to every node.
+fn image_settings(host: &Host, problems: &mut Vec<String>) -> Vec<Item> {
+    let text = host.read(IMAGE_SETTINGS).ok().flatten();
+    let said = text.map_or(Ok(Vec::new()), |text| parse(&text, "image: settings.yaml"));
+    said.unwrap_or_else(|why| {
+        problems.push(why);
+        Vec::new()
+    })
 }
 
 fn apply(settings: &mut Settings, items: &[Item], problems: &mut Vec<String>) {

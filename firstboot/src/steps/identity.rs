@@ -23,7 +23,7 @@ impl Step for IdentityStep {
         // Not the hardware address itself: a node keeps its name when a network card is replaced.
         let settings = site.settings;
         let hash = settings.password_hash.as_ref().map(|hash| &hash.value);
-        json(&(&settings.hostname.value, &settings.ssh_keys, hash))
+        json(&(&settings.hostname.value, &settings.ssh_keys, hash, further_names(site.host)))
     }
 
     fn is_done(&self, site: &Site) -> bool {
@@ -36,8 +36,7 @@ impl Step for IdentityStep {
         ensure_machine_id(host)?;
         let name = host_name(host, &site.settings.hostname.value)?;
         host.write("etc/hostname", format!("{name}\n").as_bytes(), 0o644)?;
-        let hosts = format!("127.0.0.1 localhost\n127.0.1.1 {name}\n::1 localhost ip6-localhost ip6-loopback\n");
-        host.write("etc/hosts", hosts.as_bytes(), 0o644)?;
+        write_hosts(host, &name)?;
         announce(host, &name);
         make_keys(host)?;
         let mut files = vec!["etc/hostname".into(), "etc/hosts".into()];
@@ -49,6 +48,24 @@ impl Step for IdentityStep {
         set_password(host, site.settings.password_hash.as_ref().map(|hash| hash.value.as_str()))?;
         Ok(Outcome { detail: name, files })
     }
+}
+
+/// Lines of hosts(5) that the node keeps beside its own name, such as that of the cluster's API.
+const FURTHER_NAMES: &str = "var/lib/chasi-bod/hosts";
+
+fn further_names(host: &Host) -> String {
+    host.read(FURTHER_NAMES).ok().flatten().unwrap_or_default()
+}
+
+fn write_hosts(host: &Host, name: &str) -> Result<()> {
+    let hosts = format!("127.0.0.1 localhost\n127.0.1.1 {name}\n::1 localhost ip6-localhost ip6-loopback\n{}", further_names(host));
+    host.write("etc/hosts", hosts.as_bytes(), 0o644).map(|_| ())
+}
+
+/// Gives further names to the node, now and at every boot; they replace those that were given before.
+pub fn set_further_names(host: &Host, lines: &str) -> Result<()> {
+    host.write(FURTHER_NAMES, lines.as_bytes(), 0o644)?;
+    write_hosts(host, &host.line("etc/hostname"))
 }
 
 fn ensure_machine_id(host: &Host) -> Result<()> {

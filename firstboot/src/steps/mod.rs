@@ -6,6 +6,8 @@ mod identity;
 mod network;
 mod time;
 
+pub use identity::set_further_names;
+
 use std::collections::BTreeMap;
 
 use layers::node::ImageRecord;

@@ -1,0 +1,97 @@
+//! Files that a node of a cluster needs before kubeadm runs.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use layers::node::KUBERNETES;
+use layers::{Error, Result};
+
+use super::Node;
+use super::kubeadm::Documents;
+use crate::host::Host;
+use crate::steps::set_further_names;
+
+/// Address of a node without any: the IPv4 dummy address (RFC 7600), on interface `node0`.
+pub const DUMMY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 0, 8));
+
+const OURS: &str = "etc/kubernetes/chasi-bod";
+const ENCRYPTION: &str = "etc/kubernetes/chasi-bod/encryption.yaml";
+
+/// Writes everything that is missing; what holds a key is made once.
+pub fn write(host: &Host, node: &Node, base: &Documents) -> Result<()> {
+    for name in ["audit.yaml", "authentication.yaml"] {
+        let text = host.read_bytes(&format!("{KUBERNETES}/{name}"))?.unwrap_or_default();
+        host.write(&format!("{OURS}/{name}"), &text, 0o600)?;
+    }
+    if !super::exists(host, ENCRYPTION) {
+        host.write(ENCRYPTION, encryption(&host.random::<32>()?).as_bytes(), 0o600)?;
+    }
+    set_further_names(host, &format!("{} {}\n", node.address, super::kubeadm::ENDPOINT_NAME))?;
+    write_pod_network(host, base)
+}
+
+/// Secrets at rest: AES-GCM is fast and needs keys to be rotated; secretbox has no such bound (Kubernetes documentation, "Encrypting
+/// Confidential Data at Rest").
+fn encryption(key: &[u8]) -> String {
+    let document = serde_json::json!({
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "EncryptionConfiguration",
+        "resources": [{
+            "resources": ["secrets"],
+            "providers": [{"secretbox": {"keys": [{"name": "founder", "secret": BASE64_STANDARD.encode(key)}]}}, {"identity": {}}],
+        }],
+    });
+    format!("{document}\n")
+}
+
+/// Bridge and addresses of the node's pods. The controller manager gives the first node the first range; [`super::api`] corrects it.
+fn write_pod_network(host: &Host, base: &Documents) -> Result<()> {
+    if super::exists(host, CNI) {
+        return Ok(());
+    }
+    let range = base.first_node_range().ok_or_else(|| Error::internal("reading kubeadm.yaml: no networking.podSubnet"))?;
+    write_pod_range(host, &range)
+}
+
+const CNI: &str = "etc/cni/net.d/10-chasi-bod.conflist";
+
+/// Writes the pod network's configuration (CNI specification 1.0.0) for a range; the running kubelet and containerd read it at once.
+pub fn write_pod_range(host: &Host, range: &str) -> Result<()> {
+    let list = serde_json::json!({
+        "cniVersion": "1.0.0",
+        "name": "chasi-bod",
+        "plugins": [
+            {
+                "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true, "ipMasqBackend": "nftables",
+                "ipam": {"type": "host-local", "ranges": [[{"subnet": range}]], "routes": [{"dst": "0.0.0.0/0"}], "dataDir": "/run/chasi-bod/cni"},
+            },
+            {"type": "portmap", "capabilities": {"portMappings": true}, "backend": "nftables"},
+        ],
+    });
+    host.write(CNI, format!("{list:#}\n").as_bytes(), 0o600).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_made_once_and_only_root_reads_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(dir.path());
+        host.write("etc/hostname", b"n\n", 0o644).unwrap();
+        let base = crate::cluster::kubeadm::shipped();
+        let node = Node { name: "n".into(), address: DUMMY };
+        write(&host, &node, &base).unwrap();
+        let key = host.read(ENCRYPTION).unwrap();
+        write(&host, &node, &base).unwrap();
+        assert_eq!(host.read(ENCRYPTION).unwrap(), key);
+        assert_eq!(std::fs::metadata(host.path(ENCRYPTION)).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            host.read("etc/hosts").unwrap().unwrap(),
+            "127.0.0.1 localhost\n127.0.1.1 n\n::1 localhost ip6-localhost ip6-loopback\n192.0.0.8 kube-api.chasi-bod.internal\n"
+        );
+        assert!(host.read(CNI).unwrap().unwrap().contains("\"10.244.0.0/24\""));
+    }
+}
