@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use qemu_tests::exec;
 use qemu_tests::node::{Node, artifact, artifacts};
+use qemu_tests::slots;
 use qemu_tests::uml::Net;
-use qemu_tests::vm::Vm;
+use qemu_tests::vm::{Machine, Vm};
 
 /// Seconds until a cluster has formed on a machine that does other work, too.
 const FORMED: u64 = 600;
@@ -128,4 +129,20 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     println!("UML later boot: node Ready {ready} s, CoreDNS and kube-proxy {all} s");
     pods_have_names_and_services(&node, "second");
     node.shut_down(vm).unwrap();
+}
+
+/// No card, no command, nothing to type: all there is is the serial line. The bars of these figures want a machine that does nothing else.
+#[test]
+#[ignore = "soak: some minutes of emulation"]
+fn soak_tcg_power_on_without_any_network_is_a_ready_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let (raw, disk) = (artifact(&artifacts("standalone").unwrap(), "raw").unwrap(), folder.path().join("disk.raw"));
+    exec::run("cp", &["--sparse=always", raw.to_str().unwrap(), disk.to_str().unwrap()]).unwrap();
+    let mut machine = Machine::new(slots::direct(&disk, folder.path()).unwrap(), &[&disk]);
+    machine.memory = 4096;
+    let mut vm = machine.start(folder.path()).unwrap();
+    for line in ["runtime done", "Starting the kubelet", "kube-apiserver is healthy", "node is up", "cluster done"] {
+        println!("{} ({:.0} s since power-on)", vm.wait(line, 1200).unwrap(), vm.age().as_secs_f64());
+    }
+    vm.kill();
 }
