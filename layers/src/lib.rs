@@ -7,6 +7,7 @@ pub mod fatnames;
 pub mod image;
 pub mod layer;
 pub mod lock;
+pub mod membership;
 pub mod node;
 pub mod plan;
 pub mod profile;

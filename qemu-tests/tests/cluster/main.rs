@@ -1,5 +1,7 @@
 //! The shipped `standalone` profile under User-Mode Linux: a machine that boots is a cluster.
 
+mod join;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
