@@ -10,6 +10,7 @@ pub mod lock;
 pub mod node;
 pub mod plan;
 pub mod profile;
+pub mod reference;
 pub mod seed;
 pub mod settings;
 pub mod source;

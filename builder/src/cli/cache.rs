@@ -15,7 +15,7 @@ use crate::store::{Store, Used};
 
 /// Kinds of the store in the order shown, with what they are; `derived` is shown by what was derived.
 const KINDS: [(&str, &str); 7] = [
-    ("blobs", "verified downloads: packages, indices"),
+    ("blobs", "verified downloads: packages, indices, modules, images"),
     ("packs", "unpacked file contents"),
     ("derived", ""),
     ("go", "Go toolchains, and what they keep of modules and builds"),
@@ -28,13 +28,14 @@ const KINDS: [(&str, &str); 7] = [
 const GO: &str = "go";
 
 /// What is below `derived`.
-const DERIVED: [(&str, &str); 13] = [
+const DERIVED: [(&str, &str); 14] = [
     ("built", "which result folders are up to date"),
     ("configured", "trees after the packages' scripts"),
     ("deb-index", "parsed package indices"),
     ("go", "programs from Go modules"),
     ("grub", "GRUB images"),
-    ("image-sums", "digests of container images' layers"),
+    ("image-layers", "trees of pulled image layers"),
+    ("image-sums", "digests of image layers that were made here"),
     ("log", "logs of configured packages"),
     ("modules", "kernel packages with plain modules"),
     ("notices", "licence texts of programs"),

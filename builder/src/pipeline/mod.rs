@@ -7,6 +7,7 @@ mod locking;
 mod node;
 mod output;
 mod preview;
+mod pulls;
 mod root;
 mod sources;
 mod verify;
@@ -35,7 +36,7 @@ use crate::fs::{erofs, verity};
 use crate::inspect::Check;
 use crate::progress::Progress;
 use crate::record::{self, Artifact, BuildRecord, Inputs, Named, spdx};
-use crate::source::go;
+use crate::source::{go, oci::Registries};
 use crate::store::Store;
 use locking::Found;
 pub use locking::{Change, changes, locks_below, path_of, read_lock, relock, write_lock};
@@ -65,6 +66,15 @@ pub enum Network {
     Offline,
 }
 
+/// What may be reached.
+#[derive(Clone, Debug)]
+pub struct Reach {
+    /// Whether the network may be used.
+    pub network: Network,
+    /// Where registries are asked.
+    pub registries: Registries,
+}
+
 /// Whether SHA256SUMS has the digests of whole raw images. Their block maps are in it always: hashing empty gigabytes takes longer than writing them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RawSum {
@@ -85,8 +95,8 @@ pub struct Build {
     pub output: PathBuf,
     /// Whether the lock may be written.
     pub locking: Locking,
-    /// Whether the network may be used.
-    pub network: Network,
+    /// What may be reached.
+    pub reach: Reach,
     /// Whether SHA256SUMS has the digests of whole raw images.
     pub raw_sum: RawSum,
     /// The node binary; looked for beside this program when absent.
@@ -241,7 +251,7 @@ pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outco
         return Ok(outcome);
     }
     Staging::check(&target)?;
-    let lock = locking::ensure(&planned, request.locking, request.network, &store, progress)?;
+    let lock = locking::ensure(&planned, request.locking, &request.reach, &store, progress)?;
     let key = match known {
         Some(key) if key.lock == lock => key,
         _ => key(&planned, lock, &node)?,
@@ -385,7 +395,7 @@ fn record_of(key: &Key<'_>, image: &Image, check: Check, artifacts: Vec<Artifact
         packages: key.lock.packages.clone(),
         tools: key.lock.tools.clone(),
         sources: key.lock.sources.iter().flat_map(record::parts).collect::<BTreeSet<_>>().into_iter().collect(),
-        images: image.holdings.images.iter().map(|image| Named { name: image.name.clone(), sha256: image.digest }).collect(),
+        images: key.lock.images.clone(),
     };
     let root = record::Root {
         root_hash: image.root_hash,

@@ -2,6 +2,7 @@
 
 pub mod spdx;
 
+use layers::image::LockedImage;
 use layers::lock::{Index, Package};
 use layers::source::LockedSource;
 use layers::units::{Bytes, Digest};
@@ -55,11 +56,11 @@ pub struct Inputs {
     /// Packages that only ran during the build.
     pub tools: Vec<Package>,
     /// Go toolchains, Go modules and downloads, by name.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<Named>,
-    /// Container images in the root.
-    #[serde(default)]
-    pub images: Vec<Named>,
+    /// Container images from registries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<LockedImage>,
 }
 
 /// What a source was made from.
