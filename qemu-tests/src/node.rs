@@ -40,6 +40,8 @@ pub struct Node {
     disk: Drive,
     port: u16,
     link: Option<uml::Link>,
+    /// Memory in MiB.
+    pub memory: u32,
     /// More arguments for QEMU.
     pub arguments: Vec<String>,
     /// More options for its user network, each with a comma before it.
@@ -65,7 +67,7 @@ impl Node {
         let public_key = fs::read_to_string(folder.join("key.pub")).context(|| "reading the test key".into())?.trim().to_string();
         let port = free_port()?;
         let arguments = vec!["-smbios".into(), format!("type=11,value=chasi-bod:sshKeys={public_key}")];
-        Ok(Self { folder: folder.to_path_buf(), disk, port, link: None, arguments, forwards: String::new(), public_key })
+        Ok(Self { folder: folder.to_path_buf(), disk, port, link: None, memory: 2048, arguments, forwards: String::new(), public_key })
     }
 
     /// A node of the UML lane: a sparse copy of a raw artifact as its disk, a place on a network, and what starts its slot A.
@@ -87,6 +89,7 @@ impl Node {
     pub fn start(&self, firmware: Firmware) -> Result<Vm> {
         let mut machine = Machine::new(firmware, &[]);
         machine.drives = vec![self.disk.clone()];
+        machine.memory = self.memory;
         machine.arguments = self.arguments.clone();
         let net = format!("user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22{}", self.port, self.forwards);
         machine.arguments.extend(["-netdev".into(), net, "-device".into(), "virtio-net-pci,netdev=n0".into()]);

@@ -8,6 +8,7 @@ mod kubeadm;
 
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -61,6 +62,9 @@ pub fn start(settings: &Settings, addresses: Vec<IpAddr>, hostname: String) -> R
     std::thread::spawn(move || {
         let reporter = Reporter { sender };
         let host = Host::new("/");
+        // Certificates and manifests need no containerd; the kubelet's unit waits for it.
+        let (runtime, socket) = (reporter.clone(), host.path(CONTAINERD));
+        std::thread::spawn(move || wait_for_runtime(&socket, &runtime));
         while let Err(error) = follow(&host, role, &node, &reporter) {
             reporter.say("cluster", State::Failed, error.to_string(), error.hint());
             std::thread::sleep(RETRY);
@@ -69,6 +73,7 @@ pub fn start(settings: &Settings, addresses: Vec<IpAddr>, hostname: String) -> R
     receiver
 }
 
+#[derive(Clone)]
 struct Reporter {
     sender: Sender<Report>,
 }
@@ -82,7 +87,6 @@ impl Reporter {
 
 /// From whatever the node is in to a node that is watched; returns only with an error.
 fn follow(host: &Host, role: Option<Role>, node: &Node, reporter: &Reporter) -> Result<()> {
-    wait_for_runtime(host, reporter);
     match (exists(host, &formed_path()), role) {
         (true, _) => reporter.say("cluster", State::Running, "starting", None),
         (false, Some(Role::Founder)) => found(host, node, reporter)?,
@@ -97,12 +101,11 @@ fn follow(host: &Host, role: Option<Role>, node: &Node, reporter: &Reporter) -> 
     api::watch(host, node, reporter)
 }
 
-fn wait_for_runtime(host: &Host, reporter: &Reporter) {
-    let socket = host.path(CONTAINERD);
-    if UnixStream::connect(&socket).is_err() {
+fn wait_for_runtime(socket: &Path, reporter: &Reporter) {
+    if UnixStream::connect(socket).is_err() {
         reporter.say("runtime", State::Waiting, "for containerd", Some("see `systemctl status containerd.service`"));
     }
-    while UnixStream::connect(&socket).is_err() {
+    while UnixStream::connect(socket).is_err() {
         std::thread::sleep(POLL);
     }
     reporter.say("runtime", State::Done, "containerd", None);
@@ -125,7 +128,8 @@ fn found(host: &Host, node: &Node, reporter: &Reporter) -> Result<()> {
         "init",
         "--config",
         "/run/chasi-bod/kubeadm.yaml",
-        "--skip-phases=preflight",
+        // The last would restart the kubelet to make it read one line: `files::use_rotated_certificate` writes it for the next start.
+        "--skip-phases=preflight,kubelet-finalize",
         "--skip-token-print",
         "--skip-certificate-key-print",
     ]);
@@ -135,6 +139,7 @@ fn found(host: &Host, node: &Node, reporter: &Reporter) -> Result<()> {
         }
     })?;
     host.remove(path)?;
+    files::use_rotated_certificate(host)?;
     let text = serde_json::json!({"node": node.name, "address": node.address});
     host.write(&formed_path(), format!("{text}\n").as_bytes(), 0o600)?;
     host.sync();
