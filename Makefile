@@ -67,9 +67,10 @@ soak: minimal standalone ## proofs too long for CI (tests named soak_…): run b
 fuzz: ## fuzz each parser of foreign bytes for FUZZ_SECONDS (default 60); needs a nightly compiler
 	@scripts/fuzz
 
-bench: minimal ## measure against mmdebstrap in one run; JSON and a table in output/bench/
+bench: minimal ## measure against mmdebstrap in one run (JSON and a table in output/bench/), and a Go program against plain go build
 	@scripts/setup test
 	@scripts/bench
+	@scripts/bench-go
 
 bench-boot: standalone ## seconds from power-on to a Ready cluster, ours and the usual way, in emulation; wants a quiet machine
 	@scripts/setup test
