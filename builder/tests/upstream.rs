@@ -1,4 +1,4 @@
-//! The shipped profile that takes upstream's release files, with stand-ins on a loopback server in upstream's place.
+//! The shipped profiles that take upstream's release files and images, with stand-ins on a loopback server in upstream's place.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,18 +6,23 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use builder::images::pulled::{self, Pulled};
 use builder::pipeline;
 use builder::progress::Progress;
+use builder::source::auth::DockerConfig;
 use builder::source::deb::{Archive, Mirrors, Offline};
 use builder::source::http::{Client, Limits};
+use builder::source::oci::{self, Registries};
 use builder::source::url;
 use builder::store::Store;
+use builder::tree::Kind;
 use layers::plan::{Body, Plan};
 use layers::units::Digest;
 
 mod common;
 
 const PROFILE: &str = "upstream-urls.yaml";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// What a stand-in for a program holds.
 fn program(name: &str) -> Vec<u8> {
@@ -37,7 +42,8 @@ fn serve(files: BTreeMap<String, Vec<u8>>) -> String {
             let mut words = text.split(' ');
             let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default().trim_start_matches('/'));
             let (status, body) = files.get(path).map_or(("404 Not Found", &[][..]), |body| ("200 OK", body));
-            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let kind = if path.contains("/manifests/") { MANIFEST } else { "application/octet-stream" };
+            let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
             let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(if method == "HEAD" { &[] } else { body }));
         }
     });
@@ -69,6 +75,18 @@ fn stand_ins(plan: &Plan) -> BTreeMap<String, (Digest, Vec<u8>)> {
     members.into_iter().map(|(address, (sha256, members))| (address.clone(), (sha256, bytes(&address, &members)))).collect()
 }
 
+fn archive<'a>(store: &'a Store, progress: &'a Progress) -> Archive<'a> {
+    Archive {
+        store,
+        mirrors: Mirrors::default(),
+        keyring: PathBuf::new(),
+        http: Client::new(Limits::default()),
+        offline: Offline::Allowed,
+        progress,
+        now: SystemTime::now(),
+    }
+}
+
 /// The shipped profile in a folder, with the server's address and the stand-ins' digests in the place of upstream's.
 fn site(dir: &Path) -> PathBuf {
     for name in ["minimal.yaml", "standalone.yaml", "standalone.lock", PROFILE] {
@@ -91,15 +109,7 @@ fn each_program_comes_from_its_release_file() {
     let dir = tempfile::tempdir().unwrap();
     let plan = pipeline::plan(&site(dir.path())).unwrap().plan;
     let (store, progress) = (Store::open(&dir.path().join("store")).unwrap(), Progress::silent());
-    let archive = Archive {
-        store: &store,
-        mirrors: Mirrors::default(),
-        keyring: PathBuf::new(),
-        http: Client::new(Limits::default()),
-        offline: Offline::Allowed,
-        progress: &progress,
-        now: SystemTime::now(),
-    };
+    let archive = archive(&store, &progress);
     let mut pack = store.new_pack(Digest::of(b"pack")).unwrap();
     let mut contents = Vec::new();
     for source in &plan.sources {
@@ -137,6 +147,66 @@ fn the_host_and_the_images_have_separate_programs() {
         let file = layer.files.iter().find(|file| file.path == *program).unwrap();
         assert_eq!(file.body, Body::From { source: source.into(), member: None }, "{program}");
     }
+}
+
+/// An image of one program as a registry serves it: digest of its manifest, and documents and blobs by their paths below the repository.
+fn image(name: &str) -> (Digest, Vec<(String, Vec<u8>)>) {
+    let layer = tar_gz(&[name.to_string()]);
+    let mut tar = Vec::new();
+    flate2::read::GzDecoder::new(layer.as_slice()).read_to_end(&mut tar).unwrap();
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","config":{{"Entrypoint":["/{name}"]}},"rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
+        Digest::of(&tar)
+    );
+    let part = |kind: &str, bytes: &[u8]| format!(r#"{{"mediaType":"{kind}","digest":"{}","size":{}}}"#, Digest::of(bytes), bytes.len());
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{},"layers":[{}]}}"#,
+        part("application/vnd.oci.image.config.v1+json", config.as_bytes()),
+        part("application/vnd.oci.image.layer.v1.tar+gzip", &layer)
+    );
+    let digest = Digest::of(manifest.as_bytes());
+    let blob = |bytes: Vec<u8>| (format!("blobs/{}", Digest::of(&bytes)), bytes);
+    (digest, vec![(format!("manifests/{digest}"), manifest.into_bytes()), blob(config.into_bytes()), blob(layer)])
+}
+
+#[test]
+fn each_image_comes_from_its_registry_by_its_digest() {
+    let dir = tempfile::tempdir().unwrap();
+    let shipped = common::workspace().join("profiles");
+    let (mut text, mut files) = (fs::read_to_string(shipped.join("upstream-images.yaml")).unwrap(), BTreeMap::new());
+    for pull in pipeline::plan(&shipped.join("upstream-images.yaml")).unwrap().plan.pulls {
+        let (place, digest) = pull.pull.split_once('@').unwrap();
+        let repository = place.strip_prefix("registry.k8s.io/").unwrap();
+        let (own, served) = image(repository.rsplit('/').next().unwrap());
+        text = text.replace(digest, &own.to_string());
+        files.extend(served.into_iter().map(|(path, bytes)| (format!("v2/{repository}/{path}"), bytes)));
+    }
+    fs::copy(shipped.join("standalone.yaml"), dir.path().join("standalone.yaml")).unwrap();
+    let profile = dir.path().join("site.yaml");
+    fs::write(&profile, text).unwrap();
+    let plan = pipeline::plan(&profile).unwrap().plan;
+    let made: Vec<_> = plan.images.iter().map(|planned| planned.image.name.as_str()).collect();
+    assert_eq!(made, ["registry.k8s.io/kube-proxy:v1.36.3"], "the rest is pulled");
+    let registries = Registries::new(&[format!("registry.k8s.io={}", serve(files))], DockerConfig::default()).unwrap();
+    let (store, progress) = (Store::open(&dir.path().join("store")).unwrap(), Progress::silent());
+    let archive = archive(&store, &progress);
+    for pull in &plan.pulls {
+        let locked = oci::lock(&archive, &registries, &pull.name, &pull.pull, "amd64").unwrap();
+        oci::fetch(&archive, &registries, &locked).unwrap();
+        let image = Pulled {
+            name: locked.name.clone(),
+            digest: locked.target.digest,
+            media_type: locked.target.media_type.clone(),
+            manifest: locked.manifest.digest,
+            architecture: "amd64".into(),
+            wanted_by: vec!["profile".into()],
+        };
+        let built = pulled::build(&image, &store, pulled::Limits::default()).unwrap();
+        let name = pull.name.rsplit_once(':').unwrap().0.rsplit('/').next().unwrap();
+        let Kind::File(content) = &built.layers[0].tree.at(name).unwrap().kind else { panic!("{name} is no file") };
+        assert_eq!((store.read(content).unwrap(), built.name.as_str()), (program(name), pull.name.as_str()));
+    }
+    assert_eq!(plan.pulls.len(), 6);
 }
 
 #[test]

@@ -323,6 +323,7 @@ mod tests {
                 layer("tool", &[], vec![file("tool")]),
             ],
             images: vec![PlannedImage { layer: "a".into(), image: recipe, at: Spot::default() }],
+            pulls: Vec::new(),
         }
     }
 
