@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::image::{Image, ImageLayer};
+use crate::image::{ImageLayer, ImageUse};
 use crate::profile::{Diagnostics, Document, FileSpec, Scalar, parse_layer};
 use crate::source::Source;
 
@@ -44,9 +44,9 @@ pub struct Definition {
     /// Layers of container images, by name.
     #[serde(default)]
     pub image_layers: BTreeMap<String, ImageLayer>,
-    /// Container images that the root carries, made of image layers.
+    /// Container images that the root carries, made of image layers or pulled from a registry.
     #[serde(default)]
-    pub images: Vec<Image>,
+    pub images: Vec<ImageUse>,
     /// Files to put into the image; `source` is relative to the layer's folder, `builtin:node` is the node binary.
     #[serde(default)]
     pub files: Vec<FileSpec>,

@@ -11,6 +11,7 @@ pub mod membership;
 pub mod node;
 pub mod plan;
 pub mod profile;
+pub mod reference;
 pub mod seed;
 pub mod settings;
 pub mod source;

@@ -40,6 +40,8 @@ pub struct Node {
     disk: Drive,
     port: u16,
     link: Option<uml::Link>,
+    /// Memory in MiB.
+    pub memory: u32,
     /// Further disks.
     pub further: Vec<Drive>,
     /// More arguments for QEMU.
@@ -67,7 +69,17 @@ impl Node {
         let public_key = fs::read_to_string(folder.join("key.pub")).context(|| "reading the test key".into())?.trim().to_string();
         let port = free_port()?;
         let arguments = vec!["-smbios".into(), format!("type=11,value=chasi-bod:sshKeys={public_key}")];
-        Ok(Self { folder: folder.to_path_buf(), disk, port, link: None, further: Vec::new(), arguments, forwards: String::new(), public_key })
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            disk,
+            port,
+            link: None,
+            memory: 2048,
+            further: Vec::new(),
+            arguments,
+            forwards: String::new(),
+            public_key,
+        })
     }
 
     /// A node of the UML lane: a sparse copy of a raw artifact as its disk, a place on a network, and what starts its slot A.
@@ -98,6 +110,7 @@ impl Node {
     /// Powers the machine on.
     pub fn start(&self, firmware: Firmware) -> Result<Vm> {
         let mut machine = Machine::new(firmware, &[]);
+        machine.memory = self.memory;
         machine.drives = [std::slice::from_ref(&self.disk), &self.further].concat();
         machine.arguments = self.arguments.clone();
         let net = format!("user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22{}", self.port, self.forwards);

@@ -121,9 +121,12 @@ pub fn run(host: &Host, verb: &str, config: &str, reporter: &Reporter) -> Result
     let path = "run/chasi-bod/kubeadm.yaml";
     host.write(path, config.as_bytes(), 0o600)?;
     let mut command = host.program("kubeadm");
-    command.args([verb, "--config"]).arg(host.path(path)).arg("--skip-phases=preflight");
+    command.args([verb, "--config"]).arg(host.path(path));
     if verb == "init" {
-        command.args(["--skip-token-print", "--skip-certificate-key-print"]);
+        // The last would restart the kubelet to make it read one line: `files::use_rotated_certificate` writes it for the next start.
+        command.args(["--skip-phases=preflight,kubelet-finalize", "--skip-token-print", "--skip-certificate-key-print"]);
+    } else {
+        command.arg("--skip-phases=preflight");
     }
     let ended = exec::follow(&mut command, |line| {
         if let Some(phase) = phase(line) {

@@ -10,6 +10,7 @@ mod routes;
 
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -72,6 +73,9 @@ pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
     std::thread::spawn(move || {
         let reporter = Reporter { sender };
         let host = Host::new("/");
+        // Certificates and manifests need no containerd; the kubelet's unit waits for it.
+        let (runtime, socket) = (reporter.clone(), host.path(CONTAINERD));
+        std::thread::spawn(move || wait_for_runtime(&socket, &runtime));
         while let Err(error) = follow(&host, &addresses, &reporter) {
             reporter.say("cluster", State::Failed, error.to_string(), error.hint());
             std::thread::sleep(RETRY);
@@ -80,6 +84,7 @@ pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
     receiver
 }
 
+#[derive(Clone)]
 struct Reporter {
     sender: Sender<Report>,
 }
@@ -93,7 +98,6 @@ impl Reporter {
 
 /// From whatever the node is in to a node that is watched; returns only with an error.
 fn follow(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<()> {
-    wait_for_runtime(host, reporter);
     let formed = match host.read(&formed_path())? {
         Some(text) => {
             reporter.say("cluster", State::Running, "starting", None);
@@ -137,12 +141,11 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().fault(Fault::Environment, || "starting the network's runtime".into())
 }
 
-fn wait_for_runtime(host: &Host, reporter: &Reporter) {
-    let socket = host.path(CONTAINERD);
-    if UnixStream::connect(&socket).is_err() {
+fn wait_for_runtime(socket: &Path, reporter: &Reporter) {
+    if UnixStream::connect(socket).is_err() {
         reporter.say("runtime", State::Waiting, "for containerd", Some("see `systemctl status containerd.service`"));
     }
-    while UnixStream::connect(&socket).is_err() {
+    while UnixStream::connect(socket).is_err() {
         std::thread::sleep(POLL);
     }
     reporter.say("runtime", State::Done, "containerd", None);
@@ -158,6 +161,7 @@ fn found(host: &Host, node: &Node, reporter: &Reporter) -> Result<Formed> {
     let base = kubeadm::Documents::read(host)?;
     files::write(host, node, &base)?;
     kubeadm::run(host, "init", &base.for_founder(node)?, reporter)?;
+    files::use_rotated_certificate(host)?;
     Ok(Formed { node: node.name.clone(), address: Some(node.address) })
 }
 

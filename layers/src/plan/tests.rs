@@ -246,6 +246,10 @@ fn a_file_under_a_condition_is_there_when_it_holds() {
     assert!(planned(json!({"layers": ["a"]}), &[layer]).unwrap().layers[0].files.is_empty());
     let with = planned(json!({"layers": [{"name": "a", "parameters": {"wifi": true}}]}), &[layer]).unwrap();
     assert_eq!(with.layers[0].files.len(), 1);
+    let either = format!("{layer}\n- {{path: /x, content: z, when: (not parameters.wifi)}}");
+    let one = planned(json!({"layers": ["a"]}), &[&either]).unwrap();
+    assert_eq!(one.layers[0].files.iter().map(|f| &f.body).collect::<Vec<_>>(), [&Body::Bytes(b"z".to_vec())]);
+    says(&refused(json!({"layers": ["a"]}), &[&either.replace("when: parameters.wifi", "when: 'true'")]), &["/x is there twice"]);
 }
 
 #[test]
@@ -263,4 +267,28 @@ fn images_are_made_of_declared_layers_and_only_those_are_planned() {
         &refused(json!({"layers": ["a", "b"]}), &[layer, &twice]),
         &["both declare image r.test/tool:1", "image layer `tool` is declared by a lower layer"],
     );
+}
+
+#[test]
+fn images_are_pulled_by_layers_and_a_profile_pulls_instead_of_what_layers_make() {
+    let layer = "name: a\nimageLayers:\n  tool: {files: [{path: /bin/tool, content: x}]}\nimages:\n- {name: 'r.test/tool:1', layers: [tool]}\n\
+                 - r.test/plain:1\n- {name: 'r.test/other:1', pull: 'm.test/o:2'}\n- {name: 'r.test/no:1', pull: 'm.test/o:2', when: 'false'}";
+    let pulls = |plan: &Plan| plan.pulls.iter().map(|p| format!("{} {} {}", p.name, p.pull, p.wanted_by)).collect::<Vec<_>>();
+    let plan = planned(json!({"layers": ["a"]}), &[layer]).unwrap();
+    assert_eq!(
+        (plan.images.len(), pulls(&plan)),
+        (1, vec!["r.test/other:1 m.test/o:2 layer a".into(), "r.test/plain:1 r.test/plain:1 layer a".into()])
+    );
+    let digest = format!("m.test/tool@{}", Digest::of(b"x"));
+    let images = json!([{"name": "r.test/tool:1", "pull": digest}, "r.test/other:1", "r.test/new:1"]);
+    let plan = planned(json!({"layers": ["a"], "images": images}), &[layer]).unwrap();
+    let expected = [
+        "r.test/new:1 r.test/new:1 profile".into(),
+        "r.test/other:1 r.test/other:1 profile".into(),
+        "r.test/plain:1 r.test/plain:1 layer a".into(),
+        format!("r.test/tool:1 {digest} profile"),
+    ];
+    assert_eq!((plan.images.len(), plan.image_layers.len(), pulls(&plan)), (0, 0, expected.to_vec()));
+    let twice = refused(json!({"layers": ["a", "b"]}), &[layer, "name: b\nimages: ['r.test/tool:1', 'r.test/plain:1']"]);
+    says(&twice, &["layer a and layer b both declare image r.test/tool:1", "layer a and layer b both declare image r.test/plain:1"]);
 }

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::types_network::Network;
+use crate::image::PulledUse;
 use crate::source::Source;
 use crate::units::Bytes;
 
@@ -46,6 +47,9 @@ pub struct Profile {
     /// Sources instead of those of the same name that layers declare, and further ones for `files`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sources: BTreeMap<String, Source>,
+    /// Container images to pull, instead of those of the same name that layers declare, and further ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<PulledUse>,
     /// Kernel parameters by their dotted name.
     #[serde(default)]
     pub sysctl: BTreeMap<String, Scalar>,

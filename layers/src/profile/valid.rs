@@ -1,6 +1,7 @@
 //! The rules of a valid profile that no type can say. They look at the merged tree, so that they also run when keys or types are
 //! wrong, and every failure has a place.
 
+use crate::reference::Reference;
 use crate::units::Bytes;
 
 use super::Disk;
@@ -26,7 +27,7 @@ const RESERVED: [&str; 44] = [
 /// Checks all rules.
 pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
     texts(root, syntax::RULES, problems);
-    for list in ["layers", "users", "files", "network.interfaces", "disk.mounts"] {
+    for list in ["layers", "users", "files", "images", "network.interfaces", "disk.mounts"] {
         unique(root, list, problems);
     }
     users(root, problems);
@@ -41,7 +42,27 @@ pub(super) fn content(root: &Node, problems: &mut Vec<Problem>) {
     files(root, problems);
     parents(root, problems);
     sources(root, problems);
+    references(root, problems);
     sysctl(root, problems);
+}
+
+/// Images have whole references; a name has a tag or a digest, so that a node can ask for it.
+fn references(root: &Node, problems: &mut Vec<Problem>) {
+    let names = at(root, "images.[]").into_iter().filter_map(|image| name_of(image, "name")).map(|node| (node, true));
+    for (node, is_name) in names.chain(at(root, "images.[].pull").into_iter().map(|node| (node, false))) {
+        let Some(text) = node.text() else { continue };
+        let message = match text.parse::<Reference>() {
+            Ok(Reference { tag: Some(_), digest: Some(_), .. }) if is_name => format!("{} has a tag and a digest", quote(text)),
+            Ok(_) => continue,
+            Err(_) => format!("{} is not a whole image reference such as registry.k8s.io/pause:3.10.2", quote(text)),
+        };
+        let hint = match text.rsplit_once('@') {
+            Some((name, _)) if is_name => Some(format!("say `{{name: {name}, pull: …@…}}`")).filter(|_| name.contains(':')),
+            _ => None,
+        };
+        let meant = || Reference::canonical(text).map(|whole| format!("did you mean `{whole}`?"));
+        problems.push(Problem::new(node.place, message).hint(hint.or_else(meant)));
+    }
 }
 
 /// Each source has one kind, and what it names can be asked of a module proxy or a web server.
@@ -122,7 +143,8 @@ pub(super) fn distinct<'n>(nodes: impl IntoIterator<Item = &'n Node>, what: &str
 
 pub(super) fn unique(root: &Node, list: &str, problems: &mut Vec<Problem>) {
     let Some(key) = name_key(list) else { return };
-    let entries = at(root, list).into_iter().flat_map(Node::items);
+    // Whether entries under conditions meet is known when these are.
+    let entries = at(root, list).into_iter().flat_map(Node::items).filter(|entry| entry.get("when").is_none());
     distinct(entries.filter_map(|entry| name_of(entry, key)), &format!("the {key}"), problems);
 }
 
