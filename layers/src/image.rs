@@ -83,9 +83,49 @@ pub fn is_reference(text: &str) -> bool {
     (registry.contains(['.', ':']) || registry == "localhost") && registry.chars().all(host) && repository.split('/').all(part) && tagged
 }
 
+/// The full reference that a container runtime makes of a short one: `nginx` is `docker.io/library/nginx:latest`. A digest stays, its tag goes
+/// (`name:tag@digest` asks for the digest). None where a text is no reference.
+pub fn normalised(text: &str) -> Option<String> {
+    let (name, digest) = text.split_once('@').map_or((text, None), |(name, digest)| (name, Some(digest)));
+    let is_host = |part: &str| part.contains(['.', ':']) || part == "localhost";
+    let (registry, rest) = match name.split_once('/') {
+        Some((host, rest)) if is_host(host) => (host, rest),
+        _ => ("docker.io", name),
+    };
+    let (repository, tag) = rest.rsplit_once(':').unwrap_or((rest, "latest"));
+    let official = registry == "docker.io" && !repository.contains('/');
+    let repository = if official { format!("library/{repository}") } else { repository.to_string() };
+    let full = format!("{registry}/{repository}:{tag}");
+    let hex = |digest: &str| digest.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+    match digest {
+        _ if !is_reference(&full) => None,
+        None => Some(full),
+        Some(digest) => hex(digest).then(|| format!("{registry}/{repository}@{digest}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn short_references_become_whole_as_a_runtime_reads_them() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let whole = format!("quay.io/a/b@{digest}");
+        for (text, expected) in [
+            ("nginx", Some("docker.io/library/nginx:latest")),
+            ("rancher/x:v1", Some("docker.io/rancher/x:v1")),
+            ("localhost:5000/x", Some("localhost:5000/x:latest")),
+            ("quay.io/a/b:1.2_3", Some("quay.io/a/b:1.2_3")),
+            (&format!("quay.io/a/b:1@{digest}"), Some(whole.as_str())),
+            ("quay.io/a/b@sha256:12", None),
+            ("UPPER", None),
+            ("{{ x }}", None),
+            ("", None),
+        ] {
+            assert_eq!(normalised(text).as_deref(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn references_are_whole() {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bootstate;
+pub mod chart;
 pub mod error;
 pub mod fatnames;
 pub mod image;

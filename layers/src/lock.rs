@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chart::LockedChart;
 use crate::source::LockedSource;
 use crate::units::{Bytes, Digest};
 use crate::{Error, Result};
@@ -27,6 +28,9 @@ pub struct Lock {
     /// What comes from other sources, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<LockedSource>,
+    /// Helm charts, in the order in which they are installed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub charts: Vec<LockedChart>,
 }
 
 /// One signed index (InRelease) at the time of locking.
@@ -128,7 +132,8 @@ impl Lock {
     /// Everything that the lock names as bytes of the store, with its size; the signed indices are not among it.
     pub fn blobs(&self) -> BTreeMap<Digest, Bytes> {
         let packages = self.packages.iter().chain(&self.tools).map(|p| (p.sha256, p.size));
-        packages.chain(self.sources.iter().flat_map(LockedSource::blobs)).collect()
+        let charts = self.charts.iter().filter(|chart| !chart.from.is_empty()).map(|chart| (chart.sha256, chart.size));
+        packages.chain(self.sources.iter().flat_map(LockedSource::blobs)).chain(charts).collect()
     }
 
     /// Image packages by name.
@@ -162,6 +167,7 @@ mod tests {
             packages: vec![package("a"), package("b")],
             tools: vec![],
             sources: vec![],
+            charts: vec![],
         }
     }
 

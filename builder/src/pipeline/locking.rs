@@ -11,7 +11,7 @@ use layers::lock::{Lock, Package};
 use layers::{Context, Error, Fault, Result};
 use serde::Serialize;
 
-use super::{Locking, Network, Planned, grub, sources};
+use super::{Locking, Network, Planned, grub, seed, sources};
 use crate::progress::Progress;
 use crate::source::deb::{self, Archive, Fetched, Mirrors, Offline, Request, Update, Updates};
 use crate::source::http::{Client, Limits};
@@ -128,6 +128,7 @@ pub fn relock(planned: &Planned, update: Option<&[String]>, network: Network, st
     let archive = Archive { keyring: keyring(planned)?, ..archive(planned, store, network, progress)? };
     let mut after = deb::lock(&archive, &request(planned), before.as_ref(), &update)?;
     after.sources = sources::lock(&archive, &planned.plan, before.as_ref())?;
+    after.charts = seed::lock(&planned.plan, before.as_ref())?;
     Ok((before, after))
 }
 
@@ -193,7 +194,7 @@ impl Found {
 pub fn found(planned: &Planned) -> Result<Found> {
     let asked = request(planned).digest()?;
     Ok(match existing(&path_of(&planned.path))? {
-        Some(lock) if lock.request == Some(asked) && sources::answers(&planned.plan, &lock) => Found::Current(lock),
+        Some(lock) if lock.request == Some(asked) && sources::answers(&planned.plan, &lock) && seed::answers(&planned.plan, &lock) => Found::Current(lock),
         Some(lock) => Found::Outdated(lock),
         None => Found::Missing,
     })

@@ -8,6 +8,7 @@ mod node;
 mod output;
 mod preview;
 mod root;
+mod seed;
 mod sources;
 mod verify;
 
@@ -176,7 +177,8 @@ pub fn plan(path: &Path) -> Result<Planned> {
     if let Some(Err(error)) = loaded.profile.debian.keyring.as_ref().map(|name| defs::read(&here.join(name))) {
         problems.push(loaded.document.spot(&["debian", "keyring"]).problem(error.to_string(), error.hint().map(str::to_string)));
     }
-    let plan = layers::plan::plan(&loaded, &layers, &|name| defs::read(&here.join(name)), problems)?;
+    let folders = defs::chart_folders(&loaded, here, &mut problems);
+    let plan = layers::plan::plan(&loaded, &layers, &folders, &|name| defs::read(&here.join(name)), problems)?;
     check_kernel(&loaded, &plan, &layers)?;
     // Sizes that cannot work are said before anything is fetched.
     Layout::new(&loaded.profile.disk, Bytes(0), Bytes(0), &Seed::new(&loaded.profile.name))?;

@@ -21,7 +21,7 @@ fn no_file(name: &str) -> Result<Vec<u8>> {
 }
 
 fn planned(extra: Value, layers: &[&str]) -> Result<Plan> {
-    plan(&loaded(&extra), &layers.iter().map(|l| layer(l)).collect::<Vec<_>>(), &no_file, Vec::new())
+    plan(&loaded(&extra), &layers.iter().map(|l| layer(l)).collect::<Vec<_>>(), &BTreeMap::new(), &no_file, Vec::new())
 }
 
 fn refused(extra: Value, layers: &[&str]) -> String {
@@ -95,7 +95,7 @@ fn a1_all_problems_of_profile_and_layers_are_told_at_once_with_their_places() {
     let a = "name: a\nparameters:\n  size: {type: number, default: 3, description: d}\n  names: {type: list, default: [], description: d}\n  key: {type: text, description: what opens it}\n\
              files:\n- {path: /etc/a, source: rum.sh}\n- {path: /etc/t, source: x.tmpl, template: true}\npackages:\n- {name: curl, when: parameters.siez}\n";
     let b = "name: b\nrequires: [boto]\nfiles:\n- {path: /etc/l, link: '{{profile.hostnam}}', template: true}\nscripts: [{name: s, file: no.sh}]\n";
-    let error = plan(&loaded, &[layer(a), layer(b), layer("name: boot"), layer("name: toolchain")], &no_file, Vec::new()).unwrap_err();
+    let error = plan(&loaded, &[layer(a), layer(b), layer("name: boot"), layer("name: toolchain")], &BTreeMap::new(), &no_file, Vec::new()).unwrap_err();
     let expected = "\
 checking site.yaml: 13 problems
 site.yaml:4:5: there is no layer `toolchian`
@@ -153,7 +153,7 @@ layers/b/layer.yaml:5:27: file `no.sh` is not in layers/b";
 fn a1_what_reading_the_layers_met_is_told_with_the_rest() {
     let loaded = loaded(&json!({"layers": [{"name": "mine", "path": "mine"}, "top", "zzz"]}));
     let met = loaded.document.spot(&["layers", "0", "path"]).problem("unreadable", None);
-    let shown = plan(&loaded, &[layer("name: top\nrequires: [mine]")], &no_file, vec![met]).unwrap_err().to_string();
+    let shown = plan(&loaded, &[layer("name: top\nrequires: [mine]")], &BTreeMap::new(), &no_file, vec![met]).unwrap_err().to_string();
     says(&shown, &["2 problems", "unreadable", "there is no layer `zzz`"]);
 }
 
