@@ -101,7 +101,9 @@ fn collect(dir: &Path, prefix: &str, links: Links, files: &mut BTreeMap<String, 
         let (path, below) = (entry.path(), format!("{prefix}{name}"));
         let kind = entry.file_type().context(|| format!("reading {}", path.display()))?;
         if kind.is_symlink() && links == Links::Refused {
-            return Err(Error::input(format!("{} is a symbolic link, which a chart must not have", path.display())).with_hint("put the file itself there"));
+            return Err(
+                Error::input(format!("{} is a symbolic link, which a chart must not have", path.display())).with_hint("put the file itself there")
+            );
         }
         if kind.is_dir() {
             collect(&path, &format!("{below}/"), links, files)?;

@@ -188,7 +188,10 @@ pub fn metadata(files: &ChartFiles) -> Result<Metadata> {
     let chart: Metadata =
         serde_saphyr::from_str_with_options(text, options).map_err(|e| Error::input(format!("reading {CHART_FILE}: {}", e.without_snippet())))?;
     if !is_chart_name(&chart.name) {
-        return Err(Error::input(format!("{CHART_FILE}: {} is not the name of a chart: lower-case letters, digits, `-` and `.`", quote(&chart.name))));
+        return Err(Error::input(format!(
+            "{CHART_FILE}: {} is not the name of a chart: lower-case letters, digits, `-` and `.`",
+            quote(&chart.name)
+        )));
     }
     if semver::Version::parse(chart.version.trim_start_matches('v')).is_err() {
         return Err(Error::input(format!("{CHART_FILE}: {} is not a semantic version", quote(&chart.version))));
@@ -227,8 +230,45 @@ pub fn is_chart_name(text: &str) -> bool {
 
 /// Whether a text may name a release (helm: a DNS subdomain of at most 53 characters).
 pub fn is_release_name(text: &str) -> bool {
-    let label = |l: &str| !l.is_empty() && !l.starts_with('-') && !l.ends_with('-') && l.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    let label = |l: &str| {
+        !l.is_empty() && !l.starts_with('-') && !l.ends_with('-') && l.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    };
     text.len() <= 53 && text.split('.').all(label)
+}
+
+/// One version of a chart in a repository's `index.yaml`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct IndexEntry {
+    /// Version.
+    pub version: String,
+    /// Where the archive is, relative to the repository.
+    #[serde(default)]
+    pub urls: Vec<String>,
+    /// Digest of the archive, where the repository gives one.
+    #[serde(default)]
+    pub digest: Option<String>,
+}
+
+/// The version of a chart in the text of a repository's `index.yaml`.
+pub fn find_in_index(text: &str, name: &str, version: &str) -> Result<IndexEntry> {
+    #[derive(Deserialize)]
+    struct Index {
+        #[serde(default)]
+        entries: BTreeMap<String, Vec<IndexEntry>>,
+    }
+    let options = serde_saphyr::options! { with_snippet: false };
+    let index: Index = serde_saphyr::from_str_with_options(text, options).map_err(|e| Error::input(e.without_snippet().to_string()))?;
+    let Some(versions) = index.entries.get(name) else {
+        let error = Error::input(format!("it has no chart {}", quote(name)));
+        return Err(match suggest(name, index.entries.keys().map(String::as_str)) {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        });
+    };
+    let plain = |text: &str| text.trim_start_matches('v').to_string();
+    let found = versions.iter().find(|entry| plain(&entry.version) == plain(version)).cloned();
+    let newest = versions.first().map(|entry| format!("the first that it has is {}", entry.version)).unwrap_or_default();
+    found.ok_or_else(|| Error::input(format!("it has no version {} of chart {name}", quote(version))).with_hint(newest))
 }
 
 /// The chart that plain manifests become: its templates only name the files, so that nothing in them is taken for a template.
@@ -281,6 +321,15 @@ mod tests {
         assert_eq!(metadata(&files).unwrap().version, "1.2.3");
         assert_eq!(files["templates/000-a.yaml"], b"{{ .Files.Get \"files/000-a.yaml\" }}\n");
         assert_eq!(files["files/000-a.yaml"], b"a: '{{ b }}'");
+    }
+
+    #[test]
+    fn an_index_names_what_it_lacks() {
+        let text = "apiVersion: v1\nentries:\n  web:\n  - {version: v1.2.0, urls: [web-1.2.0.tgz], digest: abc, created: '2026-01-01'}\n";
+        assert_eq!(find_in_index(text, "web", "1.2.0").unwrap().urls, ["web-1.2.0.tgz"]);
+        let error = find_in_index(text, "wbe", "1.2.0").unwrap_err();
+        assert!(error.to_string().contains("no chart `wbe`") && error.hint() == Some("did you mean `web`?"), "{error}");
+        assert!(find_in_index(text, "web", "2.0.0").unwrap_err().hint().unwrap().contains("v1.2.0"));
     }
 
     #[test]

@@ -83,8 +83,8 @@ pub fn is_reference(text: &str) -> bool {
     (registry.contains(['.', ':']) || registry == "localhost") && registry.chars().all(host) && repository.split('/').all(part) && tagged
 }
 
-/// The full reference that a container runtime makes of a short one: `nginx` is `docker.io/library/nginx:latest`. A digest stays, its tag goes
-/// (`name:tag@digest` asks for the digest). None where a text is no reference.
+/// The full reference that a container runtime makes of a short one: `nginx` is `docker.io/library/nginx:latest`. A digest stays
+/// as it is, with or without a tag. None where a text is no reference.
 pub fn normalised(text: &str) -> Option<String> {
     let (name, digest) = text.split_once('@').map_or((text, None), |(name, digest)| (name, Some(digest)));
     let is_host = |part: &str| part.contains(['.', ':']) || part == "localhost";
@@ -92,7 +92,8 @@ pub fn normalised(text: &str) -> Option<String> {
         Some((host, rest)) if is_host(host) => (host, rest),
         _ => ("docker.io", name),
     };
-    let (repository, tag) = rest.rsplit_once(':').unwrap_or((rest, "latest"));
+    let (repository, given) = rest.rsplit_once(':').map_or((rest, None), |(repository, tag)| (repository, Some(tag)));
+    let tag = given.unwrap_or("latest");
     let official = registry == "docker.io" && !repository.contains('/');
     let repository = if official { format!("library/{repository}") } else { repository.to_string() };
     let full = format!("{registry}/{repository}:{tag}");
@@ -100,7 +101,7 @@ pub fn normalised(text: &str) -> Option<String> {
     match digest {
         _ if !is_reference(&full) => None,
         None => Some(full),
-        Some(digest) => hex(digest).then(|| format!("{registry}/{repository}@{digest}")),
+        Some(digest) => hex(digest).then(|| given.map_or_else(|| format!("{registry}/{repository}@{digest}"), |_| format!("{full}@{digest}"))),
     }
 }
 
@@ -117,7 +118,8 @@ mod tests {
             ("rancher/x:v1", Some("docker.io/rancher/x:v1")),
             ("localhost:5000/x", Some("localhost:5000/x:latest")),
             ("quay.io/a/b:1.2_3", Some("quay.io/a/b:1.2_3")),
-            (&format!("quay.io/a/b:1@{digest}"), Some(whole.as_str())),
+            (&format!("quay.io/a/b@{digest}"), Some(whole.as_str())),
+            (&format!("nginx:1@{digest}"), Some(&format!("docker.io/library/nginx:1@{digest}"))),
             ("quay.io/a/b@sha256:12", None),
             ("UPPER", None),
             ("{{ x }}", None),

@@ -8,6 +8,7 @@ pub mod fatnames;
 pub mod image;
 pub mod layer;
 pub mod lock;
+pub mod manifest;
 pub mod node;
 pub mod plan;
 pub mod profile;

@@ -31,6 +31,19 @@ pub struct Lock {
     /// Helm charts, in the order in which they are installed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub charts: Vec<LockedChart>,
+    /// Images that charts, manifests and kubeadm ask for, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted: Vec<Wanted>,
+}
+
+/// A container image that something in the cluster asks for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Wanted {
+    /// Full reference.
+    pub image: String,
+    /// Who asks: `kubeadm`, or releases with the templates that name it.
+    pub wanted_by: Vec<String>,
 }
 
 /// One signed index (InRelease) at the time of locking.
@@ -168,6 +181,7 @@ mod tests {
             tools: vec![],
             sources: vec![],
             charts: vec![],
+            wanted: vec![],
         }
     }
 

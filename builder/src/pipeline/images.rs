@@ -23,10 +23,10 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 pub fn make(plan: &Plan, lock: &Lock, given: &Given<'_>, store: &Store) -> Result<Vec<BuiltImage>> {
     let layers = plan.image_layers.iter().map(|planned| Ok((planned.name.as_str(), layer(planned, lock, given, store)?)));
     let layers: BTreeMap<&str, (LayerContent, Vec<Part>)> = layers.collect::<Result<_>>()?;
-    plan.images.iter().map(|planned| recipe::build(&recipe_of(planned, &layers)?, store, lock.epoch)).collect()
+    plan.images.iter().map(|planned| recipe::build(&recipe_of(planned, &layers, lock)?, store, lock.epoch)).collect()
 }
 
-fn recipe_of(planned: &PlannedImage, layers: &BTreeMap<&str, (LayerContent, Vec<Part>)>) -> Result<Recipe> {
+fn recipe_of(planned: &PlannedImage, layers: &BTreeMap<&str, (LayerContent, Vec<Part>)>, lock: &Lock) -> Result<Recipe> {
     let image = &planned.image;
     let found = image.layers.iter().map(|name| {
         layers.get(name.as_str()).cloned().ok_or_else(|| Error::internal(format!("making image {}: its layer `{name}` was not made", image.name)))
@@ -41,7 +41,8 @@ fn recipe_of(planned: &PlannedImage, layers: &BTreeMap<&str, (LayerContent, Vec<
         user: image.user.clone().unwrap_or_default(),
         ..Settings::default()
     };
-    let wanted_by = vec![format!("layer {}", planned.layer)];
+    let asked = lock.wanted.iter().filter(|wanted| wanted.image == image.name).flat_map(|wanted| wanted.wanted_by.clone());
+    let wanted_by = std::iter::once(format!("layer {}", planned.layer)).chain(asked).collect();
     Ok(Recipe { name: image.name.clone(), layers, config, architecture: "amd64".into(), wanted_by, parts: parts.concat() })
 }
 

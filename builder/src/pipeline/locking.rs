@@ -128,7 +128,8 @@ pub fn relock(planned: &Planned, update: Option<&[String]>, network: Network, st
     let archive = Archive { keyring: keyring(planned)?, ..archive(planned, store, network, progress)? };
     let mut after = deb::lock(&archive, &request(planned), before.as_ref(), &update)?;
     after.sources = sources::lock(&archive, &planned.plan, before.as_ref())?;
-    after.charts = seed::lock(&planned.plan, before.as_ref())?;
+    after.charts = seed::lock(&archive, &planned.plan, before.as_ref())?;
+    after.wanted = seed::wanted(&archive, &planned.plan, &after, before.as_ref())?;
     Ok((before, after))
 }
 
@@ -140,6 +141,7 @@ pub fn ensure(planned: &Planned, locking: Locking, network: Network, store: &Sto
     }
     let archive = archive(planned, store, network, progress)?;
     sources::fetch(&archive, &lock)?;
+    seed::fetch(&archive, &lock)?;
     let Fetched::Gone(gone) = deb::fetch(&archive, &lock)? else { return Ok(lock) };
     if locking == Locking::Locked {
         return Err(gone);
@@ -194,7 +196,9 @@ impl Found {
 pub fn found(planned: &Planned) -> Result<Found> {
     let asked = request(planned).digest()?;
     Ok(match existing(&path_of(&planned.path))? {
-        Some(lock) if lock.request == Some(asked) && sources::answers(&planned.plan, &lock) && seed::answers(&planned.plan, &lock) => Found::Current(lock),
+        Some(lock) if lock.request == Some(asked) && sources::answers(&planned.plan, &lock) && seed::answers(&planned.plan, &lock) => {
+            Found::Current(lock)
+        }
         Some(lock) => Found::Outdated(lock),
         None => Found::Missing,
     })

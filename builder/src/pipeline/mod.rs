@@ -41,6 +41,7 @@ pub use locking::{Change, changes, locks_below, path_of, read_lock, relock, writ
 use node::node_binary;
 use output::Staging;
 pub use preview::{Amount, Output, OutputState, Packages, Preview, packages, preview};
+pub use seed::{ListedImage, Listing, listing};
 pub use verify::verify;
 
 /// Role of the layer that brings the kernel.

@@ -1,6 +1,5 @@
 //! What the node sees of itself through the Kubernetes API.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
@@ -15,21 +14,22 @@ use crate::host::Host;
 use crate::status::State;
 
 /// Credentials that only control planes have.
-const ADMIN: &str = "etc/kubernetes/admin.conf";
+pub const ADMIN: &str = "etc/kubernetes/admin.conf";
 
 /// How long one request may take: a cluster that forms on a slow machine answers late.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Keeps the condition of the cluster step true; returns only when this node's credentials cannot be read.
 pub fn watch(host: &Host, node: &Node, reporter: &Reporter) -> Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().fault(Fault::Environment, || "starting the API client".into())?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let client = client(host).await?;
         loop {
             let ready = match look(&client, host, node).await {
                 Ok((state, detail, hint)) => {
                     reporter.say("cluster", state, detail, hint);
+                    if state == State::Done {
+                        reporter.say_up();
+                    }
                     state == State::Done
                 }
                 Err(error) => {
@@ -42,8 +42,13 @@ pub fn watch(host: &Host, node: &Node, reporter: &Reporter) -> Result<()> {
     })
 }
 
+/// What drives requests on this thread.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().fault(Fault::Environment, || "starting the API client".into())
+}
+
 /// A client with the operator's credentials on a control plane, the node's own elsewhere.
-async fn client(host: &Host) -> Result<Client> {
+pub async fn client(host: &Host) -> Result<Client> {
     let path = [ADMIN, "etc/kubernetes/kubelet.conf"].into_iter().find(|path| super::exists(host, path));
     let path = path.ok_or_else(|| Error::environment("reading /etc/kubernetes: no kubeconfig"))?;
     let bad = |why: String| Error::environment(format!("reading /{path}: {why}"));
@@ -78,23 +83,21 @@ async fn look(client: &Client, host: &Host, node: &Node) -> std::result::Result<
     })
 }
 
-/// What kubeadm and the seed run in kube-system and is not there whole.
+/// What every cluster needs and is not there whole; the seed has a step of its own.
 async fn unready_addons(client: &Client) -> std::result::Result<Vec<String>, kube::Error> {
     let all = ListParams::default();
     let deployments = Api::<Deployment>::namespaced(client.clone(), "kube-system").list(&all).await?;
     let daemons = Api::<DaemonSet>::namespaced(client.clone(), "kube-system").list(&all).await?;
-    let mut ready = BTreeMap::from([("CoreDNS".to_string(), false), ("kube-proxy".to_string(), false)]);
-    for deployment in deployments {
+    let dns = deployments.into_iter().any(|deployment| {
         let wanted = deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1);
         let available = deployment.status.and_then(|status| status.available_replicas).unwrap_or(0);
-        let name = deployment.metadata.name.unwrap_or_default();
-        ready.insert(if name == "coredns" { "CoreDNS".into() } else { name }, available >= wanted);
-    }
-    for daemon in daemons {
+        deployment.metadata.name.as_deref() == Some("coredns") && available >= wanted
+    });
+    let proxy = daemons.into_iter().any(|daemon| {
         let whole = daemon.status.is_some_and(|status| status.number_ready >= status.desired_number_scheduled.max(1));
-        ready.insert(daemon.metadata.name.unwrap_or_default(), whole);
-    }
-    Ok(ready.into_iter().filter(|(_, ready)| !ready).map(|(name, _)| name).collect())
+        daemon.metadata.name.as_deref() == Some("kube-proxy") && whole
+    });
+    Ok([("CoreDNS", dns), ("kube-proxy", proxy)].into_iter().filter(|(_, ready)| !ready).map(|(name, _)| name.to_string()).collect())
 }
 
 /// Pods of this node that the API still calls ready from before the machine started.

@@ -5,6 +5,7 @@
 mod api;
 mod files;
 mod kubeadm;
+mod seed;
 
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
@@ -19,8 +20,11 @@ use crate::exec;
 use crate::host::{Host, STATE};
 use crate::status::State;
 
-/// Names of the steps, in their order.
-pub const NAMES: [&str; 2] = ["runtime", "cluster"];
+/// Names of the steps of this image, in their order.
+pub fn names(host: &Host) -> Vec<&'static str> {
+    let steps = [("runtime", is_wanted(host)), ("cluster", is_wanted(host)), (seed::STEP, is_wanted(host) && seed::is_wanted(host))];
+    steps.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| name).collect()
+}
 
 const CONTAINERD: &str = "run/containerd/containerd.sock";
 const POLL: Duration = Duration::from_millis(100);
@@ -30,7 +34,7 @@ const CALM: Duration = Duration::from_secs(2);
 /// The condition of one step.
 #[derive(Debug)]
 pub struct Report {
-    /// One of [`NAMES`].
+    /// One of [`names`].
     pub step: &'static str,
     /// Condition.
     pub state: State,
@@ -59,7 +63,8 @@ pub fn start(settings: &Settings, addresses: Vec<IpAddr>, hostname: String) -> R
     let role = settings.role.as_ref().map(|role| role.value);
     let node = Node { name: hostname.to_lowercase(), address: addresses.first().copied().unwrap_or(files::DUMMY) };
     std::thread::spawn(move || {
-        let reporter = Reporter { sender };
+        let reporter = Reporter { sender, up: None };
+        let reporter = Reporter { up: Some(seed::start(reporter.clone())), ..reporter };
         let host = Host::new("/");
         while let Err(error) = follow(&host, role, &node, &reporter) {
             reporter.say("cluster", State::Failed, error.to_string(), error.hint());
@@ -69,14 +74,24 @@ pub fn start(settings: &Settings, addresses: Vec<IpAddr>, hostname: String) -> R
     receiver
 }
 
+#[derive(Clone)]
 struct Reporter {
     sender: Sender<Report>,
+    /// Who waits for the cluster to be up.
+    up: Option<Sender<()>>,
 }
 
 impl Reporter {
     /// The agent that does not listen any more ends with this thread.
     fn say(&self, step: &'static str, state: State, detail: impl Into<String>, hint: Option<&str>) {
         let _ = self.sender.send(Report { step, state, detail: detail.into(), hint: hint.map(Into::into) });
+    }
+
+    /// The cluster is up; who has heard it once listens no more.
+    fn say_up(&self) {
+        if let Some(up) = &self.up {
+            let _ = up.send(());
+        }
     }
 }
 

@@ -95,7 +95,8 @@ fn a1_all_problems_of_profile_and_layers_are_told_at_once_with_their_places() {
     let a = "name: a\nparameters:\n  size: {type: number, default: 3, description: d}\n  names: {type: list, default: [], description: d}\n  key: {type: text, description: what opens it}\n\
              files:\n- {path: /etc/a, source: rum.sh}\n- {path: /etc/t, source: x.tmpl, template: true}\npackages:\n- {name: curl, when: parameters.siez}\n";
     let b = "name: b\nrequires: [boto]\nfiles:\n- {path: /etc/l, link: '{{profile.hostnam}}', template: true}\nscripts: [{name: s, file: no.sh}]\n";
-    let error = plan(&loaded, &[layer(a), layer(b), layer("name: boot"), layer("name: toolchain")], &BTreeMap::new(), &no_file, Vec::new()).unwrap_err();
+    let error =
+        plan(&loaded, &[layer(a), layer(b), layer("name: boot"), layer("name: toolchain")], &BTreeMap::new(), &no_file, Vec::new()).unwrap_err();
     let expected = "\
 checking site.yaml: 13 problems
 site.yaml:4:5: there is no layer `toolchian`

@@ -55,8 +55,12 @@ fn charts(root: &Node, problems: &mut Vec<Problem>) {
         let mut told = |message: &str, hint: &str| problems.push(Problem::new(chart.place, message).hint(Some(hint.into())));
         match (registry, given.contains(&"repo")) {
             (true, true) => told("a chart takes only one of `oci://` and `repo`", "leave out `repo`"),
-            (true, false) | (false, true) if !given.contains(&"version") => told("a chart that is fetched needs a `version`", "such as `version: 1.2.3`"),
-            (false, false) if !given.is_empty() => told("a chart that is a folder takes neither `version` nor `keyring`", "give `repo` if it is the name of a chart in a repository"),
+            (true, false) | (false, true) if !given.contains(&"version") => {
+                told("a chart that is fetched needs a `version`", "such as `version: 1.2.3`")
+            }
+            (false, false) if !given.is_empty() => {
+                told("a chart that is a folder takes neither `version` nor `keyring`", "give `repo` if it is the name of a chart in a repository")
+            }
             _ => {}
         }
     }

@@ -149,7 +149,8 @@ fn locate(root: &mut Node, path: &str) {
 
 /// A chart is a path unless it is in a registry or repository; the keyring always is one.
 fn locate_chart(chart: &mut Node, path: &str) {
-    let elsewhere = chart.get("repo").is_some_and(|n| !n.is_null()) || chart.get("chart").and_then(Node::text).is_some_and(|t| t.starts_with("oci://"));
+    let elsewhere =
+        chart.get("repo").is_some_and(|n| !n.is_null()) || chart.get("chart").and_then(Node::text).is_some_and(|t| t.starts_with("oci://"));
     let keys = if elsewhere { &["keyring"][..] } else { &["chart", "keyring"] };
     keys.iter().for_each(|key| entry(chart, key).into_iter().for_each(|node| locate_one(node, path)));
 }
