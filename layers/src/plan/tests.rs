@@ -265,3 +265,36 @@ fn images_are_made_of_declared_layers_and_only_those_are_planned() {
         &["both declare image r.test/tool:1", "image layer `tool` is declared by a lower layer"],
     );
 }
+
+const CHART: &str = "name: web\nversion: 1.0.0\n";
+
+fn with_chart(text: &str, yaml: &str) -> LoadedLayer {
+    let files = BTreeMap::from([("charts/web/Chart.yaml".to_string(), text.into()), ("quota.yaml".to_string(), b"kind: ResourceQuota\n".to_vec())]);
+    LoadedLayer::new("layers/a", &format!("summary: s\n{yaml}"), files).unwrap()
+}
+
+#[test]
+fn releases_come_in_order_with_manifests_and_the_profiles_wins() {
+    let yaml = "name: a\ncharts:\n- {name: web, chart: charts/web}\n- {name: off, chart: ./charts/web, when: 'false'}\nmanifests: [quota.yaml]\n";
+    let site =
+        |extra: Value, folders: &BTreeMap<String, ChartFiles>| plan(&loaded(&extra), &[with_chart(CHART, yaml)], folders, &no_file, Vec::new());
+    let planned = site(json!({"layers": ["a"]}), &BTreeMap::new()).unwrap();
+    let names: Vec<_> = planned.charts.iter().map(|c| (c.spec.name.as_str(), c.spec.namespace.as_str(), c.files.len())).collect();
+    assert_eq!(names, [("web", "default", 1), ("manifests-a", "default", 3)]);
+    let own = json!({"layers": ["a"], "charts": [{"name": "web", "chart": "mine", "values": {"a": 1}}]});
+    let folder = ChartFiles::from([("Chart.yaml".to_string(), b"name: mine\nversion: 2.0.0\n".to_vec())]);
+    let changed = site(own, &BTreeMap::from([("mine".to_string(), folder)])).unwrap();
+    assert_eq!((changed.charts[0].layer.as_str(), changed.charts.len()), (PROFILE_LAYER, 2));
+    assert_ne!(changed.charts[0].request(), planned.charts[0].request());
+    assert!(changed.to_text().contains("release web of layer profile\n  folder mine into namespace default"), "{}", changed.to_text());
+}
+
+#[test]
+fn a1_mistakes_in_charts_are_told_at_their_places() {
+    let yaml = "name: a\ncharts:\n- {name: web, chart: charts/wbe}\nmanifests: [qouta.yaml]\n";
+    let error = plan(&loaded(&json!({"layers": ["a"]})), &[with_chart(CHART, yaml)], &BTreeMap::new(), &no_file, Vec::new()).unwrap_err().to_string();
+    says(&error, &["layers/a/layer.yaml:4:", "reading chart charts/wbe: there is no such folder", "layer.yaml:5:", "did you mean `quota.yaml`?"]);
+    let lost = with_chart("name: web\nversion: 1.0.0\ndependencies: [{name: redis}]\n", "name: a\ncharts:\n- {name: web, chart: charts/web}\n");
+    let error = plan(&loaded(&json!({"layers": ["a"]})), &[lost], &BTreeMap::new(), &no_file, Vec::new()).unwrap_err().to_string();
+    says(&error, &["layer.yaml:4:", "chart web needs the chart redis"]);
+}
