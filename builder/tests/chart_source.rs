@@ -9,6 +9,7 @@ use builder::progress::Progress;
 use builder::source::chart;
 use builder::source::deb::{Archive, Mirrors, Offline};
 use builder::source::http::{Client, Limits};
+use builder::source::oci::Registries;
 use builder::store::Store;
 use layers::Result;
 use layers::chart::{ChartFiles, ChartSpec, LockedChart, PlannedChart};
@@ -79,7 +80,7 @@ impl Bench {
     }
 
     fn lock(&self, keyring: Option<&Cert>) -> Result<LockedChart> {
-        self.with_site(Offline::Allowed, |site| chart::lock(site, &self.planned(keyring, "web", "1.0.0")))
+        self.with_site(Offline::Allowed, |site| chart::lock(site, &Registries::default(), &self.planned(keyring, "web", "1.0.0")))
     }
 
     fn refused(&self, keyring: Option<&Cert>, says: &str) {
@@ -109,19 +110,20 @@ fn a_chart_is_locked_by_digest_and_fetched_again_from_there() {
     let locked = bench.lock(None).unwrap();
     assert_eq!((locked.chart.as_str(), locked.version.as_str(), locked.sha256), ("web", "1.0.0", Digest::of(&archive("web", "1.0.0"))));
     fs::remove_file(bench.store.blob(&locked.sha256)).unwrap();
-    let error = bench.with_site(Offline::Required, |site| chart::fetch(site, &locked)).unwrap_err().to_string();
+    let error = bench.with_site(Offline::Required, |site| chart::fetch(site, &Registries::default(), &locked)).unwrap_err().to_string();
     assert!(error.contains("the store lacks the chart of release shop"), "{error}");
-    bench.with_site(Offline::Allowed, |site| chart::fetch(site, &locked)).unwrap();
+    bench.with_site(Offline::Allowed, |site| chart::fetch(site, &Registries::default(), &locked)).unwrap();
     assert_eq!(chart::bytes(&bench.store, &bench.planned(None, "web", "1.0.0"), &locked).unwrap(), archive("web", "1.0.0"));
     bench.put(NAME, &archive("web", "6.6.6"));
     fs::remove_file(bench.store.blob(&locked.sha256)).unwrap();
-    bench.with_site(Offline::Allowed, |site| chart::fetch(site, &locked)).unwrap_err();
+    bench.with_site(Offline::Allowed, |site| chart::fetch(site, &Registries::default(), &locked)).unwrap_err();
 }
 
 #[test]
 fn c7_what_a_repository_gives_must_be_what_was_asked_for() {
     let bench = Bench::new();
-    let missing = bench.with_site(Offline::Allowed, |site| chart::lock(site, &bench.planned(None, "wbe", "1.0.0"))).unwrap_err();
+    let missing =
+        bench.with_site(Offline::Allowed, |site| chart::lock(site, &Registries::default(), &bench.planned(None, "wbe", "1.0.0"))).unwrap_err();
     assert!(missing.hint() == Some("did you mean `web`?"), "{missing}");
     bench.put(NAME, &archive("other", "1.0.0"));
     bench.refused(None, "other bytes came: the index has");

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::chart::ChartSpec;
-use crate::image::{Image, ImageLayer};
+use crate::image::{ImageLayer, ImageUse};
 use crate::profile::{Diagnostics, Document, FileSpec, Scalar, parse_layer};
 use crate::source::Source;
 
@@ -45,9 +45,9 @@ pub struct Definition {
     /// Layers of container images, by name.
     #[serde(default)]
     pub image_layers: BTreeMap<String, ImageLayer>,
-    /// Container images that the root carries, made of image layers.
+    /// Container images that the root carries, made of image layers or pulled from a registry.
     #[serde(default)]
-    pub images: Vec<Image>,
+    pub images: Vec<ImageUse>,
     /// Helm charts that the cluster gets when it is founded; folders are relative to the layer's.
     #[serde(default)]
     pub charts: Vec<ChartSpec>,

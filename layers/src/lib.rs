@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod node;
 pub mod plan;
 pub mod profile;
+pub mod reference;
 pub mod seed;
 pub mod settings;
 pub mod source;

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::image::normalised;
 use crate::profile::quote;
+use crate::reference::Reference;
 use crate::{Error, Result};
 
 /// Lists whose items are containers.
@@ -17,7 +17,7 @@ const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContain
 const DEPTH: usize = 3;
 
 /// Full references of all images that a text of YAML documents names.
-pub fn images(text: &str) -> Result<BTreeSet<String>> {
+pub fn images(text: &str) -> Result<BTreeSet<Reference>> {
     let mut out = BTreeSet::new();
     for document in documents(text)? {
         // A schema describes fields; it has none.
@@ -34,7 +34,7 @@ fn documents(text: &str) -> Result<Vec<Value>> {
     serde_saphyr::from_multiple_with_options(text, options).map_err(|e| Error::input(format!("reading YAML: {}", e.without_snippet())))
 }
 
-fn walk(value: &Value, depth: usize, out: &mut BTreeSet<String>) -> Result<()> {
+fn walk(value: &Value, depth: usize, out: &mut BTreeSet<Reference>) -> Result<()> {
     match value {
         Value::Array(items) => items.iter().try_for_each(|item| walk(item, depth, out)),
         Value::Object(fields) => {
@@ -43,7 +43,7 @@ fn walk(value: &Value, depth: usize, out: &mut BTreeSet<String>) -> Result<()> {
                     value.as_array().into_iter().flatten().try_for_each(|container| of_container(container, out))?;
                 }
                 if key == "image" {
-                    out.extend(value.as_str().or(value["reference"].as_str()).filter(|text| text.contains(['/', ':'])).and_then(normalised));
+                    out.extend(value.as_str().or(value["reference"].as_str()).filter(|text| text.contains(['/', ':'])).and_then(Reference::with_tag));
                 }
                 walk(value, depth, out)?;
             }
@@ -57,11 +57,11 @@ fn walk(value: &Value, depth: usize, out: &mut BTreeSet<String>) -> Result<()> {
     }
 }
 
-fn of_container(container: &Value, out: &mut BTreeSet<String>) -> Result<()> {
+fn of_container(container: &Value, out: &mut BTreeSet<Reference>) -> Result<()> {
     let Some(text) = container["image"].as_str().filter(|text| !text.is_empty()) else { return Ok(()) };
     let name = || container["name"].as_str().unwrap_or_default();
-    let image =
-        normalised(text).ok_or_else(|| Error::input(format!("container {} has the image {}, which is no reference", quote(name()), quote(text))))?;
+    let image = Reference::with_tag(text)
+        .ok_or_else(|| Error::input(format!("container {} has the image {}, which is no reference", quote(name()), quote(text))))?;
     out.insert(image);
     Ok(())
 }
@@ -76,7 +76,7 @@ mod tests {
                     \x20     volumes: [{name: v, image: {reference: registry.test/vol:2}}]\n---\n# nothing\n---\nkind: Prometheus\nspec: {image: 'quay.io/p/p:v3', logo: {image: logo.png}}\n---\n\
                     kind: ConfigMap\ndata:\n  pod.yaml: |\n    kind: Pod\n    spec: {containers: [{image: 'docker.io/a/helper:1'}]}\n  other: |\n    image: [\n---\n\
                     kind: CustomResourceDefinition\nspec: {properties: {image: {default: 'x.test/no:1'}}, image: 'x.test/no:1'}\n";
-        let found: Vec<_> = images(text).unwrap().into_iter().collect();
+        let found: Vec<_> = images(text).unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(found, ["docker.io/a/helper:1", "docker.io/library/busybox:latest", "quay.io/p/p:v3", "quay.io/x/y:1", "registry.test/vol:2"]);
     }
 

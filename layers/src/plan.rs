@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::chart::{ChartFiles, PlannedChart};
-use crate::image::{PlannedImage, PlannedImageLayer};
+use crate::image::{PlannedImage, PlannedImageLayer, PlannedPull};
 use crate::layer::{Assumed, Definition, Item, LoadedLayer, NODE_BINARY, Parameter, Units};
 use crate::profile::{Diagnostic, Diagnostics, Document, FileSpec, LayerRef, LayerUse, Loaded, Scalar, Spot, User, is_package, quote, suggest};
 use crate::source::PlannedSource;
@@ -47,9 +47,12 @@ pub struct Plan {
     /// Layers of container images, by name; those that an image has.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub image_layers: Vec<PlannedImageLayer>,
-    /// Container images that the root carries, by name.
+    /// Container images that are made here, by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<PlannedImage>,
+    /// Container images that are pulled, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pulls: Vec<PlannedPull>,
     /// Releases that the cluster gets, in the order in which they are installed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub charts: Vec<PlannedChart>,
@@ -186,11 +189,13 @@ pub fn plan(
     planned.push(PlannedLayer { position: planned.len(), ..top });
     check_paths(&planned, &mut problems);
     let declaring: Vec<_> = placed.iter().map(|(layer, _)| *layer).collect();
-    let (image_layers, images) = images.used(&mut problems);
+    images.replace(loaded);
+    let images::Used { image_layers, images, pulls } = images.used(&mut problems);
     let files = planned.iter().flat_map(|layer| &layer.files).chain(image_layers.iter().flat_map(|layer| &layer.files));
     let sources = sources::used(loaded, &declaring, files, &mut problems);
     Diagnostics::gather(loaded.document.path(), problems)?;
-    Ok(Plan { name: profile.name.clone(), version: profile.version.clone(), layers: planned, sources, image_layers, images, charts: charts.used() })
+    let (name, version) = (profile.name.clone(), profile.version.clone());
+    Ok(Plan { name, version, layers: planned, sources, image_layers, images, pulls, charts: charts.used() })
 }
 
 impl Plan {
@@ -273,6 +278,9 @@ impl std::fmt::Display for Plan {
         }
         for PlannedImage { layer, image, .. } in &self.images {
             write!(f, "\n\nimage {} of layer {layer}\n  {}", image.name, image.layers.join(" "))?;
+        }
+        for PlannedPull { name, pull, wanted_by, .. } in &self.pulls {
+            write!(f, "\n\nimage {name} of {wanted_by}\n  pulled from {pull}")?;
         }
         for chart in &self.charts {
             write!(f, "\n\nrelease {} of layer {}\n  {chart}", chart.spec.name, chart.layer)?;

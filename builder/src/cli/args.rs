@@ -125,18 +125,29 @@ pub struct ProfileArg {
     pub profile: PathBuf,
 }
 
+/// Where registries are asked.
+#[derive(Clone, Debug, Args)]
+pub struct RegistryArgs {
+    /// Ask a container registry at another address: `docker.io=https://mirror.example`; a path of it comes before the image's. Repeat it for more.
+    #[arg(long = "registry", env = "CHASI_BOD_REGISTRIES", value_name = "HOST=URL", value_delimiter = ',')]
+    pub registries: Vec<String>,
+}
+
 /// Options of `lock`.
 #[derive(Clone, Debug, Args)]
 pub struct LockArgs {
     /// Profile to read.
     #[command(flatten)]
     pub profile: ProfileArg,
-    /// Move packages to their newest versions: these, or all when none is named.
-    #[arg(long, value_name = "PACKAGE", num_args = 0..)]
+    /// Move packages to their newest versions and images to what their tags stand for: these, or all when none is named.
+    #[arg(long, value_name = "PACKAGE|IMAGE", num_args = 0..)]
     pub update: Option<Vec<String>>,
     /// Use the indices that the store holds; touch no network.
     #[arg(long)]
     pub offline: bool,
+    /// Where registries are asked.
+    #[command(flatten)]
+    pub registries: RegistryArgs,
     /// Show what would change and write no lock.
     #[arg(long)]
     pub dry_run: bool,
@@ -160,6 +171,9 @@ pub struct BuildArgs {
     /// Use only what the store holds; touch no network.
     #[arg(long)]
     pub offline: bool,
+    /// Where registries are asked.
+    #[command(flatten)]
+    pub registries: RegistryArgs,
     /// Show whether the lock is current, what would be fetched and which artifacts would be written; touch nothing.
     #[arg(long)]
     pub dry_run: bool,

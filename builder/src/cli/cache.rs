@@ -14,7 +14,7 @@ use crate::store::{Store, Used};
 
 /// Kinds of the store in the order shown, with what they are; `derived` is shown by what was derived.
 const KINDS: [(&str, &str); 6] = [
-    ("blobs", "verified downloads: packages, indices"),
+    ("blobs", "verified downloads: packages, indices, modules, images"),
     ("packs", "unpacked file contents"),
     ("derived", ""),
     ("partial", "unfinished downloads, resumed by the next build"),
@@ -23,11 +23,13 @@ const KINDS: [(&str, &str); 6] = [
 ];
 
 /// What is below `derived`.
-const DERIVED: [(&str, &str); 9] = [
+const DERIVED: [(&str, &str); 11] = [
     ("built", "which result folders are up to date"),
     ("configured", "trees after the packages' scripts"),
     ("deb-index", "parsed package indices"),
     ("grub", "GRUB images"),
+    ("image-layers", "trees of pulled image layers"),
+    ("image-sums", "digests of image layers that were made here"),
     ("log", "logs of configured packages"),
     ("modules", "kernel packages with plain modules"),
     ("suite", "suites for `lock --offline`"),

@@ -18,11 +18,12 @@ use serde::Serialize;
 
 use crate::assemble::scratch;
 use crate::emit::OutputFormat;
-use crate::pipeline::{self, Build, Locking, Network, Outcome, RawSum};
+use crate::pipeline::{self, Build, Locking, Network, Outcome, RawSum, Reach};
 use crate::progress::Progress;
+use crate::source::oci::Registries;
 use crate::store::Store;
 use crate::{exec, inspect};
-use args::{BuildArgs, CacheCommand, Cli, Command, FileArg, Global, InspectArgs, LockArgs, RunArgs, SchemaOf, SeedCommand};
+use args::{BuildArgs, CacheCommand, Cli, Command, FileArg, Global, InspectArgs, LockArgs, RegistryArgs, RunArgs, SchemaOf, SeedCommand};
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
@@ -106,15 +107,16 @@ fn plan(path: &Path, global: &Global) -> Result<()> {
 fn lock(args: &LockArgs, global: &Global) -> Result<()> {
     let planned = pipeline::plan(&args.profile.profile)?;
     let store = store(global)?;
-    let network = network(args.offline);
-    let (before, after) = pipeline::relock(&planned, args.update.as_deref(), network, &store, &progress(global))?;
+    let reach = reach(args.offline, &args.registries)?;
+    let (before, after) = pipeline::relock(&planned, args.update.as_deref(), &reach, &store, &progress(global))?;
     let changes = pipeline::changes(before.as_ref(), &after);
     if !args.dry_run {
         pipeline::write_lock(&planned, &after)?;
     }
     show(global, &changes, || changes.iter().map(|c| format!("{c}\n")).collect())?;
     let dry = if args.dry_run { " (dry run)" } else { "" };
-    eprintln!("{} packages, {} tools, {} changes{dry}", after.packages.len(), after.tools.len(), changes.len());
+    let pulled = if after.images.is_empty() { String::new() } else { format!(", {} pulled images", after.images.len()) };
+    eprintln!("{} packages, {} tools{pulled}, {} changes{dry}", after.packages.len(), after.tools.len(), changes.len());
     let lacking = pipeline::packages(&after, &store).to_fetch;
     if args.offline && lacking.count > 0 {
         eprintln!("notice: {} of them ({}) are not in the store: `build --offline` will miss them", lacking.count, lacking.size);
@@ -122,25 +124,26 @@ fn lock(args: &LockArgs, global: &Global) -> Result<()> {
     Ok(())
 }
 
-fn network(offline: bool) -> Network {
-    if offline { Network::Offline } else { Network::Online }
+fn reach(offline: bool, args: &RegistryArgs) -> Result<Reach> {
+    let network = if offline { Network::Offline } else { Network::Online };
+    Ok(Reach { network, registries: Registries::find(&args.registries)? })
 }
 
-fn request(args: &BuildArgs) -> Build {
-    Build {
+fn request(args: &BuildArgs) -> Result<Build> {
+    Ok(Build {
         profile: args.profile.profile.clone(),
         formats: args.formats.clone(),
         output: args.output.clone(),
         locking: if args.locked { Locking::Locked } else { Locking::Relock },
-        network: network(args.offline),
+        reach: reach(args.offline, &args.registries)?,
         raw_sum: if args.raw_sum { RawSum::Write } else { RawSum::Omit },
         node_binary: args.node_binary.clone(),
-    }
+    })
 }
 
 fn build(args: &BuildArgs, global: &Global) -> Result<()> {
     if args.dry_run {
-        let preview = pipeline::preview(&request(args), &Store::look(&cache_dir(global)?))?;
+        let preview = pipeline::preview(&request(args)?, &Store::look(&cache_dir(global)?))?;
         return show(global, &preview, || preview.to_string());
     }
     let outcome = built(args, global)?;
@@ -148,7 +151,7 @@ fn build(args: &BuildArgs, global: &Global) -> Result<()> {
 }
 
 fn built(args: &BuildArgs, global: &Global) -> Result<Outcome> {
-    pipeline::build(&request(args), store(global)?, &progress(global))
+    pipeline::build(&request(args)?, store(global)?, &progress(global))
 }
 
 fn run(mut args: RunArgs, global: &Global) -> Result<ExitCode> {

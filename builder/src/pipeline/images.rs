@@ -1,16 +1,18 @@
-//! Planned container images → images with unpacked layers.
+//! Planned and locked container images → images with unpacked layers.
 
 use std::collections::BTreeMap;
 
-use layers::image::{PlannedImage, PlannedImageLayer};
+use layers::image::{LockedImage, PlannedImage, PlannedImageLayer};
 use layers::lock::{Lock, Package};
-use layers::plan::{Body, Plan};
+use layers::plan::Body;
 use layers::units::Digest;
 use layers::{Context, Error, Result};
 
+use super::Planned;
 use crate::assemble::apply::Given;
 use crate::assemble::editor::{Editor, known};
 use crate::assemble::unpack;
+use crate::images::pulled::{self, Limits, Pulled};
 use crate::images::recipe::{self, LayerContent, Recipe, Settings};
 use crate::images::{BuiltImage, Part, content};
 use crate::store::Store;
@@ -19,14 +21,28 @@ use crate::tree::{Kind, Tree};
 /// Where a container looks for programs.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Makes the plan's images.
-pub fn make(plan: &Plan, lock: &Lock, given: &Given<'_>, store: &Store) -> Result<Vec<BuiltImage>> {
+/// Makes the plan's images and unpacks those of the lock.
+pub fn make(planned: &Planned, lock: &Lock, given: &Given<'_>, store: &Store) -> Result<Vec<BuiltImage>> {
+    let (plan, architecture) = (&planned.plan, planned.profile.architecture.debian());
     let layers = plan.image_layers.iter().map(|planned| Ok((planned.name.as_str(), layer(planned, lock, given, store)?)));
     let layers: BTreeMap<&str, (LayerContent, Vec<Part>)> = layers.collect::<Result<_>>()?;
-    plan.images.iter().map(|planned| recipe::build(&recipe_of(planned, &layers, lock)?, store, lock.epoch)).collect()
+    let made = plan.images.iter().map(|planned| recipe::build(&recipe_of(planned, &layers, lock, architecture)?, store, lock.epoch));
+    let pulled = lock.images.iter().map(|image| pulled::build(&pulled_of(image, architecture), store, Limits::default()));
+    made.chain(pulled).collect()
 }
 
-fn recipe_of(planned: &PlannedImage, layers: &BTreeMap<&str, (LayerContent, Vec<Part>)>, lock: &Lock) -> Result<Recipe> {
+fn pulled_of(image: &LockedImage, architecture: &str) -> Pulled {
+    Pulled {
+        name: image.name.clone(),
+        digest: image.target.digest,
+        media_type: image.target.media_type.clone(),
+        manifest: image.manifest.digest,
+        architecture: architecture.into(),
+        wanted_by: image.wanted_by.clone(),
+    }
+}
+
+fn recipe_of(planned: &PlannedImage, layers: &BTreeMap<&str, (LayerContent, Vec<Part>)>, lock: &Lock, architecture: &str) -> Result<Recipe> {
     let image = &planned.image;
     let found = image.layers.iter().map(|name| {
         layers.get(name.as_str()).cloned().ok_or_else(|| Error::internal(format!("making image {}: its layer `{name}` was not made", image.name)))
@@ -43,7 +59,7 @@ fn recipe_of(planned: &PlannedImage, layers: &BTreeMap<&str, (LayerContent, Vec<
     };
     let asked = lock.wanted.iter().filter(|wanted| wanted.image == image.name).flat_map(|wanted| wanted.wanted_by.clone());
     let wanted_by = std::iter::once(format!("layer {}", planned.layer)).chain(asked).collect();
-    Ok(Recipe { name: image.name.clone(), layers, config, architecture: "amd64".into(), wanted_by, parts: parts.concat() })
+    Ok(Recipe { name: image.name.clone(), layers, config, architecture: architecture.into(), wanted_by, parts: parts.concat() })
 }
 
 /// Packages first, the layer's own files on top.

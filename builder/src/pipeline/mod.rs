@@ -7,6 +7,7 @@ mod locking;
 mod node;
 mod output;
 mod preview;
+mod pulls;
 mod root;
 mod seed;
 mod sources;
@@ -35,6 +36,7 @@ use crate::fs::{erofs, verity};
 use crate::inspect::Check;
 use crate::progress::Progress;
 use crate::record::{self, Artifact, BuildRecord, Inputs, Named, spdx};
+use crate::source::oci::Registries;
 use crate::store::Store;
 use locking::Found;
 pub use locking::{Change, changes, locks_below, path_of, read_lock, relock, write_lock};
@@ -65,6 +67,15 @@ pub enum Network {
     Offline,
 }
 
+/// What may be reached.
+#[derive(Clone, Debug)]
+pub struct Reach {
+    /// Whether the network may be used.
+    pub network: Network,
+    /// Where registries are asked.
+    pub registries: Registries,
+}
+
 /// Whether SHA256SUMS has the digests of whole raw images. Their block maps are in it always: hashing empty gigabytes takes longer than writing them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RawSum {
@@ -85,8 +96,8 @@ pub struct Build {
     pub output: PathBuf,
     /// Whether the lock may be written.
     pub locking: Locking,
-    /// Whether the network may be used.
-    pub network: Network,
+    /// What may be reached.
+    pub reach: Reach,
     /// Whether SHA256SUMS has the digests of whole raw images.
     pub raw_sum: RawSum,
     /// The node binary; looked for beside this program when absent.
@@ -242,7 +253,7 @@ pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outco
         return Ok(outcome);
     }
     Staging::check(&target)?;
-    let lock = locking::ensure(&planned, request.locking, request.network, &store, progress)?;
+    let lock = locking::ensure(&planned, request.locking, &request.reach, &store, progress)?;
     let key = match known {
         Some(key) if key.lock == lock => key,
         _ => key(&planned, lock, &node)?,
@@ -391,6 +402,7 @@ fn record_of(key: &Key<'_>, image: &Image, check: Check, artifacts: Vec<Artifact
         indices: key.lock.indices.clone(),
         packages: key.lock.packages.clone(),
         tools: key.lock.tools.clone(),
+        images: key.lock.images.clone(),
     };
     let root = record::Root {
         root_hash: image.root_hash,

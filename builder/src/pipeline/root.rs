@@ -34,10 +34,11 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     let configured = configure_packages(planned, lock, store, progress)?;
     let contents = sources::make(store, &planned.plan, lock)?;
     let given = apply::Given { node, sources: &contents };
-    let images = images::make(&planned.plan, lock, &given, store)?;
+    let images = images::make(planned, lock, &given, store)?;
     let inputs = postcard::to_stdvec(&configured).map_err(|e| Error::internal(format!("encoding the configured tree: {e}")))?;
     let sources: Vec<u8> = contents.values().flat_map(|content| content.sha256.0).collect();
-    let key = Digest::of_parts([b"layers v2".as_slice(), &inputs, &planned.plan.digest().0, node, &sources]);
+    let pulled: Vec<u8> = images.iter().flat_map(|image| image.digest.0).collect();
+    let key = Digest::of_parts([b"layers v3".as_slice(), &inputs, &planned.plan.digest().0, node, &sources, &pulled]);
     let mut pack = store.new_pack(key)?;
     let mut tree = configured;
     let mut editor = Editor::new(&mut tree, store, &mut pack, lock.epoch);

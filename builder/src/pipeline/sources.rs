@@ -77,10 +77,10 @@ pub fn make(store: &Store, plan: &Plan, lock: &Lock) -> Result<Contents> {
     Ok(out)
 }
 
-/// The program that a source gives, built now or taken from the store.
-pub fn program(store: &Store, plan: &Plan, lock: &Lock, name: &str) -> Result<Content> {
+/// The file that a source gives, built now or taken from the store.
+pub fn file(store: &Store, plan: &Plan, lock: &Lock, (name, member): (&str, Option<&str>)) -> Result<Content> {
     let (planned, locked) = found(plan, lock, name)?;
-    make_one(store, planned, locked, None)
+    make_one(store, planned, locked, member)
 }
 
 fn found<'a>(plan: &'a Plan, lock: &'a Lock, name: &str) -> Result<(&'a PlannedSource, &'a LockedSource)> {

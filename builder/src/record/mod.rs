@@ -2,6 +2,7 @@
 
 pub mod spdx;
 
+use layers::image::LockedImage;
 use layers::lock::{Index, Package};
 use layers::units::{Bytes, Digest};
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,9 @@ pub struct Inputs {
     pub packages: Vec<Package>,
     /// Packages that only ran during the build.
     pub tools: Vec<Package>,
+    /// Container images from registries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<LockedImage>,
 }
 
 /// Something with a name and a digest.

@@ -14,22 +14,21 @@ use crate::host::Host;
 use crate::status::State;
 
 /// Credentials that only control planes have.
-pub const ADMIN: &str = "etc/kubernetes/admin.conf";
+const ADMIN: &str = "etc/kubernetes/admin.conf";
 
 /// How long one request may take: a cluster that forms on a slow machine answers late.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Keeps the condition of the cluster step true; returns only when this node's credentials cannot be read.
 pub fn watch(host: &Host, node: &Node, reporter: &Reporter) -> Result<()> {
-    runtime()?.block_on(async {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().fault(Fault::Environment, || "starting the API client".into())?;
+    runtime.block_on(async {
         let client = client(host).await?;
         loop {
             let ready = match look(&client, host, node).await {
                 Ok((state, detail, hint)) => {
                     reporter.say("cluster", state, detail, hint);
-                    if state == State::Done {
-                        reporter.say_up();
-                    }
                     state == State::Done
                 }
                 Err(error) => {
@@ -40,11 +39,6 @@ pub fn watch(host: &Host, node: &Node, reporter: &Reporter) -> Result<()> {
             tokio::time::sleep(if ready { CALM } else { POLL * 5 }).await;
         }
     })
-}
-
-/// What drives requests on this thread.
-pub fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().fault(Fault::Environment, || "starting the API client".into())
 }
 
 /// A client with the operator's credentials on a control plane, the node's own elsewhere.

@@ -85,11 +85,8 @@ impl Reporter {
     /// The agent that does not listen any more ends with this thread.
     fn say(&self, step: &'static str, state: State, detail: impl Into<String>, hint: Option<&str>) {
         let _ = self.sender.send(Report { step, state, detail: detail.into(), hint: hint.map(Into::into) });
-    }
-
-    /// The cluster is up; who has heard it once listens no more.
-    fn say_up(&self) {
-        if let Some(up) = &self.up {
+        if let Some(up) = self.up.as_ref().filter(|_| (step, state) == ("cluster", State::Done)) {
+            // Who has heard it once listens no more.
             let _ = up.send(());
         }
     }

@@ -22,6 +22,8 @@ use crate::status::State;
 /// Name of the step.
 pub const STEP: &str = "seed";
 
+/// Credentials that only control planes have.
+const ADMIN: &str = "etc/kubernetes/admin.conf";
 /// Waits before each further try of one release.
 const PAUSES: [u64; 4] = [5, 15, 45, 120];
 /// How long helm waits for what a release starts.
@@ -49,7 +51,7 @@ pub fn start(reporter: Reporter) -> Sender<()> {
 }
 
 fn follow(host: &Host, reporter: &Reporter) {
-    if !super::exists(host, api::ADMIN) {
+    if !super::exists(host, ADMIN) {
         return reporter.say(STEP, State::Unchanged, "control planes install it", None);
     }
     match install(host, reporter) {
@@ -129,7 +131,7 @@ fn helm(host: &Host, release: &Release, values: &str) -> Command {
     let mut command = host.program("helm");
     command.args(["upgrade", "--install", &release.name]).arg(format!("{CHARTS}/{}", release.file));
     command.args(["--namespace", &release.namespace, "--create-namespace", "--values"]).arg(format!("/{values}"));
-    command.args(["--wait", "--timeout", PATIENCE, "--history-max", "5", "--kubeconfig"]).arg(format!("/{}", api::ADMIN));
+    command.args(["--wait", "--timeout", PATIENCE, "--history-max", "5", "--kubeconfig"]).arg(format!("/{}", ADMIN));
     for (variable, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data"), ("HOME", "home")] {
         command.env(variable, format!("/{RUN}/helm/{folder}"));
     }
@@ -144,7 +146,8 @@ struct Cluster {
 
 impl Cluster {
     fn new(host: &Host) -> Result<Self> {
-        let runtime = api::runtime()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.fault(Fault::Environment, || "starting the API client".into())?;
         let client = runtime.block_on(api::client(host))?;
         Ok(Self { runtime, client })
     }

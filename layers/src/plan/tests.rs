@@ -298,3 +298,27 @@ fn a1_mistakes_in_charts_are_told_at_their_places() {
     let error = plan(&loaded(&json!({"layers": ["a"]})), &[lost], &BTreeMap::new(), &no_file, Vec::new()).unwrap_err().to_string();
     says(&error, &["layer.yaml:4:", "chart web needs the chart redis"]);
 }
+
+#[test]
+fn images_are_pulled_by_layers_and_a_profile_pulls_instead_of_what_layers_make() {
+    let layer = "name: a\nimageLayers:\n  tool: {files: [{path: /bin/tool, content: x}]}\nimages:\n- {name: 'r.test/tool:1', layers: [tool]}\n\
+                 - r.test/plain:1\n- {name: 'r.test/other:1', pull: 'm.test/o:2'}\n- {name: 'r.test/no:1', pull: 'm.test/o:2', when: 'false'}";
+    let pulls = |plan: &Plan| plan.pulls.iter().map(|p| format!("{} {} {}", p.name, p.pull, p.wanted_by)).collect::<Vec<_>>();
+    let plan = planned(json!({"layers": ["a"]}), &[layer]).unwrap();
+    assert_eq!(
+        (plan.images.len(), pulls(&plan)),
+        (1, vec!["r.test/other:1 m.test/o:2 layer a".into(), "r.test/plain:1 r.test/plain:1 layer a".into()])
+    );
+    let digest = format!("m.test/tool@{}", Digest::of(b"x"));
+    let images = json!([{"name": "r.test/tool:1", "pull": digest}, "r.test/other:1", "r.test/new:1"]);
+    let plan = planned(json!({"layers": ["a"], "images": images}), &[layer]).unwrap();
+    let expected = [
+        "r.test/new:1 r.test/new:1 profile".into(),
+        "r.test/other:1 r.test/other:1 profile".into(),
+        "r.test/plain:1 r.test/plain:1 layer a".into(),
+        format!("r.test/tool:1 {digest} profile"),
+    ];
+    assert_eq!((plan.images.len(), plan.image_layers.len(), pulls(&plan)), (0, 0, expected.to_vec()));
+    let twice = refused(json!({"layers": ["a", "b"]}), &[layer, "name: b\nimages: ['r.test/tool:1', 'r.test/plain:1']"]);
+    says(&twice, &["layer a and layer b both declare image r.test/tool:1", "layer a and layer b both declare image r.test/plain:1"]);
+}

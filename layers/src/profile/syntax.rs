@@ -107,7 +107,7 @@ fn is_chart_version(text: &str) -> bool {
 }
 
 fn is_image(text: &str) -> bool {
-    crate::image::normalised(text).is_some()
+    crate::reference::Reference::canonical(text).is_some()
 }
 
 /// The rules for single texts of a Go source.

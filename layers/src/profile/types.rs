@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::types_network::Network;
 use crate::chart::ChartSpec;
+use crate::image::PulledUse;
 use crate::source::Source;
 use crate::units::Bytes;
 
@@ -47,6 +48,9 @@ pub struct Profile {
     /// Sources instead of those of the same name that layers declare, and further ones for `files`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sources: BTreeMap<String, Source>,
+    /// Container images to pull, instead of those of the same name that layers declare, and further ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<PulledUse>,
     /// Helm charts that the cluster gets when it is founded, after those of the layers; one of a layer's name takes that one's place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub charts: Vec<ChartSpec>,

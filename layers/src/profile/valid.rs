@@ -1,6 +1,7 @@
 //! The rules of a valid profile that no type can say. They look at the merged tree, so that they also run when keys or types are
 //! wrong, and every failure has a place.
 
+use crate::reference::Reference;
 use crate::units::Bytes;
 
 use super::Disk;
@@ -26,7 +27,7 @@ const RESERVED: [&str; 44] = [
 /// Checks all rules.
 pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
     texts(root, syntax::RULES, problems);
-    for list in ["layers", "users", "files", "network.interfaces", "disk.mounts"] {
+    for list in ["layers", "users", "files", "images", "network.interfaces", "disk.mounts"] {
         unique(root, list, problems);
     }
     users(root, problems);
@@ -41,6 +42,7 @@ pub(super) fn content(root: &Node, problems: &mut Vec<Problem>) {
     files(root, problems);
     parents(root, problems);
     sources(root, problems);
+    references(root, problems);
     charts(root, problems);
     sysctl(root, problems);
 }
@@ -63,6 +65,25 @@ fn charts(root: &Node, problems: &mut Vec<Problem>) {
             }
             _ => {}
         }
+    }
+}
+
+/// Images have whole references; a name has a tag or a digest, so that a node can ask for it.
+fn references(root: &Node, problems: &mut Vec<Problem>) {
+    let names = at(root, "images.[]").into_iter().filter_map(|image| name_of(image, "name")).map(|node| (node, true));
+    for (node, is_name) in names.chain(at(root, "images.[].pull").into_iter().map(|node| (node, false))) {
+        let Some(text) = node.text() else { continue };
+        let message = match text.parse::<Reference>() {
+            Ok(Reference { tag: Some(_), digest: Some(_), .. }) if is_name => format!("{} has a tag and a digest", quote(text)),
+            Ok(_) => continue,
+            Err(_) => format!("{} is not a whole image reference such as registry.k8s.io/pause:3.10.2", quote(text)),
+        };
+        let hint = match text.rsplit_once('@') {
+            Some((name, _)) if is_name => Some(format!("say `{{name: {name}, pull: …@…}}`")).filter(|_| name.contains(':')),
+            _ => None,
+        };
+        let meant = || Reference::canonical(text).map(|whole| format!("did you mean `{whole}`?"));
+        problems.push(Problem::new(node.place, message).hint(hint.or_else(meant)));
     }
 }
 

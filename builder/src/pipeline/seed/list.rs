@@ -61,8 +61,14 @@ fn of_lock(plan: &Plan, lock: &Lock) -> Listing {
     for image in &plan.images {
         images.entry(image.image.name.clone()).or_default().push(format!("layer {}", image.layer));
     }
+    for image in &lock.images {
+        images.entry(image.name.clone()).or_default().extend(image.wanted_by.clone());
+    }
     for wanted in &lock.wanted {
-        images.entry(wanted.image.clone()).or_default().extend(wanted.wanted_by.clone());
+        // What is pulled says so itself.
+        if let Some(made) = images.get_mut(&wanted.image).filter(|_| lock.images.iter().all(|image| image.name != wanted.image)) {
+            made.extend(wanted.wanted_by.clone());
+        }
     }
     let images = images.into_iter().map(|(name, wanted_by)| ListedImage { name, size: None, wanted_by });
     Listing { releases: super::releases(plan, lock).releases, images: images.collect() }

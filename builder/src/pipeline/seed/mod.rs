@@ -1,14 +1,14 @@
 //! The seed: charts locked, rendered, fetched and put into the root with the list of releases that a control plane installs.
 
+mod images;
 mod list;
 mod render;
 
+pub use images::lock_images;
 pub use list::{ListedImage, Listing, listing};
 
-use std::collections::BTreeMap;
-
 use layers::chart::{LockedChart, PlannedChart};
-use layers::lock::{Lock, Wanted};
+use layers::lock::Lock;
 use layers::plan::Plan;
 use layers::seed::{CHARTS, Release, SEED, Seed};
 use layers::{Error, Result};
@@ -16,16 +16,19 @@ use layers::{Error, Result};
 use crate::assemble::editor::{Editor, known};
 use crate::source::chart;
 use crate::source::deb::Archive;
+use crate::source::oci::Registries;
 use crate::store::Store;
 
 /// Locks the plan's charts; one that the former lock has for the same declaration stays as it is.
-pub fn lock(site: &Archive<'_>, plan: &Plan, before: Option<&Lock>) -> Result<Vec<LockedChart>> {
-    plan.charts.iter().map(|planned| kept(planned, before).map_or_else(|| chart::lock(site, planned), |old| Ok(old.clone()))).collect()
+pub fn lock(site: &Archive<'_>, registries: &Registries, plan: &Plan, before: Option<&Lock>) -> Result<Vec<LockedChart>> {
+    plan.charts.iter().map(|planned| kept(planned, before).map_or_else(|| chart::lock(site, registries, planned), |old| Ok(old.clone()))).collect()
 }
 
-/// Whether a lock answers all that the plan asks of charts.
+/// Whether a lock answers all that the plan asks of charts and their images.
 pub fn answers(plan: &Plan, lock: &Lock) -> bool {
-    plan.charts.len() == lock.charts.len() && plan.charts.iter().zip(&lock.charts).all(|(planned, locked)| is_for(locked, planned))
+    images::answers(plan, lock)
+        && plan.charts.len() == lock.charts.len()
+        && plan.charts.iter().zip(&lock.charts).all(|(planned, locked)| is_for(locked, planned))
 }
 
 fn kept<'a>(planned: &PlannedChart, lock: Option<&'a Lock>) -> Option<&'a LockedChart> {
@@ -37,43 +40,8 @@ fn is_for(locked: &LockedChart, planned: &PlannedChart) -> bool {
 }
 
 /// Puts every chart that the lock names into the store.
-pub fn fetch(site: &Archive<'_>, lock: &Lock) -> Result<()> {
-    lock.charts.iter().try_for_each(|locked| chart::fetch(site, locked))
-}
-
-/// The images that releases and kubeadm ask for, each of which must be had; those of the former lock while charts and programs are the same.
-pub fn wanted(site: &Archive<'_>, plan: &Plan, lock: &Lock, before: Option<&Lock>) -> Result<Vec<Wanted>> {
-    let same = before.filter(|old| old.charts == lock.charts && old.sources == lock.sources && !old.wanted.is_empty());
-    let wanted = match same {
-        Some(old) => old.wanted.clone(),
-        None => render::wanted(site, plan, lock)?,
-    };
-    check(plan, &wanted)?;
-    Ok(wanted)
-}
-
-/// Refuses images that cannot be had, and one name that is asked for with two digests.
-fn check(plan: &Plan, wanted: &[Wanted]) -> Result<()> {
-    let made = |name: &str| plan.images.iter().any(|image| image.image.name == name);
-    let (mut problems, mut digests) = (Vec::new(), BTreeMap::<&str, (&str, &Wanted)>::new());
-    for one in wanted {
-        let by = one.wanted_by.join(", ");
-        let (name, digest) = one.image.split_once('@').unwrap_or((&one.image, ""));
-        if let Some((other, first)) =
-            digests.insert(name, (digest, one)).filter(|(other, _)| *other != digest && !digest.is_empty() && !other.is_empty())
-        {
-            problems.push(format!("image {name} is asked for as {other} by {} and as {digest} by {by}", first.wanted_by.join(", ")));
-        } else if made(name) && !digest.is_empty() {
-            problems.push(format!("image {name} is made by a recipe, but {by} asks for it as {digest}"));
-        } else if !made(name) {
-            problems.push(format!("image {} cannot be had: asked for by {by}", one.image));
-        }
-    }
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(Error::input(format!("looking for the images of the seed:\n  {}", problems.join("\n  ")))
-        .with_hint("declare a recipe of that name under `images` of a layer, or set another image in the release's `values`"))
+pub fn fetch(site: &Archive<'_>, registries: &Registries, lock: &Lock) -> Result<()> {
+    lock.charts.iter().try_for_each(|locked| chart::fetch(site, registries, locked))
 }
 
 /// The charts with their archives, in the order in which they are installed.

@@ -7,37 +7,36 @@ use std::path::Path;
 use std::time::Duration;
 
 use layers::chart::PlannedChart;
-use layers::image::normalised;
-use layers::lock::{Lock, Wanted};
-use layers::plan::Plan;
+use layers::lock::Lock;
+use layers::plan::{Body, Plan};
 use layers::profile::Diagnostics;
+use layers::reference::Reference;
 use layers::{Context, Error, Result, manifest};
 
+use crate::assemble::merge::behind_links;
 use crate::assemble::scratch::{Options, Root};
 use crate::pipeline::sources;
 use crate::source::deb::Archive;
 use crate::store::Store;
 use crate::tree::{Kind, Node, Tree, TreePath};
 
-/// Name of the source that gives helm.
-const HELM: &str = "helm";
-/// Name of the source that gives kubeadm.
-const KUBERNETES: &str = "kubernetes";
+/// Where the image has helm and kubeadm.
+const HELM: &str = "/usr/bin/helm";
+const KUBEADM: &str = "/usr/bin/kubeadm";
 /// The longest that one program may take.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Images by full reference, with those that ask for them.
-type Askers = BTreeMap<String, BTreeSet<String>>;
+/// Images with those that ask for them.
+pub type Askers = BTreeMap<Reference, BTreeSet<String>>;
 
 /// Finds every image that the plan's releases and kubeadm ask for.
-pub fn wanted(site: &Archive<'_>, plan: &Plan, lock: &Lock) -> Result<Vec<Wanted>> {
-    let has = |name: &str| plan.sources.iter().any(|source| source.name == name);
-    if !plan.charts.is_empty() && !has(HELM) {
-        let error = Error::input("rendering charts: no layer of the profile brings helm");
+pub fn wanted(site: &Archive<'_>, plan: &Plan, lock: &Lock) -> Result<Askers> {
+    if !plan.charts.is_empty() && !can_render(plan) {
+        let error = Error::input("rendering charts: no layer of the profile brings helm and kubeadm");
         return Err(error.with_hint("list the layer `orchestration` under `layers`"));
     }
     let mut found = Askers::new();
-    if has(HELM) && has(KUBERNETES) {
+    if can_render(plan) {
         sources::fetch(site, lock)?;
         eprintln!("looking for the images of {} releases", plan.charts.len());
         let kitchen = Kitchen::new(site.store, plan, lock)?;
@@ -46,7 +45,30 @@ pub fn wanted(site: &Archive<'_>, plan: &Plan, lock: &Lock) -> Result<Vec<Wanted
             kitchen.release(planned, &archive, &version, &mut found).map_err(|e| located(planned, &e))?;
         }
     }
-    Ok(found.into_iter().map(|(image, by)| Wanted { image, wanted_by: by.into_iter().collect() }).collect())
+    Ok(found)
+}
+
+/// Whether the plan has what charts are rendered with.
+pub fn can_render(plan: &Plan) -> bool {
+    origin(plan, HELM).is_some() && origin(plan, KUBEADM).is_some()
+}
+
+/// The source that a path of the image comes from, behind links, with the file of its archive.
+fn origin<'a>(plan: &'a Plan, path: &str) -> Option<(&'a str, Option<&'a str>)> {
+    let mut path = TreePath::new(path).ok()?;
+    // More links than this are a circle.
+    for _ in 0..8 {
+        let file = plan.layers.iter().rev().flat_map(|layer| &layer.files).find(|file| TreePath::new(&file.path).is_ok_and(|p| p == path))?;
+        match &file.body {
+            Body::From { source, member } => return Some((source, member.as_deref())),
+            Body::Link(target) => {
+                let from = if target.starts_with('/') { TreePath::root() } else { path.parent()? };
+                path = behind_links(&Tree::default(), &from.join(target.as_bytes())).ok()?;
+            }
+            _ => return None,
+        }
+    }
+    None
 }
 
 /// A root with helm and kubeadm, and a folder that is /work in it.
@@ -58,8 +80,9 @@ struct Kitchen {
 impl Kitchen {
     fn new(store: &Store, plan: &Plan, lock: &Lock) -> Result<Self> {
         let mut tree = Tree::default();
-        for (source, name) in [(HELM, "bin/helm"), (KUBERNETES, "bin/kubeadm")] {
-            let content = sources::program(store, plan, lock, source)?;
+        for (source, name) in [(HELM, "bin/helm"), (KUBEADM, "bin/kubeadm")] {
+            let origin = origin(plan, source).ok_or_else(|| Error::internal(format!("looking for {source}: no source gives it")))?;
+            let content = sources::file(store, plan, lock, origin)?;
             let path = TreePath::new(name).map_err(Error::internal)?;
             tree.ensure_parents(&path, 0);
             tree.insert(path, Node::new(Kind::File(content), 0o755, 0));
@@ -84,7 +107,7 @@ impl Kitchen {
         let said = self.run(&["/bin/kubeadm", "config", "images", "list", "--kubernetes-version", &version]);
         // Warnings are among the lines.
         let images = said.context(|| "asking kubeadm for its images".into())?;
-        for image in images.lines().filter(|line| line.contains('/') && !line.contains(' ')).filter_map(normalised) {
+        for image in images.lines().filter(|line| line.contains('/') && !line.contains(' ')).filter_map(Reference::with_tag) {
             found.entry(image).or_default().insert("kubeadm".into());
         }
         Ok(version)
@@ -107,11 +130,11 @@ impl Kitchen {
         }
         for (template, text) in &texts {
             for image in manifest::images(text).context(|| format!("reading {template}"))? {
-                images.entry(image).or_default().insert(format!("{} ({template})", spec.name));
+                images.entry(image).or_default().insert(format!("chart {}: {template}", spec.name));
             }
         }
-        for image in spec.images.iter().filter_map(|text| normalised(text)) {
-            images.entry(image).or_default().insert(format!("{} (listed)", spec.name));
+        for image in spec.images.iter().filter_map(|text| Reference::with_tag(text)) {
+            images.entry(image).or_default().insert(format!("chart {}: images", spec.name));
         }
         if images.is_empty() {
             eprintln!("notice: release {} names no image", spec.name);

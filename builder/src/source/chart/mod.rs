@@ -1,6 +1,8 @@
 //! Charts: a folder is packed by us, the same bytes on every machine; the others are fetched, checked and looked into.
 
 mod archive;
+mod provenance;
+mod registry;
 mod repository;
 
 use std::fs;
@@ -11,16 +13,17 @@ use layers::{Context, Error, Result};
 
 use super::deb::fetch::{Got, obtain};
 use super::deb::{Archive, Offline, Want};
+use super::oci::Registries;
 use crate::store::Store;
 
 /// Finds what a declaration stands for; a chart that is no folder goes into the store.
-pub fn lock(site: &Archive<'_>, planned: &PlannedChart) -> Result<LockedChart> {
+pub fn lock(site: &Archive<'_>, registries: &Registries, planned: &PlannedChart) -> Result<LockedChart> {
     let context = || format!("locking release {} of layer `{}`", planned.spec.name, planned.layer);
     match planned.spec.place() {
         Place::Folder(_) => folder(planned),
         _ if site.offline == Offline::Required => Err(Error::environment("that needs the network")),
         Place::Repository { url, name } => repository::lock(site, planned, url, name),
-        Place::Registry(_) => Err(Error::input("charts of OCI registries cannot be fetched yet").with_hint("unpack the chart and name its folder")),
+        Place::Registry(place) => registry::lock(site, registries, planned, place),
     }
     .context(context)
 }
@@ -43,8 +46,17 @@ fn locked(planned: &PlannedChart, chart: Metadata, archive: &[u8], from: Vec<Str
     }
 }
 
+/// Refuses another chart than the one asked for.
+fn check_identity(chart: &Metadata, name: &str, version: &str) -> Result<()> {
+    let plain = |text: &str| text.trim_start_matches('v').to_string();
+    if chart.name == name && plain(&chart.version) == plain(version) {
+        return Ok(());
+    }
+    Err(Error::input(format!("it is chart {} {}, not {name} {version}", chart.name, chart.version)))
+}
+
 /// Puts a locked chart into the store; a folder needs none.
-pub fn fetch(site: &Archive<'_>, locked: &LockedChart) -> Result<()> {
+pub fn fetch(site: &Archive<'_>, registries: &Registries, locked: &LockedChart) -> Result<()> {
     if locked.from.is_empty() || site.store.blob(&locked.sha256).exists() {
         return Ok(());
     }
@@ -52,6 +64,9 @@ pub fn fetch(site: &Archive<'_>, locked: &LockedChart) -> Result<()> {
     if site.offline == Offline::Required {
         let hint = "build once with network, or bring the store with `chasi-bod cache export`";
         return Err(Error::environment(format!("building offline: the store lacks the chart of release {}", locked.name)).with_hint(hint));
+    }
+    if let Some(address) = locked.from.iter().find(|address| address.starts_with("oci://")) {
+        return registry::fetch(site, registries, locked, address).context(|| fetching);
     }
     let want = Want { label: format!("chart {}", locked.chart), sha256: locked.sha256, size: locked.size.0, urls: locked.from.clone() };
     match obtain(site, &want).context(|| fetching.clone())? {

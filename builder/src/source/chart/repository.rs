@@ -1,18 +1,15 @@
 //! Charts of a repository: `index.yaml`, the archive, and its provenance (<https://helm.sh/docs/topics/chart_repository/>,
 //! <https://helm.sh/docs/topics/provenance/>).
 
-use layers::chart::{LockedChart, Metadata, PlannedChart, find_in_index};
+use layers::chart::{LockedChart, PlannedChart, find_in_index};
 use layers::units::Digest;
 use layers::{Context, Error, Fault, Result};
 
-use super::{archive, locked};
+use super::{archive, check_identity, locked, provenance};
 use crate::source::deb::Archive;
-use crate::source::deb::release::Keyring;
 
 /// Most bytes of an index.
 const INDEX_LIMIT: u64 = 64 << 20;
-/// Most bytes of a provenance file.
-const PROVENANCE_LIMIT: u64 = 1 << 20;
 
 /// Finds a version of a chart, fetches it and checks digest, content and, where a keyring is given, who signed it.
 pub fn lock(site: &Archive<'_>, planned: &PlannedChart, base: &str, name: &str) -> Result<LockedChart> {
@@ -45,31 +42,10 @@ fn check_digest(wanted: Option<&str>, got: Digest) -> Result<()> {
     if wanted == got { Ok(()) } else { Err(Error::input(format!("other bytes came: the index has {wanted}, got {got}"))) }
 }
 
-fn check_identity(chart: &Metadata, name: &str, version: &str) -> Result<()> {
-    let plain = |text: &str| text.trim_start_matches('v').to_string();
-    if chart.name == name && plain(&chart.version) == plain(version) {
-        return Ok(());
-    }
-    Err(Error::input(format!("it is chart {} {}, not {name} {version}", chart.name, chart.version)))
-}
-
-/// Checks the provenance: a clear-signed text that names the archive's digest. Whatever is missing or does not fit is refused.
+/// Who signed the archive at an address.
 fn signed(site: &Archive<'_>, planned: &PlannedChart, url: &str, sha256: Digest) -> Result<String> {
     let place = format!("{url}.prov");
-    let keyring = planned.spec.keyring.as_deref().unwrap_or_default();
-    let found = site.http.get(&place, PROVENANCE_LIMIT).context(|| format!("fetching {place}"))?;
-    let missing = || {
-        Error::input(format!("fetching {place}: the chart is not signed, but `keyring` asks for it"))
-            .with_hint("leave out `keyring` to take it unsigned")
-    };
-    let text = found.ok_or_else(missing)?;
-    let keys = Keyring::from_bytes(&planned.keyring, keyring)?;
-    let (text, by) = keys.verify(&text, site.now).context(|| format!("checking {place}"))?;
-    let file = url.rsplit('/').next().unwrap_or(url);
-    // `files:` of the second document has `name: sha256:…`.
-    let line = format!("{file}: {sha256}");
-    if !text.split_once("\n...\n").is_some_and(|(_, files)| files.lines().any(|l| l.trim() == line)) {
-        return Err(Error::input(format!("checking {place}: what is signed does not name {line}")));
-    }
-    Ok(by.join(", "))
+    let found = site.http.get(&place, provenance::LIMIT).context(|| format!("fetching {place}"))?;
+    let text = found.ok_or_else(|| provenance::missing(url))?;
+    provenance::check(site, planned, &text, url.rsplit('/').next().unwrap_or(url), sha256).context(|| format!("checking {place}"))
 }
