@@ -9,6 +9,7 @@ pub mod image;
 pub mod layer;
 pub mod lock;
 pub mod manifest;
+pub mod membership;
 pub mod node;
 pub mod plan;
 pub mod profile;

@@ -292,7 +292,7 @@ pub enum CacheCommand {
     /// Show what the store holds: number and bytes by kind.
     #[command(after_help = "Example:\n  chasi-bod cache list --json")]
     List,
-    /// Remove what no lock below these folders needs: downloads that none names, and contents and results that the newest build of none used.
+    /// Remove what no lock below these folders needs: downloads that none names, contents and results that the newest build of none used, and Go's caches.
     #[command(after_help = "Examples:\n  chasi-bod cache prune --dry-run              # for the locks below the current folder\n  \
         chasi-bod cache prune ~/profiles ~/other\n\nNothing is removed while another chasi-bod uses the store. What a build needs again is fetched or made again.\n--json names every file.")]
     Prune {

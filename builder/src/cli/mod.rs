@@ -260,9 +260,7 @@ fn prune(global: &Global, keep: &[PathBuf], dry_run: bool) -> Result<()> {
     }
     let folders = if dry_run { scratch::stale(&store) } else { scratch::remove_stale(&store) };
     let files = cache::prunable(&store, &locks)?;
-    for file in files.iter().filter(|_| !dry_run) {
-        fs::remove_file(&file.path).context(|| format!("removing {}", file.path.display()))?;
-    }
+    files.iter().filter(|_| !dry_run).try_for_each(cache::Unneeded::remove)?;
     let pruned = Pruned { dry_run, locks: locks.len(), folders, size: Bytes(files.iter().map(|f| f.size.0).sum()), files };
     show(global, &pruned, || {
         let folders = pruned.folders.iter().map(|path| format!("scratch {}\n", path.display()));
@@ -270,6 +268,7 @@ fn prune(global: &Global, keep: &[PathBuf], dry_run: bool) -> Result<()> {
     })?;
     let verb = if dry_run { "would remove" } else { "removed" };
     let locks = if pruned.locks == 1 { "1 lock needs".into() } else { format!("{} locks need", pruned.locks) };
-    eprintln!("{verb} {} files, {}; kept what {locks}", pruned.files.len(), pruned.size);
+    let count: u64 = pruned.files.iter().map(|file| file.files).sum();
+    eprintln!("{verb} {count} files, {}; kept what {locks}", pruned.size);
     Ok(())
 }

@@ -13,6 +13,7 @@ mod seed;
 mod sources;
 mod verify;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
@@ -36,7 +37,7 @@ use crate::fs::{erofs, verity};
 use crate::inspect::Check;
 use crate::progress::Progress;
 use crate::record::{self, Artifact, BuildRecord, Inputs, Named, spdx};
-use crate::source::oci::Registries;
+use crate::source::{go, oci::Registries};
 use crate::store::Store;
 use locking::Found;
 pub use locking::{Change, changes, locks_below, path_of, read_lock, relock, write_lock};
@@ -258,6 +259,7 @@ pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outco
         Some(key) if key.lock == lock => key,
         _ => key(&planned, lock, &node)?,
     };
+    go::licence::doubts(&key.lock).iter().for_each(|doubt| eprintln!("warning: {doubt}"));
     let store = Arc::new(store);
     let image = assemble(&key, &store, progress)?;
     let outcome = write(request, &key, &image, &target)?;
@@ -305,7 +307,7 @@ struct Image {
     root_hash: Digest,
     entries: u64,
     kernel: String,
-    copyright: std::collections::BTreeMap<String, String>,
+    holdings: spdx::Holdings,
 }
 
 fn assemble(key: &Key<'_>, store: &Arc<Store>, progress: &Progress) -> Result<Image> {
@@ -334,14 +336,7 @@ fn assemble(key: &Key<'_>, store: &Arc<Store>, progress: &Progress) -> Result<Im
     disk.put(layout.partition(partition::ROOT_A)?.offset, root)?;
     disk.put(layout.partition(partition::VERITY_A)?.offset, Arc::new(verity.tree))?;
     let entries = built.tree.entries.len() as u64;
-    Ok(Image {
-        disk,
-        layout,
-        root_hash: verity.root_hash,
-        entries,
-        kernel: built.boot.release.clone(),
-        copyright: root::copyright(&built.tree, store)?,
-    })
+    Ok(Image { disk, layout, root_hash: verity.root_hash, entries, kernel: built.boot.release, holdings: built.holdings })
 }
 
 /// Writes artifacts and records into the result folder and gives it its name.
@@ -402,6 +397,7 @@ fn record_of(key: &Key<'_>, image: &Image, check: Check, artifacts: Vec<Artifact
         indices: key.lock.indices.clone(),
         packages: key.lock.packages.clone(),
         tools: key.lock.tools.clone(),
+        sources: key.lock.sources.iter().flat_map(record::parts).collect::<BTreeSet<_>>().into_iter().collect(),
         images: key.lock.images.clone(),
     };
     let root = record::Root {
@@ -428,8 +424,10 @@ fn pretty(value: &impl Serialize) -> Result<String> {
 }
 
 fn write_records(key: &Key<'_>, image: &Image, record: &BuildRecord, staging: &Staging) -> Result<()> {
-    let subject = spdx::Subject { name: &record.name, version: &record.version, node: record.inputs.node.sha256, copyright: &image.copyright };
-    let sbom = spdx::document(&subject, &key.lock, &key.planned.seed());
+    let (lock, plan) = (&key.lock, &key.planned.plan);
+    let node = record.inputs.node.sha256;
+    let subject = spdx::Subject { name: &record.name, version: &record.version, node, plan, lock, holdings: &image.holdings };
+    let sbom = spdx::document(&subject, &key.planned.seed());
     let small = [
         ("profile.resolved.yaml", key.resolved.clone()),
         ("lock", key.lock.to_yaml()?),

@@ -15,9 +15,10 @@ use crate::source::url;
 use crate::store::Store;
 use crate::tree::Content;
 
-/// Locks the plan's sources; one that the former lock has for the same declaration stays as it is.
+/// Locks the plan's sources; one that the former lock has for the same declaration stays as it is, but for what is known of licences.
 pub fn lock(site: &Archive<'_>, plan: &Plan, before: Option<&Lock>) -> Result<Vec<LockedSource>> {
-    plan.sources.iter().map(|planned| kept(planned, before).map_or_else(|| lock_one(site, planned), |old| Ok(old.clone()))).collect()
+    let renewed = |old: &LockedSource| LockedSource { go: old.go.as_ref().map(|go| go::licence::renewed(site.store, go)), ..old.clone() };
+    plan.sources.iter().map(|planned| kept(planned, before).map_or_else(|| lock_one(site, planned), |old| Ok(renewed(old)))).collect()
 }
 
 /// Whether a lock answers all that the plan asks of sources.
@@ -90,6 +91,7 @@ fn found<'a>(plan: &'a Plan, lock: &'a Lock, name: &str) -> Result<(&'a PlannedS
 }
 
 fn make_one(store: &Store, planned: &PlannedSource, locked: &LockedSource, member: Option<&str>) -> Result<Content> {
+    let member = member.or(planned.source.url.as_ref().and_then(|url| url.file.as_deref()));
     match (&planned.source.go, &locked.go, &locked.url) {
         (Some(declared), Some(locked), _) => go::build(store, planned, declared, locked),
         (_, _, Some(locked)) => {

@@ -4,19 +4,24 @@
 
 mod api;
 mod files;
+mod join;
 mod kubeadm;
+mod routes;
 mod seed;
 
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use layers::membership::Secret;
 use layers::node::KUBERNETES;
-use layers::settings::{Role, Settings};
+use layers::settings::Role;
 use layers::{Context, Error, Fault, Result};
+use serde::{Deserialize, Serialize};
 
-use crate::exec;
+use crate::config;
 use crate::host::{Host, STATE};
 use crate::status::State;
 
@@ -57,16 +62,26 @@ pub struct Node {
     pub address: IpAddr,
 }
 
+/// What the node is in its cluster, kept in the state as soon as it is so.
+#[derive(Debug, Serialize, Deserialize)]
+struct Formed {
+    /// Name of the Node object; a host name that is changed later does not change it.
+    node: String,
+    /// Address that a founder founded its cluster with.
+    address: Option<IpAddr>,
+}
+
 /// Starts forming or rejoining the cluster; the receiver gets every change of condition.
-pub fn start(settings: &Settings, addresses: Vec<IpAddr>, hostname: String) -> Receiver<Report> {
+pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
     let (sender, receiver) = channel();
-    let role = settings.role.as_ref().map(|role| role.value);
-    let node = Node { name: hostname.to_lowercase(), address: addresses.first().copied().unwrap_or(files::DUMMY) };
     std::thread::spawn(move || {
         let reporter = Reporter { sender, up: None };
         let reporter = Reporter { up: Some(seed::start(reporter.clone())), ..reporter };
         let host = Host::new("/");
-        while let Err(error) = follow(&host, role, &node, &reporter) {
+        // Certificates and manifests need no containerd; the kubelet's unit waits for it.
+        let (runtime, socket) = (reporter.clone(), host.path(CONTAINERD));
+        std::thread::spawn(move || wait_for_runtime(&socket, &runtime));
+        while let Err(error) = follow(&host, &addresses, &reporter) {
             reporter.say("cluster", State::Failed, error.to_string(), error.hint());
             std::thread::sleep(RETRY);
         }
@@ -93,28 +108,55 @@ impl Reporter {
 }
 
 /// From whatever the node is in to a node that is watched; returns only with an error.
-fn follow(host: &Host, role: Option<Role>, node: &Node, reporter: &Reporter) -> Result<()> {
-    wait_for_runtime(host, reporter);
-    match (exists(host, &formed_path()), role) {
-        (true, _) => reporter.say("cluster", State::Running, "starting", None),
-        (false, Some(Role::Founder)) => found(host, node, reporter)?,
-        (false, Some(Role::Member)) | (false, None) => {
-            let hint = "`chasi-bod config set cluster.role=founder` makes this node a cluster of its own";
-            reporter.say("cluster", State::Waiting, "no role given", Some(hint));
-            loop {
-                std::thread::park();
-            }
+fn follow(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<()> {
+    let formed = match host.read(&formed_path())? {
+        Some(text) => {
+            reporter.say("cluster", State::Running, "starting", None);
+            serde_json::from_str(&text).fault(Fault::Environment, || format!("reading /{}", formed_path()))?
         }
-    }
-    api::watch(host, node, reporter)
+        None => {
+            let formed = form(host, addresses, reporter)?;
+            let text = serde_json::to_string(&formed).fault(Fault::Internal, || "encoding the node's membership".into())?;
+            host.write(&formed_path(), format!("{text}\n").as_bytes(), 0o600)?;
+            host.sync();
+            formed
+        }
+    };
+    api::watch(host, &formed, reporter)
 }
 
-fn wait_for_runtime(host: &Host, reporter: &Reporter) {
-    let socket = host.path(CONTAINERD);
-    if UnixStream::connect(&socket).is_err() {
+/// Founds or joins a cluster as soon as the settings, which may change at any time, say what.
+fn form(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<Formed> {
+    loop {
+        let name = host.line("etc/hostname").to_lowercase();
+        match config::published(host).and_then(|settings| Some((settings.part()?, settings))) {
+            Some((Role::Founder, _)) => {
+                return found(host, &Node { name, address: addresses.first().copied().unwrap_or(files::DUMMY) }, reporter);
+            }
+            Some((Role::Member, settings)) => {
+                if let Some(formed) = join::join(host, &name, &settings, reporter)? {
+                    return Ok(formed);
+                }
+            }
+            None => {
+                let hint = "`chasi-bod config set cluster.role=founder` makes this node a cluster of its own, cluster.endpoint and cluster.secret let it join one";
+                reporter.say("cluster", State::Waiting, "for a role or an endpoint", Some(hint));
+            }
+        }
+        std::thread::sleep(CALM);
+    }
+}
+
+/// What talks to the network without threads of its own.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().fault(Fault::Environment, || "starting the network's runtime".into())
+}
+
+fn wait_for_runtime(socket: &Path, reporter: &Reporter) {
+    if UnixStream::connect(socket).is_err() {
         reporter.say("runtime", State::Waiting, "for containerd", Some("see `systemctl status containerd.service`"));
     }
-    while UnixStream::connect(&socket).is_err() {
+    while UnixStream::connect(socket).is_err() {
         std::thread::sleep(POLL);
     }
     reporter.say("runtime", State::Done, "containerd", None);
@@ -125,38 +167,27 @@ fn formed_path() -> String {
 }
 
 /// Founds a cluster. kubeadm keeps every certificate and file that is there, so a run that was killed in any phase is simply made again.
-fn found(host: &Host, node: &Node, reporter: &Reporter) -> Result<()> {
+fn found(host: &Host, node: &Node, reporter: &Reporter) -> Result<Formed> {
     reporter.say("cluster", State::Running, "founding", None);
     let base = kubeadm::Documents::read(host)?;
     files::write(host, node, &base)?;
-    let config = base.for_founder(&kubeadm::Machine::of(host), node)?;
-    let path = "run/chasi-bod/kubeadm.yaml";
-    host.write(path, config.as_bytes(), 0o600)?;
-    let mut command = host.program("kubeadm");
-    command.args([
-        "init",
-        "--config",
-        "/run/chasi-bod/kubeadm.yaml",
-        "--skip-phases=preflight",
-        "--skip-token-print",
-        "--skip-certificate-key-print",
-    ]);
-    exec::follow(&mut command, |line| {
-        if let Some(phase) = phase(line) {
-            reporter.say("cluster", State::Running, phase, None);
-        }
-    })?;
-    host.remove(path)?;
-    let text = serde_json::json!({"node": node.name, "address": node.address});
-    host.write(&formed_path(), format!("{text}\n").as_bytes(), 0o600)?;
-    host.sync();
-    Ok(())
+    kubeadm::run(host, "init", &base.for_founder(node)?, reporter)?;
+    files::use_rotated_certificate(host)?;
+    Ok(Formed { node: node.name.clone(), address: Some(node.address) })
 }
 
-/// What kubeadm says of a phase: `[certs] Generating …`.
-fn phase(line: &str) -> Option<String> {
-    let (name, rest) = line.strip_prefix('[')?.split_once("] ")?;
-    Some(format!("{name}: {}", rest.trim_end_matches('.')))
+/// Gives the kubelet, before it starts, what depends on the size of this machine.
+pub fn prepare(host: &Host) -> Result<()> {
+    if is_wanted(host) { kubeadm::Machine::of(host).write(host) } else { Ok(()) }
+}
+
+/// The secret that further nodes join with.
+pub fn secret(host: &Host) -> Result<Secret> {
+    if !exists(host, "etc/kubernetes/admin.conf") {
+        return Err(Error::environment("reading the cluster's secret: this node is no control plane, or has not founded its cluster yet")
+            .with_hint("see `chasi-bod status`"));
+    }
+    join::open(host, config::published(host).as_ref())
 }
 
 /// Prints the operator's kubeconfig, optionally for another address of the API server.

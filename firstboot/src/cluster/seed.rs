@@ -146,9 +146,8 @@ struct Cluster {
 
 impl Cluster {
     fn new(host: &Host) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.fault(Fault::Environment, || "starting the API client".into())?;
-        let client = runtime.block_on(api::client(host))?;
+        let runtime = super::runtime()?;
+        let client = runtime.block_on(api::client(host, api::PATIENCE))?;
         Ok(Self { runtime, client })
     }
 

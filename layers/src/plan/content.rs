@@ -85,6 +85,9 @@ impl Site<'_, '_> {
             }
         }
         out.sort_by(|a, b| a.path.cmp(&b.path));
+        for pair in out.windows(2).filter(|pair| pair[0].path == pair[1].path) {
+            self.problems.push(pair[1].at.problem(format!("{} is there twice: both conditions hold", pair[1].path), None));
+        }
         out
     }
 

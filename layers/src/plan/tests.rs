@@ -247,6 +247,10 @@ fn a_file_under_a_condition_is_there_when_it_holds() {
     assert!(planned(json!({"layers": ["a"]}), &[layer]).unwrap().layers[0].files.is_empty());
     let with = planned(json!({"layers": [{"name": "a", "parameters": {"wifi": true}}]}), &[layer]).unwrap();
     assert_eq!(with.layers[0].files.len(), 1);
+    let either = format!("{layer}\n- {{path: /x, content: z, when: (not parameters.wifi)}}");
+    let one = planned(json!({"layers": ["a"]}), &[&either]).unwrap();
+    assert_eq!(one.layers[0].files.iter().map(|f| &f.body).collect::<Vec<_>>(), [&Body::Bytes(b"z".to_vec())]);
+    says(&refused(json!({"layers": ["a"]}), &[&either.replace("when: parameters.wifi", "when: 'true'")]), &["/x is there twice"]);
 }
 
 #[test]

@@ -165,7 +165,8 @@ pub(super) fn distinct<'n>(nodes: impl IntoIterator<Item = &'n Node>, what: &str
 
 pub(super) fn unique(root: &Node, list: &str, problems: &mut Vec<Problem>) {
     let Some(key) = name_key(list) else { return };
-    let entries = at(root, list).into_iter().flat_map(Node::items);
+    // Whether entries under conditions meet is known when these are.
+    let entries = at(root, list).into_iter().flat_map(Node::items).filter(|entry| entry.get("when").is_none());
     distinct(entries.filter_map(|entry| name_of(entry, key)), &format!("the {key}"), problems);
 }
 

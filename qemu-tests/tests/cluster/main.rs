@@ -1,5 +1,6 @@
 //! The shipped `standalone` profile under User-Mode Linux: a machine that boots is a cluster.
 
+mod join;
 mod seed;
 
 use std::os::unix::fs::PermissionsExt as _;
