@@ -1,6 +1,5 @@
 //! What the node sees of itself through the Kubernetes API.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
@@ -127,23 +126,21 @@ async fn look(client: &Client, host: &Host, name: &str) -> std::result::Result<C
     })
 }
 
-/// What kubeadm and the seed run in kube-system and is not there whole.
+/// What every cluster needs and is not there whole; the seed has a step of its own.
 async fn unready_addons(client: &Client) -> std::result::Result<Vec<String>, kube::Error> {
     let all = ListParams::default();
     let deployments = Api::<Deployment>::namespaced(client.clone(), "kube-system").list(&all).await?;
     let daemons = Api::<DaemonSet>::namespaced(client.clone(), "kube-system").list(&all).await?;
-    let mut ready = BTreeMap::from([("CoreDNS".to_string(), false), ("kube-proxy".to_string(), false)]);
-    for deployment in deployments {
+    let dns = deployments.into_iter().any(|deployment| {
         let wanted = deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1);
         let available = deployment.status.and_then(|status| status.available_replicas).unwrap_or(0);
-        let name = deployment.metadata.name.unwrap_or_default();
-        ready.insert(if name == "coredns" { "CoreDNS".into() } else { name }, available >= wanted);
-    }
-    for daemon in daemons {
+        deployment.metadata.name.as_deref() == Some("coredns") && available >= wanted
+    });
+    let proxy = daemons.into_iter().any(|daemon| {
         let whole = daemon.status.is_some_and(|status| status.number_ready >= status.desired_number_scheduled.max(1));
-        ready.insert(daemon.metadata.name.unwrap_or_default(), whole);
-    }
-    Ok(ready.into_iter().filter(|(_, ready)| !ready).map(|(name, _)| name).collect())
+        daemon.metadata.name.as_deref() == Some("kube-proxy") && whole
+    });
+    Ok([("CoreDNS", dns), ("kube-proxy", proxy)].into_iter().filter(|(_, ready)| !ready).map(|(name, _)| name.to_string()).collect())
 }
 
 /// Pods of this node that the API still calls ready from before the machine started.

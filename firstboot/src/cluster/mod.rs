@@ -7,6 +7,7 @@ mod files;
 mod join;
 mod kubeadm;
 mod routes;
+mod seed;
 
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
@@ -24,8 +25,11 @@ use crate::config;
 use crate::host::{Host, STATE};
 use crate::status::State;
 
-/// Names of the steps, in their order.
-pub const NAMES: [&str; 2] = ["runtime", "cluster"];
+/// Names of the steps of this image, in their order.
+pub fn names(host: &Host) -> Vec<&'static str> {
+    let steps = [("runtime", is_wanted(host)), ("cluster", is_wanted(host)), (seed::STEP, is_wanted(host) && seed::is_wanted(host))];
+    steps.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| name).collect()
+}
 
 const CONTAINERD: &str = "run/containerd/containerd.sock";
 const POLL: Duration = Duration::from_millis(100);
@@ -35,7 +39,7 @@ const CALM: Duration = Duration::from_secs(2);
 /// The condition of one step.
 #[derive(Debug)]
 pub struct Report {
-    /// One of [`NAMES`].
+    /// One of [`names`].
     pub step: &'static str,
     /// Condition.
     pub state: State,
@@ -71,7 +75,8 @@ struct Formed {
 pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
-        let reporter = Reporter { sender };
+        let reporter = Reporter { sender, up: None };
+        let reporter = Reporter { up: Some(seed::start(reporter.clone())), ..reporter };
         let host = Host::new("/");
         // Certificates and manifests need no containerd; the kubelet's unit waits for it.
         let (runtime, socket) = (reporter.clone(), host.path(CONTAINERD));
@@ -87,12 +92,18 @@ pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
 #[derive(Clone)]
 struct Reporter {
     sender: Sender<Report>,
+    /// Who waits for the cluster to be up.
+    up: Option<Sender<()>>,
 }
 
 impl Reporter {
     /// The agent that does not listen any more ends with this thread.
     fn say(&self, step: &'static str, state: State, detail: impl Into<String>, hint: Option<&str>) {
         let _ = self.sender.send(Report { step, state, detail: detail.into(), hint: hint.map(Into::into) });
+        if let Some(up) = self.up.as_ref().filter(|_| (step, state) == ("cluster", State::Done)) {
+            // Who has heard it once listens no more.
+            let _ = up.send(());
+        }
     }
 }
 
