@@ -122,7 +122,7 @@ mod tests {
 
     fn reporter() -> (Reporter, std::sync::mpsc::Receiver<crate::cluster::Report>) {
         let (sender, receiver) = channel();
-        (Reporter { sender }, receiver)
+        (Reporter { sender, up: None }, receiver)
     }
 
     #[test]
