@@ -324,6 +324,7 @@ mod tests {
             ],
             images: vec![PlannedImage { layer: "a".into(), image: recipe, at: Spot::default() }],
             pulls: Vec::new(),
+            charts: Vec::new(),
         }
     }
 
