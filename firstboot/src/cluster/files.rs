@@ -111,7 +111,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let host = Host::new(dir.path());
         host.write("etc/hostname", b"n\n", 0o644).unwrap();
-        let base = crate::cluster::kubeadm::shipped();
+        let base = Documents::parse(&crate::cluster::kubeadm::shipped()).unwrap();
         let node = Node { name: "n".into(), address: DUMMY };
         write(&host, &node, &base).unwrap();
         let key = host.read(ENCRYPTION).unwrap();

@@ -150,14 +150,11 @@ fn register(configuration: &mut Value, node: &Node) {
 
 /// The documents of the shipped layer with its parameters' defaults.
 #[cfg(test)]
-pub fn shipped() -> Documents {
-    let mut text = include_str!("../../../layers/defs/orchestration/files/kubeadm.yaml").to_string();
-    for (name, value) in
-        [("patience", "20m0s"), ("clusterName", "c"), ("podCidr", "10.244.0.0/16"), ("serviceCidr", "10.96.0.0/16"), ("dnsDomain", "d")]
-    {
-        text = text.replace(&format!("{{{{parameters.{name}}}}}"), value);
-    }
-    Documents::parse(&text).unwrap()
+pub fn shipped() -> String {
+    let text = include_str!("../../../layers/defs/orchestration/files/kubeadm.yaml").to_string();
+    [("patience", "20m0s"), ("clusterName", "c"), ("podCidr", "10.244.0.0/16"), ("serviceCidr", "10.96.0.0/16"), ("dnsDomain", "d")]
+        .iter()
+        .fold(text, |text, (name, value)| text.replace(&format!("{{{{parameters.{name}}}}}"), value))
 }
 
 #[cfg(test)]
@@ -166,10 +163,14 @@ mod tests {
 
     use super::*;
 
+    fn documents() -> Documents {
+        Documents::parse(&shipped()).unwrap()
+    }
+
     #[test]
     fn the_founders_configuration_has_what_only_the_node_knows() {
         let node = Node { name: "n1".into(), address: IpAddr::from([10, 0, 0, 5]) };
-        let text = shipped().for_founder(&node).unwrap();
+        let text = documents().for_founder(&node).unwrap();
         let documents = Documents::parse(&text).unwrap();
         let init = documents.of_kind("InitConfiguration").unwrap();
         assert_eq!(init["localAPIEndpoint"]["advertiseAddress"], "10.0.0.5");
@@ -185,7 +186,7 @@ mod tests {
     fn a_workers_configuration_has_token_pin_and_the_name_that_all_nodes_know() {
         let node = Node { name: "n2".into(), address: IpAddr::from([10, 0, 0, 6]) };
         let grant = Grant { endpoint: "10.0.0.5:6443".parse().unwrap(), authorities: vec!["sha256:0".into()], token: "a.b".into() };
-        let join = Documents::parse(&shipped().for_worker(&node, &grant).unwrap()).unwrap().of_kind("JoinConfiguration").unwrap();
+        let join = Documents::parse(&documents().for_worker(&node, &grant).unwrap()).unwrap().of_kind("JoinConfiguration").unwrap();
         let expected = json!({"token": "a.b", "apiServerEndpoint": "kube-api.chasi-bod.internal:6443", "caCertHashes": ["sha256:0"]});
         assert_eq!(join["discovery"]["bootstrapToken"], expected);
         assert_eq!(join["nodeRegistration"]["kubeletExtraArgs"][0]["value"], "10.0.0.6");

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Node as NodeObject, Secret as SecretObject};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use layers::membership::{JOIN_PORT, Secret, base32};
 use layers::settings::Settings;
@@ -113,7 +114,7 @@ async fn make_token(client: &Client, name: &str) -> std::result::Result<String, 
     let token: SecretObject = serde_json::from_value(token).map_err(kube::Error::SerdeError)?;
     tokens(client).create(&PostParams::default(), &token).await?;
     wait_for_signature(client, id).await?;
-    tokio::spawn(forget_when_ready(client.clone(), name.to_string()));
+    tokio::spawn(when_ready(client.clone(), name.to_string()));
     Ok(format!("{id}.{secret}"))
 }
 
@@ -130,18 +131,32 @@ async fn wait_for_signature(client: &Client, id: &str) -> std::result::Result<()
     Ok(())
 }
 
-/// A token that has done its work is of use only to somebody else.
-async fn forget_when_ready(client: Client, name: String) {
+/// What is left to do for a node that has joined: a token that has done its work is of use only to somebody else, and one machine had one CoreDNS.
+async fn when_ready(client: Client, name: String) {
     for _ in 0..LIFE.as_secs() / RETRY.as_secs() as i64 {
         sleep(RETRY).await;
         let node = Api::<NodeObject>::all(client.clone()).get_opt(&name).await;
-        if node.is_ok_and(|node| node.is_some_and(|node| api::not_ready(&node).is_none())) {
-            if let Err(error) = forget_tokens(&client, &name).await {
-                println!("join: removing the token of {name}: {error}");
-            }
-            return;
+        if !node.is_ok_and(|node| node.is_some_and(|node| api::not_ready(&node).is_none())) {
+            continue;
+        }
+        let ended = async {
+            forget_tokens(&client, &name).await?;
+            second_coredns(&client).await
+        };
+        match ended.await {
+            Ok(()) => return,
+            Err(error) => println!("join: after {name} has joined: {error}"),
         }
     }
+}
+
+/// Names shall be found while one machine is away. Whoever has chosen another number than one is left alone.
+async fn second_coredns(client: &Client) -> std::result::Result<(), kube::Error> {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), "kube-system");
+    if deployments.get("coredns").await?.spec.and_then(|spec| spec.replicas) == Some(1) {
+        deployments.patch_scale("coredns", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 2}}))).await?;
+    }
+    Ok(())
 }
 
 const TOKEN: &str = "bootstrap.kubernetes.io/token";

@@ -82,8 +82,7 @@ mod tests {
     fn fake(script: &str) -> (tempfile::TempDir, Host) {
         let dir = tempfile::tempdir().unwrap();
         let host = Host::new(dir.path());
-        let template = include_str!("../../../../layers/defs/orchestration/files/kubeadm.yaml").replace("{{parameters.", "x").replace("}}", "");
-        host.write("usr/lib/chasi-bod/kubernetes/kubeadm.yaml", template.as_bytes(), 0o444).unwrap();
+        host.write("usr/lib/chasi-bod/kubernetes/kubeadm.yaml", kubeadm::shipped().as_bytes(), 0o444).unwrap();
         host.write("etc/hostname", b"n\n", 0o644).unwrap();
         host.write("etc/machine-id", b"0123456789abcdef0123456789abcdef\n", 0o444).unwrap();
         host.write("usr/bin/kubeadm", format!("#!/bin/sh\ncd {}\n{script}\n", dir.path().display()).as_bytes(), 0o755).unwrap();
