@@ -336,7 +336,18 @@ fn the_template_loads_and_explains_every_key() {
     let whole: Vec<String> = examples
         .filter(|l| {
             !l.starts_with("extends")
-                && !["packages: []", "users: []", "files: []", "sources: {}", "sysctl: {}", "  mounts: []"].contains(&l.as_str())
+                && ![
+                    "packages: []",
+                    "users: []",
+                    "files: []",
+                    "sources: {}",
+                    "images: []",
+                    "charts: []",
+                    "manifests: []",
+                    "sysctl: {}",
+                    "  mounts: []",
+                ]
+                .contains(&l.as_str())
         })
         .collect();
     let profile = one(&whole.join("\n")).unwrap_or_else(|d| panic!("{d}")).profile;

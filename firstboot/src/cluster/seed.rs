@@ -97,11 +97,15 @@ fn retrying(reporter: &Reporter, release: &Release, error: &Error) {
 }
 
 /// Does something again after longer and longer pauses, until it works or the last try has failed.
-fn patiently<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
-    for pause in PAUSES {
+fn patiently<T>(work: impl FnMut() -> Result<T>) -> Result<T> {
+    with_pauses(&PAUSES.map(Duration::from_secs), work)
+}
+
+fn with_pauses<T>(pauses: &[Duration], mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    for pause in pauses {
         match work() {
             Ok(done) => return Ok(done),
-            Err(_) => std::thread::sleep(Duration::from_secs(pause)),
+            Err(_) => std::thread::sleep(*pause),
         }
     }
     work()
@@ -202,6 +206,22 @@ mod tests {
         let expected = "upgrade --install web /usr/lib/chasi-bod/charts/web-1.0.0.tgz --namespace shop --create-namespace --values /run/values.json --wait --timeout 10m";
         assert!(line.contains(expected), "{line}");
         assert!(command.get_envs().all(|(_, value)| value.is_some_and(|v| v.to_string_lossy().starts_with("/run/chasi-bod/helm/"))));
+    }
+
+    #[test]
+    fn f8_what_fails_is_tried_a_bounded_number_of_times_and_says_why() {
+        let (mut tries, pauses) = (0, PAUSES.map(|_| Duration::ZERO));
+        let failed: Result<()> = with_pauses(&pauses, || {
+            tries += 1;
+            Err(Error::environment(format!("try {tries}")))
+        });
+        assert_eq!((tries, failed.unwrap_err().to_string().as_str()), (5, "try 5"));
+        let mut left = 2;
+        let done = with_pauses(&pauses, || {
+            left -= 1;
+            if left > 0 { Err(Error::environment("not yet")) } else { Ok("done") }
+        });
+        assert_eq!((left, done.unwrap()), (0, "done"));
     }
 
     #[test]

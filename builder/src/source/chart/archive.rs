@@ -96,8 +96,11 @@ mod tests {
         assert_eq!(names, ["web/Chart.yaml", "web/templates/x.yaml"]);
     }
 
+    /// Path, type and bytes of an entry.
+    type Made<'a> = (&'a str, tar::EntryType, &'a [u8]);
+
     /// An archive of hand-made entries; paths that no writer would take go into the header as they are.
-    fn hostile(entries: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
+    fn hostile(entries: &[Made<'_>]) -> Vec<u8> {
         let mut tar = tar::Builder::new(Vec::new());
         for (path, kind, bytes) in entries {
             let mut header = tar::Header::new_ustar();
@@ -120,7 +123,7 @@ mod tests {
     fn c7_archives_that_lead_elsewhere_are_refused() {
         use tar::EntryType::{Link, Regular, Symlink};
         let good = ("web/Chart.yaml", Regular, CHART.as_bytes());
-        let table: &[(&[(&str, tar::EntryType, &[u8])], &str)] = &[
+        let table: &[(&[Made<'_>], &str)] = &[
             (&[good, ("other/values.yaml", Regular, b"")], "several roots, `web` and `other`"),
             (&[good, ("web/Chart.lock", Symlink, b"")], "`web/Chart.lock` is no plain file"),
             (&[good, ("web/x", Link, b"")], "no plain file"),
