@@ -60,11 +60,20 @@ enum Verb {
         #[arg(long, value_name = "HOST[:PORT]")]
         server: Option<String>,
     },
+    /// This node's part of the cluster.
+    #[command(subcommand)]
+    Cluster(Cluster),
     /// Container images of the root.
     #[command(subcommand, hide = true)]
     Images(Images),
     /// Prints the version of this program and of the image.
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum Cluster {
+    /// Renews this control plane's certificates now; the agent does it by itself 90 days before they end.
+    RenewCertificates,
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,6 +125,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             config::set_by_console(&host, key, value)?;
         }
         Verb::Kubeconfig { server } => print!("{}", cluster::kubeconfig(&host, server.as_deref())?),
+        Verb::Cluster(Cluster::RenewCertificates) => cluster::renew_now(&host)?.iter().for_each(|line| println!("{line}")),
         Verb::Agent { once, fuse } => agent::run(&host.with_fuse(*fuse), if *once { Stay::Once } else { Stay::Forever })?,
         Verb::Images(Images::Serve { port, log }) => images::serve(&host, *port, if *log { Log::Requests } else { Log::Quiet })?,
         Verb::Console { tty } => console::run(&host, tty)?,

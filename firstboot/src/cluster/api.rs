@@ -15,12 +15,12 @@ use crate::host::Host;
 use crate::status::State;
 
 /// Credentials that only control planes have.
-const ADMIN: &str = "etc/kubernetes/admin.conf";
+pub(super) const ADMIN: &str = "etc/kubernetes/admin.conf";
 
 /// How long one request may take: a cluster that forms on a slow machine answers late.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Keeps the condition of the cluster step true; returns only when this node's credentials cannot be read.
+/// Keeps the condition of the cluster step true; returns only when this node's credentials cannot be read or are refused.
 pub fn watch(host: &Host, node: &Node, reporter: &Reporter) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().fault(Fault::Environment, || "starting the API client".into())?;
@@ -32,6 +32,8 @@ pub fn watch(host: &Host, node: &Node, reporter: &Reporter) -> Result<()> {
                     reporter.say("cluster", state, detail, hint);
                     state == State::Done
                 }
+                // The certificate of the client has been renewed, or taken away.
+                Err(kube::Error::Api(status)) if status.code == 401 => return Err(Error::environment(format!("asking the API: {status}"))),
                 Err(error) => {
                     reporter.say("cluster", State::Waiting, format!("for the API: {error}"), Some("see `journalctl -u kubelet.service`"));
                     false
@@ -43,7 +45,7 @@ pub fn watch(host: &Host, node: &Node, reporter: &Reporter) -> Result<()> {
 }
 
 /// A client with the operator's credentials on a control plane, the node's own elsewhere.
-async fn client(host: &Host) -> Result<Client> {
+pub(super) async fn client(host: &Host) -> Result<Client> {
     let path = [ADMIN, "etc/kubernetes/kubelet.conf"].into_iter().find(|path| super::exists(host, path));
     let path = path.ok_or_else(|| Error::environment("reading /etc/kubernetes: no kubeconfig"))?;
     let bad = |why: String| Error::environment(format!("reading /{path}: {why}"));

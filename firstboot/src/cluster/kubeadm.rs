@@ -106,13 +106,15 @@ fn merge(into: &mut Value, from: Value) {
 /// The documents of the shipped layer with its parameters' defaults.
 #[cfg(test)]
 pub fn shipped() -> Documents {
-    let mut text = include_str!("../../../layers/defs/orchestration/files/kubeadm.yaml").to_string();
-    for (name, value) in
-        [("patience", "20m0s"), ("clusterName", "c"), ("podCidr", "10.244.0.0/16"), ("serviceCidr", "10.96.0.0/16"), ("dnsDomain", "d")]
-    {
-        text = text.replace(&format!("{{{{parameters.{name}}}}}"), value);
-    }
-    Documents::parse(&text).unwrap()
+    Documents::parse(&shipped_text()).unwrap()
+}
+
+/// Their text.
+#[cfg(test)]
+pub fn shipped_text() -> String {
+    let parameters = [("patience", "20m0s"), ("clusterName", "c"), ("podCidr", "10.244.0.0/16"), ("serviceCidr", "10.96.0.0/16"), ("dnsDomain", "d")];
+    let text = include_str!("../../../layers/defs/orchestration/files/kubeadm.yaml").to_string();
+    parameters.iter().fold(text, |text, (name, value)| text.replace(&format!("{{{{parameters.{name}}}}}"), value))
 }
 
 #[cfg(test)]

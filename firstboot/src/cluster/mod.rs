@@ -3,7 +3,10 @@
 //! All of this takes minutes, so it runs in a thread of its own and reports to the agent's loop.
 
 mod api;
+mod certificates;
+mod csr;
 mod files;
+mod founding;
 mod kubeadm;
 
 use std::net::IpAddr;
@@ -11,6 +14,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+pub use certificates::renew_now;
+pub use files::DUMMY;
 use layers::node::KUBERNETES;
 use layers::settings::{Role, Settings};
 use layers::{Context, Error, Fault, Result};
@@ -30,7 +35,7 @@ const CALM: Duration = Duration::from_secs(2);
 /// The condition of one step.
 #[derive(Debug)]
 pub struct Report {
-    /// One of [`NAMES`].
+    /// One of [`NAMES`], or a condition of [`crate::agent::health`].
     pub step: &'static str,
     /// Condition.
     pub state: State,
@@ -57,9 +62,12 @@ pub struct Node {
 pub fn start(settings: &Settings, addresses: Vec<IpAddr>, hostname: String) -> Receiver<Report> {
     let (sender, receiver) = channel();
     let role = settings.role.as_ref().map(|role| role.value);
-    let node = Node { name: hostname.to_lowercase(), address: addresses.first().copied().unwrap_or(files::DUMMY) };
+    let node = Node { name: hostname.to_lowercase(), address: addresses.first().copied().unwrap_or(DUMMY) };
+    let reporter = Reporter { sender };
+    let keeper = reporter.clone();
+    std::thread::spawn(move || certificates::keep(&Host::new("/"), &keeper));
+    std::thread::spawn(|| csr::approve_all(&Host::new("/")));
     std::thread::spawn(move || {
-        let reporter = Reporter { sender };
         let host = Host::new("/");
         while let Err(error) = follow(&host, role, &node, &reporter) {
             reporter.say("cluster", State::Failed, error.to_string(), error.hint());
@@ -69,6 +77,7 @@ pub fn start(settings: &Settings, addresses: Vec<IpAddr>, hostname: String) -> R
     receiver
 }
 
+#[derive(Clone)]
 struct Reporter {
     sender: Sender<Report>,
 }
@@ -108,13 +117,15 @@ fn wait_for_runtime(host: &Host, reporter: &Reporter) {
     reporter.say("runtime", State::Done, "containerd", None);
 }
 
-fn formed_path() -> String {
+/// The record of the cluster that this node belongs to.
+pub(crate) fn formed_path() -> String {
     format!("{STATE}/cluster.json")
 }
 
-/// Founds a cluster. kubeadm keeps every certificate and file that is there, so a run that was killed in any phase is simply made again.
+/// Founds a cluster; see [`founding`] for what becomes of a run that was cut off.
 fn found(host: &Host, node: &Node, reporter: &Reporter) -> Result<()> {
     reporter.say("cluster", State::Running, "founding", None);
+    founding::begin(host, reporter)?;
     let base = kubeadm::Documents::read(host)?;
     files::write(host, node, &base)?;
     let config = base.for_founder(&kubeadm::Machine::of(host), node)?;
@@ -135,10 +146,11 @@ fn found(host: &Host, node: &Node, reporter: &Reporter) -> Result<()> {
         }
     })?;
     host.remove(path)?;
+    host.sync();
     let text = serde_json::json!({"node": node.name, "address": node.address});
     host.write(&formed_path(), format!("{text}\n").as_bytes(), 0o600)?;
     host.sync();
-    Ok(())
+    founding::end(host)
 }
 
 /// What kubeadm says of a phase: `[certs] Generating …`.

@@ -1,5 +1,9 @@
 //! The shipped `standalone` profile under User-Mode Linux: a machine that boots is a cluster.
 
+mod cis;
+mod hardening;
+mod power_cuts;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -120,6 +124,8 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     images_are_mounted_from_the_root(&node);
     strangers_see_nothing_else(&node);
     f6_secrets_lie_enciphered(&node);
+    cis::g9_every_check_of_the_table_passes_or_says_why_not(&node);
+    hardening::first_boot(&node);
     let listed = kubectl(folder.path(), &node, &net, &["get", "nodes", "--no-headers"]);
     assert!(listed.contains(" Ready ") && listed.contains("v1.36.3"), "{listed}");
     node.shut_down(vm).unwrap();
@@ -128,6 +134,7 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     let (ready, all) = formed(&node, &mut vm);
     println!("UML later boot: node Ready {ready} s, CoreDNS and kube-proxy {all} s");
     pods_have_names_and_services(&node, "second");
+    hardening::last_boot(&node, &mut vm);
     node.shut_down(vm).unwrap();
 }
 
