@@ -27,6 +27,8 @@ const KUBELET: &str = "var/lib/kubelet/pki/kubelet-client-current.pem";
 const KUBELET_CONFIG: &str = "etc/kubernetes/kubelet.conf";
 /// What there was before a renewal, until it is through: kubeadm takes names from the old files and writes over them.
 const SAVED: &str = "etc/kubernetes/chasi-bod/before-renewal";
+/// There while programs run that have read what was renewed since; a reboot starts them anew, too.
+const STALE: &str = "run/chasi-bod/renewed";
 /// What restarts to read its kubeconfig, and its port on loopback.
 const RESTARTED: [(&str, u16); 2] = [("kube-controller-manager", 10257), ("kube-scheduler", 10259)];
 
@@ -34,20 +36,24 @@ const DAY: i64 = 86_400;
 /// Renewed when fewer days are left.
 const DAYS: i64 = 90;
 const PERIOD: Duration = Duration::from_secs(3600);
+const RETRY: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Looks at the certificates at once and every hour, renews what is due, and reports as condition `certificates`; never returns.
 pub fn keep(host: &Host, reporter: &Reporter) {
     loop {
-        if super::exists(host, &formed_path()) {
-            match look(host) {
-                Ok((state, detail)) => reporter.say("certificates", state, detail, None),
-                Err(error) => reporter.say("certificates", State::Failed, error.to_string(), Some("try `chasi-bod cluster renew-certificates`")),
+        let pause = match super::exists(host, &formed_path()).then(|| look(host)) {
+            None => super::CALM,
+            Some(Ok((state, detail))) => {
+                reporter.say("certificates", state, detail, None);
+                PERIOD
             }
-            std::thread::sleep(PERIOD);
-        } else {
-            std::thread::sleep(super::CALM);
-        }
+            Some(Err(error)) => {
+                reporter.say("certificates", State::Failed, error.to_string(), Some("it is tried again every minute"));
+                RETRY
+            }
+        };
+        std::thread::sleep(pause);
     }
 }
 
@@ -58,6 +64,7 @@ fn look(host: &Host) -> Result<(State, String)> {
     if due {
         renew(host)?;
     }
+    restart_stale(host)?;
     if is_control_plane(host) && kubelet_is_locked_out(host) {
         revive_kubelet(host)?;
     }
@@ -79,6 +86,7 @@ pub fn renew_now(host: &Host) -> Result<Vec<String>> {
     }
     restore(host)?;
     renew(host)?;
+    restart_stale(host)?;
     Ok(read_all(host)?.iter().map(|found| format!("{}  /{}", date(found.not_after), found.path)).collect())
 }
 
@@ -152,18 +160,27 @@ fn date(seconds: i64) -> String {
     Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.strftime("%Y-%m-%d").to_string())
 }
 
-/// Renews every certificate that kubeadm made and restarts what does not read it by itself.
+/// Renews every certificate that kubeadm made; [`restart_stale`] goes with it.
 fn renew(host: &Host) -> Result<()> {
     let lock = File::create(host.path(RUN).join("renewal.lock")).context(|| "creating the lock of the renewal".into())?;
     lock.lock().context(|| "waiting for another renewal".into())?;
     save(host).context(|| "saving the certificates".into())?;
+    host.write(STALE, b"", 0o600)?;
     if let Err(error) = kubeadm(host, &["certs", "renew", "all"]) {
         restore(host)?;
         return Err(error);
     }
     host.sync();
-    remove_tree(&host.path(SAVED))?;
-    RESTARTED.iter().try_for_each(|(name, port)| restart(host, name, *port))
+    remove_tree(&host.path(SAVED))
+}
+
+/// Restarts what does not read renewed files by itself, one after the other; nothing when nothing was renewed.
+fn restart_stale(host: &Host) -> Result<()> {
+    if super::exists(host, STALE) {
+        RESTARTED.iter().try_for_each(|(name, port)| restart(host, name, *port))?;
+        host.remove(STALE)?;
+    }
+    Ok(())
 }
 
 /// Runs kubeadm with this node's configuration: it shall not ask an API that may be away.
@@ -190,10 +207,11 @@ fn recorded(host: &Host) -> Result<Node> {
 }
 
 fn restart(host: &Host, name: &str, port: u16) -> Result<()> {
-    let listed = exec::run(host.program("crictl").args(["ps", "--quiet", "--state", "Running", "--name", &format!("^{name}$")]))?;
+    let crictl = |words: &[&str]| exec::run(host.program("crictl").args(["--timeout", "60s"]).args(words));
+    let listed = crictl(&["ps", "--quiet", "--state", "Running", "--name", &format!("^{name}$")])?;
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     for id in listed.lines() {
-        exec::run(host.program("crictl").args(["stop", "--timeout", "20", id]))?;
+        crictl(&["stop", "--timeout", "20", id])?;
         let end = Instant::now() + PATIENCE;
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             if Instant::now() > end {
@@ -312,6 +330,20 @@ mod tests {
         assert!(!host.path(SAVED).exists() && !host.path("run/chasi-bod/renewal.yaml").exists(), "keys and tokens are left behind");
         assert!(look(&host).unwrap().1.starts_with("valid until"));
         assert_eq!(host.read("said").unwrap().unwrap().lines().count(), 1);
+    }
+
+    #[test]
+    fn what_could_not_be_restarted_is_restarted_later() {
+        let (dir, host) = control_plane(RENEW);
+        let crictl = |end: &str| format!("#!/bin/sh\necho \"$*\" >> {}/said\n{end}\n", dir.path().display());
+        host.write("usr/bin/crictl", crictl("exit 1").as_bytes(), 0o755).unwrap();
+        assert!(look(&host).unwrap_err().to_string().contains("crictl"));
+        host.write("usr/bin/crictl", crictl("").as_bytes(), 0o755).unwrap();
+        look(&host).unwrap();
+        look(&host).unwrap();
+        let said = host.read("said").unwrap().unwrap();
+        assert_eq!(said.matches("--name ^kube-scheduler$").count(), 1, "{said}");
+        assert_eq!(said.matches("certs renew all").count(), 1, "{said}");
     }
 
     #[test]
