@@ -1,5 +1,5 @@
 # One entry for people and CI. `make help` lists what there is.
-PROFILE ?= minimal
+PROFILE ?= standalone
 FORMATS ?= qcow2,raw
 CHASI_BOD_CACHE ?= $(HOME)/.cache/chasi-bod
 export CHASI_BOD_CACHE
@@ -10,7 +10,7 @@ NODE := target/node/$(CARGO_TARGET)/node/chasi-bod-node
 # Static, so that one file serves as init of the initramfs and as the agent; without paths of this machine, so that images do not carry them.
 NODE_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(HOME)/.cargo/registry/src=/crates --remap-path-prefix=$(CURDIR)=/src
 
-.PHONY: help setup tools image minimal standalone run test lint unit uml vm cluster soak fuzz bench clean
+.PHONY: help setup tools image minimal standalone run test lint unit uml vm soak fuzz bench bench-boot clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,7 +22,7 @@ tools: setup ## compile the chasi-bod command and the node binary
 	@RUSTFLAGS="$(NODE_FLAGS)" cargo build --quiet --locked --profile node -p firstboot --bin chasi-bod-node --target $(CARGO_TARGET) --target-dir target/node
 	@cargo build --quiet --locked --release -p builder --bin chasi-bod
 
-image: tools ## build PROFILE (default minimal) in FORMATS (default qcow2,raw) into output/
+image: tools ## build PROFILE (default standalone) in FORMATS (default qcow2,raw) into output/
 	@$(BIN) build profiles/$(PROFILE).yaml --format $(FORMATS) --node-binary $(NODE)
 
 # What tests boot and look into, without and with a cluster.
@@ -39,6 +39,7 @@ test: ## all set-up and all tests that CI runs
 	@scripts/stage setup scripts/setup test
 	@scripts/stage compile $(MAKE) --no-print-directory tools
 	@scripts/stage minimal $(MAKE) --no-print-directory minimal
+	@scripts/stage standalone $(MAKE) --no-print-directory standalone
 	@scripts/stage lint $(MAKE) --no-print-directory lint
 	@scripts/stage native $(MAKE) --no-print-directory unit
 	@scripts/stage uml-kernel scripts/uml-kernel
@@ -56,13 +57,8 @@ unit: minimal ## native tests, some of them on the built image's packages
 vm: minimal ## tests in QEMU (TCG)
 	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --quiet --locked --release -p qemu-tests --lib --test boot --test grub --test init --test power_cuts -- --test-threads=1
 
-uml: minimal ## tests under User-Mode Linux: the image's own userland without emulation
-	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test uml -- --nocapture --test-threads=1
-
-cluster: standalone ## the standalone profile forms its cluster under User-Mode Linux; the first build takes a quarter of an hour
-	@scripts/setup test
-	@scripts/uml-kernel
-	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test cluster -- --nocapture --test-threads=1
+uml: minimal standalone ## tests under User-Mode Linux: the images' own userland without emulation, a node a core
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test uml --test cluster -- --nocapture --test-threads=2
 
 soak: minimal standalone ## proofs too long for CI (tests named soak_…): run before resolving an issue
 	@scripts/setup test
@@ -71,9 +67,14 @@ soak: minimal standalone ## proofs too long for CI (tests named soak_…): run b
 fuzz: ## fuzz each parser of foreign bytes for FUZZ_SECONDS (default 60); needs a nightly compiler
 	@scripts/fuzz
 
-bench: minimal ## measure against mmdebstrap in one run; JSON and a table in output/bench/
+bench: minimal ## measure against mmdebstrap in one run (JSON and a table in output/bench/), and a Go program against plain go build
 	@scripts/setup test
 	@scripts/bench
+	@scripts/bench-go
+
+bench-boot: standalone ## seconds from power-on to a Ready cluster, ours and the usual way, in emulation; wants a quiet machine
+	@scripts/setup test
+	@scripts/bench-boot
 
 clean: ## remove build results; the store in CHASI_BOD_CACHE stays
 	@cargo clean

@@ -6,6 +6,7 @@
 //! partial/<sha256>        a download under way; resumed by its length
 //! packs/<key>             concatenated file contents; `Content` points into it
 //! derived/<kind>/<key>    results by key: unpacked trees, configured trees, GRUB images
+//! go/                     toolchains by digest, the Go command's caches and its job under way
 //! quarantine/<sha256>     what once had a wrong digest, kept for inspection
 //! tmp/                    scratch; what a killed build left goes with the next command that has the store to itself
 //! ```

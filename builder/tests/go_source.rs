@@ -92,6 +92,13 @@ fn a_profiles_program_is_locked_built_without_network_and_runs() {
     fs::write(&path, program).unwrap();
     common::good(Command::new("chmod").arg("755").arg(&path));
     assert_eq!(String::from_utf8(common::good(&mut Command::new(&path)).stderr).unwrap(), "hello from here\n");
+    // What its licence asks for beside it, and what it is made of.
+    let notice = common::good(&mut common::chasi_bod(&["inspect", image.to_str().unwrap(), "--cat", "/usr/lib/chasi-bod/licences/greet.txt"])).stdout;
+    let notice = String::from_utf8(notice).unwrap();
+    assert!(notice.contains(&format!("{MODULE} v1.0.0 (MIT)\n")) && notice.contains(&format!("{MODULE} v1.0.0: LICENSE\n\n{MIT}\n")), "{notice}");
+    assert!(notice.contains("golang.org/toolchain v0.0.1-go1.26.8.linux-amd64: LICENSE"), "{notice}");
+    let sbom = fs::read_to_string(out.join("greeting/1.0.0/sbom.spdx.json")).unwrap();
+    assert!(sbom.contains("pkg:golang/example.test/greeting@v1.0.0") && sbom.contains("SPDXRef-program-greet"));
     // A lock that is current is left alone.
     common::good(&mut common::chasi_bod(&["lock", site, "--offline"]));
     assert_eq!(fs::read_to_string(dir.path().join("site.lock")).unwrap(), text);
@@ -151,6 +158,33 @@ fn b1_a_module_with_other_bytes_is_named_and_kept_aside() {
     fs::remove_file(store.blob(&module.sha256)).unwrap();
     let error = go::fetch(&site(&store, &progress), &gone, "greet", &locked).unwrap_err();
     assert!(error.to_string().contains("no proxy has it") && error.hint().is_some(), "{error}");
+}
+
+fn shipped_locks() -> Vec<(PathBuf, Lock)> {
+    let files = fs::read_dir(common::workspace().join("profiles")).unwrap().map(|entry| entry.unwrap().path());
+    let locks = files.filter(|path| path.extension().is_some_and(|e| e == "lock"));
+    locks.map(|path| (path.clone(), Lock::from_yaml(&fs::read_to_string(&path).unwrap(), &path.to_string_lossy()).unwrap())).collect()
+}
+
+#[test]
+fn no_module_of_a_shipped_profile_has_a_licence_in_doubt() {
+    let locks = shipped_locks();
+    assert!(locks.iter().any(|(_, lock)| lock.sources.len() > 5));
+    for (path, lock) in locks {
+        assert_eq!(go::licence::doubts(&lock), Vec::<String>::new(), "{}", path.display());
+    }
+}
+
+#[test]
+#[ignore = "needs the modules of all shipped profiles in the store: make soak"]
+fn soak_the_shipped_locks_say_of_licences_what_the_modules_say() {
+    for (path, lock) in shipped_locks() {
+        for module in lock.sources.iter().flat_map(|source| &source.go).flat_map(|go| &go.modules) {
+            let zip = fs::File::open(common::cache().join("blobs").join(module.sha256.hex())).unwrap();
+            let found = go::licence::of_zip(std::io::BufReader::new(zip));
+            assert_eq!(found, module.licence, "{} {} in {}", module.path, module.version, path.display());
+        }
+    }
 }
 
 /// Two stores that share nothing but the downloads.

@@ -51,6 +51,8 @@ fn erofs(dir: &Path) -> PathBuf {
     for n in 0..12 {
         std::fs::write(tree.join(format!("usr/bin/program-{n}")), noise(1_000_000 + n, n as u64)).unwrap();
     }
+    std::fs::create_dir_all(tree.join("usr/lib/chasi-bod/l/0123/bin")).unwrap();
+    std::fs::hard_link(tree.join("usr/bin/program-7"), tree.join("usr/lib/chasi-bod/l/0123/bin/seven")).unwrap();
     run(Command::new("mkfs.erofs").args(["-T", "1700000000", "-U", ROOT_UUID]).args([&image, &tree]));
     image
 }
@@ -106,8 +108,24 @@ fn inspect_tells_the_same_of_raw_and_qcow2() {
     let Content::Verity(tree) = &raw.partitions[3].content else { panic!("{raw}") };
     assert_eq!((tree.uuid.to_string().as_str(), tree.salt.as_str(), tree.data_blocks), (TREE_UUID, "0102030405", size / 4096));
     assert_eq!((raw.slots.len(), raw.slots[0].boot_cfg.as_str()), (1, format!("roothash={}\n", built.root_hash).as_str()));
+    let largest: Vec<_> = raw.largest.iter().map(|file| file.path.as_str()).collect();
+    let expected: Vec<_> = (2..12).rev().map(|n| format!("/usr/bin/program-{n}")).collect();
+    assert_eq!(largest, expected, "the file with two names is there once, by the name outside of container images");
+    assert_eq!(
+        (raw.largest[4].size, raw.largest[4].other_names.as_slice()),
+        (Bytes(1_000_007), ["/usr/lib/chasi-bod/l/0123/bin/seven".into()].as_slice())
+    );
     let text = raw.to_string();
-    for fact in ["raw disk of 260MiB", "esp       EFI system", "FAT `CHASI`, 3 files", "EROFS ``", "slot-a/vmlinuz", "roothash=", "nothing"] {
+    for fact in [
+        "raw disk of 260MiB",
+        "esp       EFI system",
+        "FAT `CHASI`, 3 files",
+        "EROFS ``",
+        "slot-a/vmlinuz",
+        "roothash=",
+        "nothing",
+        "/usr/bin/program-7 = /usr/lib",
+    ] {
         assert!(text.contains(fact), "{fact}: {text}");
     }
 }

@@ -44,7 +44,7 @@ impl Bench {
             progress: &progress,
             now: SystemTime::now(),
         };
-        url::lock(&site, "tool", &UrlSource { from: from.to_vec(), sha256 })
+        url::lock(&site, "tool", &UrlSource { from: from.to_vec(), sha256, file: None })
     }
 
     fn member(&self, archive: &Path, member: &str) -> Result<Vec<u8>> {

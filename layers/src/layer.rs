@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::image::{Image, ImageLayer};
+use crate::chart::ChartSpec;
+use crate::image::{ImageLayer, ImageUse};
 use crate::profile::{Diagnostics, Document, FileSpec, Scalar, parse_layer};
 use crate::source::Source;
 
@@ -44,9 +45,15 @@ pub struct Definition {
     /// Layers of container images, by name.
     #[serde(default)]
     pub image_layers: BTreeMap<String, ImageLayer>,
-    /// Container images that the root carries, made of image layers.
+    /// Container images that the root carries, made of image layers or pulled from a registry.
     #[serde(default)]
-    pub images: Vec<Image>,
+    pub images: Vec<ImageUse>,
+    /// Helm charts that the cluster gets when it is founded; folders are relative to the layer's.
+    #[serde(default)]
+    pub charts: Vec<ChartSpec>,
+    /// Plain manifests that the cluster gets, files of the layer's folder.
+    #[serde(default)]
+    pub manifests: Vec<String>,
     /// Files to put into the image; `source` is relative to the layer's folder, `builtin:node` is the node binary.
     #[serde(default)]
     pub files: Vec<FileSpec>,

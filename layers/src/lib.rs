@@ -2,14 +2,18 @@
 #![forbid(unsafe_code)]
 
 pub mod bootstate;
+pub mod chart;
 pub mod error;
 pub mod fatnames;
 pub mod image;
 pub mod layer;
 pub mod lock;
+pub mod manifest;
+pub mod membership;
 pub mod node;
 pub mod plan;
 pub mod profile;
+pub mod reference;
 pub mod seed;
 pub mod settings;
 pub mod source;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chart::LockedChart;
+use crate::image::LockedImage;
 use crate::source::LockedSource;
 use crate::units::{Bytes, Digest};
 use crate::{Error, Result};
@@ -27,6 +29,25 @@ pub struct Lock {
     /// What comes from other sources, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<LockedSource>,
+    /// Container images from registries, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<LockedImage>,
+    /// Helm charts, in the order in which they are installed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub charts: Vec<LockedChart>,
+    /// Images that charts, manifests and kubeadm ask for, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted: Vec<Wanted>,
+}
+
+/// A container image that something in the cluster asks for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Wanted {
+    /// Full reference.
+    pub image: String,
+    /// Who asks: `kubeadm`, or releases with the templates that name it.
+    pub wanted_by: Vec<String>,
 }
 
 /// One signed index (InRelease) at the time of locking.
@@ -69,7 +90,8 @@ pub struct Package {
     pub wanted_by: Vec<String>,
 }
 
-/// The line, counted from 1, of a field; of the package at that position where one is given: each has one `name:`, its first key.
+/// The line, counted from 1, of a field; of the entry (package, tool, source or image) at that position where one is given: each has one
+/// `name:`, its first key.
 fn line_of(text: &str, package: Option<usize>, field: &str) -> usize {
     let key = |line: &str, key: &str| line.trim_start_matches([' ', '-']).starts_with(key);
     let lines: Vec<_> = text.lines().collect();
@@ -122,13 +144,27 @@ impl Lock {
                 }
             }
         }
+        self.check_images()
+    }
+
+    fn check_images(&self) -> Result<(), (Option<usize>, &'static str, String)> {
+        let before = self.packages.len() + self.tools.len() + self.sources.len();
+        for (n, image) in self.images.iter().enumerate() {
+            let at = Some(before + n);
+            if n > 0 && self.images[n - 1].name >= image.name {
+                return Err((at, "name:", format!("image {} is out of order or there twice", image.name)));
+            }
+            image.check().map_err(|(field, what)| (at, field, what))?;
+        }
         Ok(())
     }
 
     /// Everything that the lock names as bytes of the store, with its size; the signed indices are not among it.
     pub fn blobs(&self) -> BTreeMap<Digest, Bytes> {
         let packages = self.packages.iter().chain(&self.tools).map(|p| (p.sha256, p.size));
-        packages.chain(self.sources.iter().flat_map(LockedSource::blobs)).collect()
+        let charts = self.charts.iter().filter(|chart| !chart.from.is_empty()).map(|chart| (chart.sha256, chart.size));
+        let images = self.images.iter().flat_map(LockedImage::descriptors).map(|d| (d.digest, d.size));
+        packages.chain(self.sources.iter().flat_map(LockedSource::blobs)).chain(images).chain(charts).collect()
     }
 
     /// Image packages by name.
@@ -140,6 +176,7 @@ impl Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Descriptor;
 
     fn lock() -> Lock {
         let package = |name: &str| Package {
@@ -162,6 +199,22 @@ mod tests {
             packages: vec![package("a"), package("b")],
             tools: vec![],
             sources: vec![],
+            charts: vec![],
+            wanted: vec![],
+            images: vec![image("r.test/a:1", "r.test/a:1"), image("r.test/b:1", "r.test/c:2")],
+        }
+    }
+
+    fn image(name: &str, pull: &str) -> LockedImage {
+        let one = |media_type: &str| Descriptor { media_type: media_type.into(), digest: Digest::of(media_type.as_bytes()), size: Bytes(77) };
+        LockedImage {
+            name: name.into(),
+            pull: pull.into(),
+            target: one("index"),
+            manifest: one("manifest"),
+            config: one("config"),
+            layers: vec![one("layer")],
+            wanted_by: vec!["profile".into(), "chart x: templates/y.yaml".into()],
         }
     }
 
@@ -198,5 +251,18 @@ mod tests {
         refuse("path: pool/main/a", "path: ../main/a", "not a path below");
         refuse("name: b", "name: a", "out of order");
         refuse("suite: trixie\n  path", "sweet: trixie\n  path", "sweet");
+        refuse("name: r.test/b:1", "name: r.test/a:1", "out of order");
+        refuse("name: r.test/b:1", "name: r.test/b", "not a whole image reference");
+        refuse("pull: r.test/c:2", "pull: c:2", "image r.test/b:1: `c:2` is not a whole image reference");
+        refuse("mediaType: config", "mediatype: config", "mediatype");
+        let text = text.replacen("size: 77", "size: 4194305", 1);
+        let error = Lock::from_yaml(&text, "x.lock").unwrap_err().to_string();
+        assert!(error.contains("image r.test/a:1: sha256:") && error.ends_with("is larger than 4MiB"), "{error}");
+    }
+
+    #[test]
+    fn the_blobs_of_images_are_among_those_of_the_lock() {
+        let blobs = lock().blobs();
+        assert_eq!(["index", "manifest", "config", "layer"].map(|name| blobs.get(&Digest::of(name.as_bytes()))), [Some(&Bytes(77)); 4]);
     }
 }

@@ -55,6 +55,9 @@ pub struct UrlSource {
     pub from: Vec<String>,
     /// Digest of the whole file, which may be an archive: tar, alone or compressed with gzip, xz or zstd.
     pub sha256: Digest,
+    /// The file of the archive that `from: NAME` means, so that an archive can take the place of a program; the whole download when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
 }
 
 /// A source that something of the plan names.

@@ -73,6 +73,12 @@ pub enum Command {
     /// Check artifacts against SHA256SUMS, build record and verity; names every file, partition and offset that differs.
     #[command(after_help = "Examples:\n  chasi-bod verify output/minimal/0.1.0\n  chasi-bod verify output/minimal/0.1.0/minimal-0.1.0.qcow2")]
     Verify(FileArg),
+    /// Show what clusters get from an image: releases of charts and container images, and why each is there.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  chasi-bod seed list profiles/standalone.yaml\n  chasi-bod seed list output/standalone/0.1.0 --json"
+    )]
+    Seed(SeedCommand),
     /// Print the JSON schema of profiles or layers, for editors.
     #[command(after_help = "Examples:\n  chasi-bod schema > profile.schema.json\n  chasi-bod schema --of layer > layer.schema.json")]
     Schema {
@@ -119,18 +125,29 @@ pub struct ProfileArg {
     pub profile: PathBuf,
 }
 
+/// Where registries are asked.
+#[derive(Clone, Debug, Args)]
+pub struct RegistryArgs {
+    /// Ask a container registry at another address: `docker.io=https://mirror.example`; a path of it comes before the image's. Repeat it for more.
+    #[arg(long = "registry", env = "CHASI_BOD_REGISTRIES", value_name = "HOST=URL", value_delimiter = ',')]
+    pub registries: Vec<String>,
+}
+
 /// Options of `lock`.
 #[derive(Clone, Debug, Args)]
 pub struct LockArgs {
     /// Profile to read.
     #[command(flatten)]
     pub profile: ProfileArg,
-    /// Move packages to their newest versions: these, or all when none is named.
-    #[arg(long, value_name = "PACKAGE", num_args = 0..)]
+    /// Move packages to their newest versions and images to what their tags stand for: these, or all when none is named.
+    #[arg(long, value_name = "PACKAGE|IMAGE", num_args = 0..)]
     pub update: Option<Vec<String>>,
     /// Use the indices that the store holds; touch no network.
     #[arg(long)]
     pub offline: bool,
+    /// Where registries are asked.
+    #[command(flatten)]
+    pub registries: RegistryArgs,
     /// Show what would change and write no lock.
     #[arg(long)]
     pub dry_run: bool,
@@ -154,6 +171,9 @@ pub struct BuildArgs {
     /// Use only what the store holds; touch no network.
     #[arg(long)]
     pub offline: bool,
+    /// Where registries are asked.
+    #[command(flatten)]
+    pub registries: RegistryArgs,
     /// Show whether the lock is current, what would be fetched and which artifacts would be written; touch nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -252,13 +272,27 @@ pub struct FileArg {
     pub path: PathBuf,
 }
 
+/// Commands on the seed.
+#[derive(Debug, Subcommand)]
+pub enum SeedCommand {
+    /// Show every chart and image, who asks for it and its size: of a profile by its lock, or of a built image.
+    #[command(
+        after_help = "Examples:\n  chasi-bod seed list profiles/standalone.yaml\n  chasi-bod seed list output/standalone/0.1.0/standalone-0.1.0.qcow2"
+    )]
+    List {
+        /// Profile, disk image, or folder of artifacts.
+        #[arg(value_name = "PROFILE|IMAGE")]
+        path: PathBuf,
+    },
+}
+
 /// Commands on the store.
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
     /// Show what the store holds: number and bytes by kind.
     #[command(after_help = "Example:\n  chasi-bod cache list --json")]
     List,
-    /// Remove what no lock below these folders needs: downloads that none names, and contents and results that the newest build of none used.
+    /// Remove what no lock below these folders needs: downloads that none names, contents and results that the newest build of none used, and Go's caches.
     #[command(after_help = "Examples:\n  chasi-bod cache prune --dry-run              # for the locks below the current folder\n  \
         chasi-bod cache prune ~/profiles ~/other\n\nNothing is removed while another chasi-bod uses the store. What a build needs again is fetched or made again.\n--json names every file.")]
     Prune {

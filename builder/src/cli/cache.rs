@@ -10,28 +10,38 @@ use layers::{Context, Error, Result};
 use serde::Serialize;
 
 use crate::source::deb::suite::{KNOWN, Known, PARSED};
+use crate::source::go;
 use crate::store::{Store, Used};
 
 /// Kinds of the store in the order shown, with what they are; `derived` is shown by what was derived.
-const KINDS: [(&str, &str); 6] = [
-    ("blobs", "verified downloads: packages, indices"),
+const KINDS: [(&str, &str); 7] = [
+    ("blobs", "verified downloads: packages, indices, modules, images"),
     ("packs", "unpacked file contents"),
     ("derived", ""),
+    ("go", "Go toolchains, and what they keep of modules and builds"),
     ("partial", "unfinished downloads, resumed by the next build"),
     ("quarantine", "downloads with wrong bytes"),
     ("tmp", "scratch of running or killed commands"),
 ];
 
+/// The kind that is pruned by folders.
+const GO: &str = "go";
+
 /// What is below `derived`.
-const DERIVED: [(&str, &str); 9] = [
+const DERIVED: [(&str, &str); 14] = [
     ("built", "which result folders are up to date"),
     ("configured", "trees after the packages' scripts"),
     ("deb-index", "parsed package indices"),
+    ("go", "programs from Go modules"),
     ("grub", "GRUB images"),
+    ("image-layers", "trees of pulled image layers"),
+    ("image-sums", "digests of image layers that were made here"),
     ("log", "logs of configured packages"),
     ("modules", "kernel packages with plain modules"),
+    ("notices", "licence texts of programs"),
     ("suite", "suites for `lock --offline`"),
     ("unpacked", "trees of packages"),
+    ("url", "files of downloads"),
     ("uses", "what the newest build of each lock used"),
 ];
 
@@ -48,15 +58,25 @@ pub struct Usage {
     pub holds: &'static str,
 }
 
-/// A file that nothing needs.
+/// A file that nothing needs, or a folder whose files are one thing.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Unneeded {
     /// Folder below the store.
     pub kind: String,
-    /// The file.
+    /// The file or folder.
     pub path: PathBuf,
-    /// Its bytes.
+    /// Number of its files.
+    pub files: u64,
+    /// Their bytes.
     pub size: Bytes,
+}
+
+impl Unneeded {
+    /// Takes it out of the store.
+    pub fn remove(&self) -> Result<()> {
+        let removed = if self.path.is_dir() { fs::remove_dir_all(&self.path) } else { fs::remove_file(&self.path) };
+        removed.context(|| format!("removing {}", self.path.display()))
+    }
 }
 
 /// What the store holds, by kind.
@@ -101,7 +121,7 @@ pub fn by_kind(files: &[Unneeded]) -> Vec<String> {
     let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for file in files {
         let sum = sums.entry(&file.kind).or_default();
-        *sum = (sum.0 + 1, sum.1 + file.size.0);
+        *sum = (sum.0 + file.files, sum.1 + file.size.0);
     }
     sums.into_iter().map(|(kind, (count, size))| format!("{kind:<20} {count:>7} files {:>10}\n", Bytes(size).to_string())).collect()
 }
@@ -110,8 +130,8 @@ pub fn by_kind(files: &[Unneeded]) -> Vec<String> {
 /// An unfinished download that a lock names stays: it is resumed.
 pub fn prunable(store: &Store, locks: &[Lock]) -> Result<Vec<Unneeded>> {
     let (blobs, used) = kept(store, locks)?;
-    let mut out = Vec::new();
-    for (kind, _) in kinds(store)? {
+    let mut out = go_folders(store, locks)?;
+    for (kind, _) in kinds(store)?.into_iter().filter(|(kind, _)| kind != GO) {
         for (path, meta) in files(&store.root().join(&kind))? {
             let key = key_of(&path);
             let needed = key.is_some_and(|key| match kind.as_str() {
@@ -120,10 +140,27 @@ pub fn prunable(store: &Store, locks: &[Lock]) -> Result<Vec<Unneeded>> {
             });
             // Scratch goes with its process, or when the store is next opened.
             if !needed && kind != "tmp" {
-                out.push(Unneeded { kind: kind.clone(), path, size: Bytes(meta.len()) });
+                out.push(Unneeded { kind: kind.clone(), path, files: 1, size: Bytes(meta.len()) });
             }
         }
     }
+    Ok(out)
+}
+
+/// Go's folders but for the toolchains of the locks: its caches only save time where a program has to be built anew, and grow without limit.
+fn go_folders(store: &Store, locks: &[Lock]) -> Result<Vec<Unneeded>> {
+    let toolchains = locks.iter().flat_map(|lock| &lock.sources).flat_map(|source| &source.go).map(|go| go::toolchain_folder(&go.toolchain));
+    let toolchains: BTreeSet<_> = toolchains.collect();
+    let mut out = Vec::new();
+    for entry in fs::read_dir(store.root().join(GO)).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() && !toolchains.contains(&*entry.file_name().to_string_lossy()) {
+            let files = files(&path)?;
+            let size = Bytes(files.iter().map(|(_, meta)| meta.len()).sum());
+            out.push(Unneeded { kind: GO.into(), path, files: files.len() as u64, size });
+        }
+    }
+    out.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(out)
 }
 
@@ -241,6 +278,37 @@ mod tests {
         assert_eq!(export(&store, &lock_of(kept), target.path()).unwrap(), Bytes(4));
         assert_eq!(fs::read(Store::open(target.path()).unwrap().blob(&kept)).unwrap(), b"kept");
         assert!(export(&store, &lock_of(Digest::of(b"absent")), target.path()).unwrap_err().hint().is_some());
+    }
+
+    #[test]
+    fn prune_takes_gos_caches_and_the_toolchains_of_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let toolchain = |text: &[u8]| layers::source::LockedModule {
+            path: "golang.org/toolchain".into(),
+            version: "v0.0.1-go1.26.8.linux-amd64".into(),
+            sha256: Digest::of(text),
+            size: Bytes(1),
+            go_mod: None,
+            licence: None,
+        };
+        let (ours, theirs) = (go::toolchain_folder(&toolchain(b"ours")), go::toolchain_folder(&toolchain(b"theirs")));
+        for path in
+            [format!("{ours}/bin/go"), format!("{theirs}/bin/go"), "cache/00/a".into(), "cache/01/b".into(), "mod/x@v1/x.go".into(), "lock".into()]
+        {
+            let path = dir.path().join("go").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"1234").unwrap();
+        }
+        let go = layers::source::LockedGo { toolchain: toolchain(b"ours"), go_mod: String::new(), go_sum: String::new(), modules: Vec::new() };
+        let source = layers::source::LockedSource { name: "tool".into(), request: Digest::of(b"r"), go: Some(go), url: None };
+        let lock = Lock { sources: vec![source], ..Lock::default() };
+        let gone = prunable(&store, &[lock]).unwrap();
+        let named: Vec<_> = gone.iter().map(|u| (u.path.file_name().unwrap().to_str().unwrap(), u.files, u.size)).collect();
+        assert_eq!(named, [("cache", 2, Bytes(8)), ("mod", 1, Bytes(4)), (theirs.as_str(), 1, Bytes(4))]);
+        gone.iter().try_for_each(Unneeded::remove).unwrap();
+        let left: BTreeSet<_> = fs::read_dir(dir.path().join("go")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        assert_eq!(left, BTreeSet::from(["lock".into(), ours]));
     }
 
     #[test]

@@ -18,11 +18,12 @@ use serde::Serialize;
 
 use crate::assemble::scratch;
 use crate::emit::OutputFormat;
-use crate::pipeline::{self, Build, Locking, Network, Outcome, RawSum};
+use crate::pipeline::{self, Build, Locking, Network, Outcome, RawSum, Reach};
 use crate::progress::Progress;
+use crate::source::oci::Registries;
 use crate::store::Store;
 use crate::{exec, inspect};
-use args::{BuildArgs, CacheCommand, Cli, Command, FileArg, Global, InspectArgs, LockArgs, RunArgs, SchemaOf};
+use args::{BuildArgs, CacheCommand, Cli, Command, FileArg, Global, InspectArgs, LockArgs, RegistryArgs, RunArgs, SchemaOf, SeedCommand};
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
@@ -47,6 +48,11 @@ fn dispatch(command: Command, global: &Global) -> Result<ExitCode> {
         Command::Run(args) => return run(args, global),
         Command::Inspect(args) => inspect(&args, global)?,
         Command::Verify(args) => verify(&args, global)?,
+        Command::Seed(SeedCommand::List { path }) => {
+            given(&path)?;
+            let listing = pipeline::listing(&path)?;
+            show(global, &listing, || listing.to_string())?;
+        }
         Command::Schema { of: SchemaOf::Profile } => print_json(&profile::json_schema())?,
         Command::Schema { of: SchemaOf::Layer } => print_json(&profile::layer_schema())?,
         Command::New { name, output: None } => print(&profile::template(&name)?)?,
@@ -101,15 +107,16 @@ fn plan(path: &Path, global: &Global) -> Result<()> {
 fn lock(args: &LockArgs, global: &Global) -> Result<()> {
     let planned = pipeline::plan(&args.profile.profile)?;
     let store = store(global)?;
-    let network = network(args.offline);
-    let (before, after) = pipeline::relock(&planned, args.update.as_deref(), network, &store, &progress(global))?;
+    let reach = reach(args.offline, &args.registries)?;
+    let (before, after) = pipeline::relock(&planned, args.update.as_deref(), &reach, &store, &progress(global))?;
     let changes = pipeline::changes(before.as_ref(), &after);
     if !args.dry_run {
         pipeline::write_lock(&planned, &after)?;
     }
     show(global, &changes, || changes.iter().map(|c| format!("{c}\n")).collect())?;
     let dry = if args.dry_run { " (dry run)" } else { "" };
-    eprintln!("{} packages, {} tools, {} changes{dry}", after.packages.len(), after.tools.len(), changes.len());
+    let pulled = if after.images.is_empty() { String::new() } else { format!(", {} pulled images", after.images.len()) };
+    eprintln!("{} packages, {} tools{pulled}, {} changes{dry}", after.packages.len(), after.tools.len(), changes.len());
     let lacking = pipeline::packages(&after, &store).to_fetch;
     if args.offline && lacking.count > 0 {
         eprintln!("notice: {} of them ({}) are not in the store: `build --offline` will miss them", lacking.count, lacking.size);
@@ -117,25 +124,26 @@ fn lock(args: &LockArgs, global: &Global) -> Result<()> {
     Ok(())
 }
 
-fn network(offline: bool) -> Network {
-    if offline { Network::Offline } else { Network::Online }
+fn reach(offline: bool, args: &RegistryArgs) -> Result<Reach> {
+    let network = if offline { Network::Offline } else { Network::Online };
+    Ok(Reach { network, registries: Registries::find(&args.registries)? })
 }
 
-fn request(args: &BuildArgs) -> Build {
-    Build {
+fn request(args: &BuildArgs) -> Result<Build> {
+    Ok(Build {
         profile: args.profile.profile.clone(),
         formats: args.formats.clone(),
         output: args.output.clone(),
         locking: if args.locked { Locking::Locked } else { Locking::Relock },
-        network: network(args.offline),
+        reach: reach(args.offline, &args.registries)?,
         raw_sum: if args.raw_sum { RawSum::Write } else { RawSum::Omit },
         node_binary: args.node_binary.clone(),
-    }
+    })
 }
 
 fn build(args: &BuildArgs, global: &Global) -> Result<()> {
     if args.dry_run {
-        let preview = pipeline::preview(&request(args), &Store::look(&cache_dir(global)?))?;
+        let preview = pipeline::preview(&request(args)?, &Store::look(&cache_dir(global)?))?;
         return show(global, &preview, || preview.to_string());
     }
     let outcome = built(args, global)?;
@@ -143,7 +151,7 @@ fn build(args: &BuildArgs, global: &Global) -> Result<()> {
 }
 
 fn built(args: &BuildArgs, global: &Global) -> Result<Outcome> {
-    pipeline::build(&request(args), store(global)?, &progress(global))
+    pipeline::build(&request(args)?, store(global)?, &progress(global))
 }
 
 fn run(mut args: RunArgs, global: &Global) -> Result<ExitCode> {
@@ -252,9 +260,7 @@ fn prune(global: &Global, keep: &[PathBuf], dry_run: bool) -> Result<()> {
     }
     let folders = if dry_run { scratch::stale(&store) } else { scratch::remove_stale(&store) };
     let files = cache::prunable(&store, &locks)?;
-    for file in files.iter().filter(|_| !dry_run) {
-        fs::remove_file(&file.path).context(|| format!("removing {}", file.path.display()))?;
-    }
+    files.iter().filter(|_| !dry_run).try_for_each(cache::Unneeded::remove)?;
     let pruned = Pruned { dry_run, locks: locks.len(), folders, size: Bytes(files.iter().map(|f| f.size.0).sum()), files };
     show(global, &pruned, || {
         let folders = pruned.folders.iter().map(|path| format!("scratch {}\n", path.display()));
@@ -262,6 +268,7 @@ fn prune(global: &Global, keep: &[PathBuf], dry_run: bool) -> Result<()> {
     })?;
     let verb = if dry_run { "would remove" } else { "removed" };
     let locks = if pruned.locks == 1 { "1 lock needs".into() } else { format!("{} locks need", pruned.locks) };
-    eprintln!("{verb} {} files, {}; kept what {locks}", pruned.files.len(), pruned.size);
+    let count: u64 = pruned.files.iter().map(|file| file.files).sum();
+    eprintln!("{verb} {count} files, {}; kept what {locks}", pruned.size);
     Ok(())
 }

@@ -3,13 +3,11 @@
 use layers::lock::Package;
 use layers::{Error, Result};
 
-use super::Part;
 use super::recipe::LayerContent;
 use crate::assemble::editor::{Editor, known};
 use crate::assemble::glob;
 use crate::assemble::merge;
 use crate::assemble::unpack::Unpacked;
-use crate::record::spdx;
 use crate::store::{PackWriter, Store};
 use crate::tree::{Content, Kind, Node, Tree, TreePath};
 
@@ -36,18 +34,14 @@ pub fn program(comment: &str, content: Content, path: &str, names: &[&str]) -> R
 
 /// The files of Debian packages as a root directory: merged /usr, accounts root, nobody (65534) and nonroot (65532), /tmp, the bundle of the CA
 /// certificates that are in it, and dpkg records where scanners look for them. New contents go to `pack`, which the caller finishes.
-pub fn packages(packages: &[(Package, Unpacked)], store: &Store, pack: &mut PackWriter<'_>) -> Result<(LayerContent, Vec<Part>)> {
+pub fn packages(packages: &[(Package, Unpacked)], store: &Store, pack: &mut PackWriter<'_>) -> Result<LayerContent> {
     let mut tree = merged(packages)?;
     let names: Vec<_> = packages.iter().map(|(p, _)| format!("{} {}", p.name, p.version)).collect();
-    let mut parts = Vec::new();
     let mut editor = Editor::new(&mut tree, store, pack, 0);
     for (package, unpacked) in packages {
         let text = unpacked.control.text();
         editor.put_text(&format!("var/lib/dpkg/status.d/{}", package.name), &format!("{}\nStatus: install ok installed\n", text.trim_end()))?;
         editor.put_text(&format!("var/lib/dpkg/status.d/{}.md5sums", package.name), &unpacked.control.file("md5sums"))?;
-        let copyright = editor.text(&format!("usr/share/doc/{}/copyright", package.name))?;
-        let licences = spdx::licences(&copyright).into_iter().collect();
-        parts.push(Part { name: package.name.clone(), version: package.version.clone(), purl: spdx::purl(package), licences });
     }
     for (path, text) in [("etc/passwd", PASSWD), ("etc/group", GROUP), ("etc/nsswitch.conf", "hosts: files dns\n")] {
         editor.put_text(path, text)?;
@@ -60,7 +54,7 @@ pub fn packages(packages: &[(Package, Unpacked)], store: &Store, pack: &mut Pack
         (node.uid, node.gid) = (65532, 65532);
     }
     bundle(&mut editor)?;
-    Ok((LayerContent { comment: format!("Debian packages {}", names.join(", ")), tree }, parts))
+    Ok(LayerContent { comment: format!("Debian packages {}", names.join(", ")), tree })
 }
 
 /// The packages' files, configuration files at their places, documentation left out.

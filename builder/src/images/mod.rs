@@ -43,19 +43,6 @@ pub struct Layer {
     pub tree: Tree,
 }
 
-/// A part of an image for the SBOM.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Part {
-    /// Package or module name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Package URL; empty where there is none.
-    pub purl: String,
-    /// Licence names as their source writes them.
-    pub licences: Vec<String>,
-}
-
 /// An image whose layers are trees.
 #[derive(Clone, Debug)]
 pub struct BuiltImage {
@@ -77,12 +64,4 @@ pub struct BuiltImage {
     pub wanted_by: Vec<String>,
     /// Who made it.
     pub origin: Origin,
-    /// What it consists of; empty for pulled images.
-    pub parts: Vec<Part>,
-}
-
-/// What each image consists of, by name and digest, for the SBOM; parts sorted, equal ones once.
-pub fn parts(images: &[BuiltImage]) -> BTreeMap<(String, Digest), Vec<Part>> {
-    let sorted = |image: &BuiltImage| image.parts.iter().cloned().collect::<std::collections::BTreeSet<_>>().into_iter().collect();
-    images.iter().map(|image| ((image.name.clone(), image.digest), sorted(image))).collect()
 }

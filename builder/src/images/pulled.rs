@@ -96,7 +96,6 @@ fn unpack(image: &Pulled, store: &Store, limits: Limits) -> Result<BuiltImage> {
         layers,
         wanted_by: image.wanted_by.clone(),
         origin: Origin::Pulled,
-        parts: Vec::new(),
     })
 }
 

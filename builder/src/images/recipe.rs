@@ -13,7 +13,7 @@ use oci_spec::image::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{BuiltImage, Layer, Origin, Part, write};
+use super::{BuiltImage, Layer, Origin, write};
 use crate::record::spdx::timestamp;
 use crate::store::Store;
 use crate::tree::{Kind, Node, Tree, TreePath};
@@ -31,8 +31,6 @@ pub struct Recipe {
     pub architecture: String,
     /// Why the image is there.
     pub wanted_by: Vec<String>,
-    /// What it consists of.
-    pub parts: Vec<Part>,
 }
 
 /// What one layer holds.
@@ -84,7 +82,6 @@ fn make(recipe: &Recipe, store: &Store, epoch: i64) -> Result<BuiltImage> {
         layers,
         wanted_by: recipe.wanted_by.clone(),
         origin: Origin::Recipe,
-        parts: recipe.parts.clone(),
     })
 }
 

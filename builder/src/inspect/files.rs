@@ -1,10 +1,13 @@
 //! The files of an image's root file system, read by our own EROFS reader out of raw or QCOW2: no loop device, no mount.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+use layers::seed::LAYERS;
+use layers::units::Bytes;
 use layers::{Context, Error, Result};
 use serde::Serialize;
 
@@ -48,6 +51,19 @@ pub struct Listed {
     pub xattrs: Vec<String>,
 }
 
+/// A file by its size, under all of its names.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Largest {
+    /// Absolute path; outside of container images where it has a name there.
+    pub path: String,
+    /// Bytes of the file.
+    pub size: Bytes,
+    /// Further names of the same bytes on the disk (hard links).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_names: Vec<String>,
+}
+
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -77,7 +93,11 @@ impl Root {
     /// Opens the first EROFS file system of a raw or QCOW2 file, or that of the partition of this name.
     pub fn open(image: &Path, partition: Option<&str>) -> Result<Self> {
         let (_, disk, table) = disk_of(image)?;
-        let shown = image.display().to_string();
+        Self::of(&disk, &table, partition, &image.display().to_string())
+    }
+
+    /// As `open`, of a disk that is open already; `shown` is its name for messages.
+    pub(super) fn of(disk: &Arc<dyn ReadAt>, table: &gpt::Table, partition: Option<&str>, shown: &str) -> Result<Self> {
         let reading = || format!("reading the root file system of {shown}");
         let mut head = vec![0; 4096];
         for entry in &table.entries {
@@ -88,7 +108,7 @@ impl Root {
             part.read_at(&mut head, 0).context(reading)?;
             if Erofs::parse(&head).is_some() {
                 let reader = Reader::open(Arc::new(part)).context(reading)?;
-                return Ok(Self { reader, image: shown });
+                return Ok(Self { reader, image: shown.into() });
             }
         }
         let names: Vec<_> = table.entries.iter().map(|e| e.name.as_str()).collect();
@@ -106,6 +126,26 @@ impl Root {
                 .with_hint("patterns are of whole paths such as `/etc/**`, or of names such as `*.service`; quote them for the shell")),
             _ => Ok(found),
         }
+    }
+
+    /// The largest files, largest first. A file with several names is one; the layers of container images are counted by their files.
+    pub fn largest(&self, count: usize) -> Vec<Largest> {
+        let mut files = BTreeMap::<u64, (u64, Vec<&TreePath>)>::new();
+        for (path, entry) in self.reader.entries() {
+            if let What::File(size) = entry.what {
+                files.entry(entry.nid).or_insert((size, Vec::new())).1.push(path);
+            }
+        }
+        let mut files: Vec<_> = files.into_values().collect();
+        for (_, names) in &mut files {
+            names.sort_by_cached_key(|path| (path.to_string().starts_with(LAYERS), (*path).clone()));
+        }
+        files.sort_by(|a, b| (b.0, &a.1).cmp(&(a.0, &b.1)));
+        let one = |(size, names): (u64, Vec<&TreePath>)| {
+            let mut names = names.into_iter().map(ToString::to_string);
+            Largest { path: names.next().unwrap_or_default(), size: Bytes(size), other_names: names.collect() }
+        };
+        files.into_iter().take(count).map(one).collect()
     }
 
     /// Writes one file; symbolic links are followed inside the image.
@@ -209,6 +249,13 @@ impl fmt::Display for Listed {
         // Control characters of a hostile image do not reach the terminal.
         write!(f, "{letter} {} {owner:<9} {size:>10} {}", self.mode, visible(&self.path))?;
         self.target.iter().try_for_each(|target| write!(f, " -> {}", visible(target)))
+    }
+}
+
+impl fmt::Display for Largest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>9}  {}", self.size.to_string(), visible(&self.path))?;
+        self.other_names.iter().try_for_each(|name| write!(f, " = {}", visible(name)))
     }
 }
 

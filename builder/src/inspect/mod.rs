@@ -21,6 +21,9 @@ use crate::disk::{ReadAt, gpt};
 use crate::emit::OutputFormat;
 use crate::fs::fat;
 
+/// How many of the largest files a report names.
+const LARGEST: usize = 10;
+
 /// What is in a disk image.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -38,6 +41,9 @@ pub struct Report {
     pub partitions: Vec<Partition>,
     /// Slots whose boot configuration is on the EFI system partition.
     pub slots: Vec<SlotReport>,
+    /// The largest files of the first root file system; empty when there is none that can be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub largest: Vec<files::Largest>,
 }
 
 /// A partition and what it holds.
@@ -102,6 +108,9 @@ pub struct SlotReport {
 /// Reports what is in a raw or QCOW2 file.
 pub fn inspect(path: &Path) -> Result<Report> {
     let (format, disk, table) = files::disk_of(path)?;
+    // A root that others made may be compressed, which our reader refuses: the report says the rest.
+    let root = files::Root::of(&disk, &table, None, &path.display().to_string());
+    let largest = root.map(|root| root.largest(LARGEST)).unwrap_or_default();
     let disk = disk.as_ref();
     let mut partitions = Vec::new();
     let mut slots = Vec::new();
@@ -114,7 +123,7 @@ pub fn inspect(path: &Path) -> Result<Report> {
         let (number, name, uuid, offset) = (entry.number, entry.name, entry.uuid, entry.offset);
         partitions.push(Partition { number, name, kind: kind(entry.kind), uuid, offset, size: Bytes(entry.size), content });
     }
-    Ok(Report { format, size: Bytes(disk.len()), uuid: table.uuid, damaged_table: table.damaged, partitions, slots })
+    Ok(Report { format, size: Bytes(disk.len()), uuid: table.uuid, damaged_table: table.damaged, partitions, slots, largest })
 }
 
 fn boot_cfg(esp: &dyn ReadAt, slot: Slot) -> Option<SlotReport> {
@@ -174,7 +183,11 @@ impl fmt::Display for Report {
         self.slots.iter().try_for_each(|slot| {
             writeln!(f, "slot {}:", slot.slot.letter())?;
             slot.boot_cfg.lines().try_for_each(|line| writeln!(f, "    {line}"))
-        })
+        })?;
+        if !self.largest.is_empty() {
+            writeln!(f, "largest files of the root:")?;
+        }
+        self.largest.iter().try_for_each(|file| writeln!(f, "    {file}"))
     }
 }
 

@@ -1,37 +1,53 @@
-//! Planned container images → images with unpacked layers.
+//! Planned and locked container images → images with unpacked layers.
 
 use std::collections::BTreeMap;
 
-use layers::image::{PlannedImage, PlannedImageLayer};
+use layers::image::{LockedImage, PlannedImage, PlannedImageLayer};
 use layers::lock::{Lock, Package};
-use layers::plan::{Body, Plan};
+use layers::plan::Body;
 use layers::units::Digest;
 use layers::{Context, Error, Result};
 
+use super::Planned;
 use crate::assemble::apply::Given;
 use crate::assemble::editor::{Editor, known};
 use crate::assemble::unpack;
+use crate::images::pulled::{self, Limits, Pulled};
 use crate::images::recipe::{self, LayerContent, Recipe, Settings};
-use crate::images::{BuiltImage, Part, content};
+use crate::images::{BuiltImage, content};
 use crate::store::Store;
 use crate::tree::{Kind, Tree};
 
 /// Where a container looks for programs.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Makes the plan's images.
-pub fn make(plan: &Plan, lock: &Lock, given: &Given<'_>, store: &Store) -> Result<Vec<BuiltImage>> {
+/// Makes the plan's images and unpacks those of the lock.
+pub fn make(planned: &Planned, lock: &Lock, given: &Given<'_>, store: &Store) -> Result<Vec<BuiltImage>> {
+    let (plan, architecture) = (&planned.plan, planned.profile.architecture.debian());
     let layers = plan.image_layers.iter().map(|planned| Ok((planned.name.as_str(), layer(planned, lock, given, store)?)));
-    let layers: BTreeMap<&str, (LayerContent, Vec<Part>)> = layers.collect::<Result<_>>()?;
-    plan.images.iter().map(|planned| recipe::build(&recipe_of(planned, &layers)?, store, lock.epoch)).collect()
+    let layers: BTreeMap<&str, LayerContent> = layers.collect::<Result<_>>()?;
+    let made = plan.images.iter().map(|planned| recipe::build(&recipe_of(planned, &layers, lock, architecture)?, store, lock.epoch));
+    let pulled = lock.images.iter().map(|image| pulled::build(&pulled_of(image, architecture), store, Limits::default()));
+    made.chain(pulled).collect()
 }
 
-fn recipe_of(planned: &PlannedImage, layers: &BTreeMap<&str, (LayerContent, Vec<Part>)>) -> Result<Recipe> {
+fn pulled_of(image: &LockedImage, architecture: &str) -> Pulled {
+    Pulled {
+        name: image.name.clone(),
+        digest: image.target.digest,
+        media_type: image.target.media_type.clone(),
+        manifest: image.manifest.digest,
+        architecture: architecture.into(),
+        wanted_by: image.wanted_by.clone(),
+    }
+}
+
+fn recipe_of(planned: &PlannedImage, layers: &BTreeMap<&str, LayerContent>, lock: &Lock, architecture: &str) -> Result<Recipe> {
     let image = &planned.image;
     let found = image.layers.iter().map(|name| {
         layers.get(name.as_str()).cloned().ok_or_else(|| Error::internal(format!("making image {}: its layer `{name}` was not made", image.name)))
     });
-    let (layers, parts): (Vec<_>, Vec<_>) = found.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let layers = found.collect::<Result<_>>()?;
     let own = image.environment.iter().map(|(name, value)| format!("{name}={value}"));
     let path = (!image.environment.contains_key("PATH")).then(|| PATH.to_string());
     let config = Settings {
@@ -41,12 +57,13 @@ fn recipe_of(planned: &PlannedImage, layers: &BTreeMap<&str, (LayerContent, Vec<
         user: image.user.clone().unwrap_or_default(),
         ..Settings::default()
     };
-    let wanted_by = vec![format!("layer {}", planned.layer)];
-    Ok(Recipe { name: image.name.clone(), layers, config, architecture: "amd64".into(), wanted_by, parts: parts.concat() })
+    let asked = lock.wanted.iter().filter(|wanted| wanted.image == image.name).flat_map(|wanted| wanted.wanted_by.clone());
+    let wanted_by = std::iter::once(format!("layer {}", planned.layer)).chain(asked).collect();
+    Ok(Recipe { name: image.name.clone(), layers, config, architecture: architecture.into(), wanted_by })
 }
 
 /// Packages first, the layer's own files on top.
-fn layer(planned: &PlannedImageLayer, lock: &Lock, given: &Given<'_>, store: &Store) -> Result<(LayerContent, Vec<Part>)> {
+fn layer(planned: &PlannedImageLayer, lock: &Lock, given: &Given<'_>, store: &Store) -> Result<LayerContent> {
     let context = || format!("making image layer `{}`", planned.name);
     let packages = packages(planned, lock).context(context)?;
     let unpacked = unpack::unpack_all(store, &packages, &|_| {})?;
@@ -54,8 +71,8 @@ fn layer(planned: &PlannedImageLayer, lock: &Lock, given: &Given<'_>, store: &St
     let key = Digest::of_parts([b"image layer files v1".as_slice(), planned.name.as_bytes(), &sums, &digest(planned)?.0]);
     let mut pack = store.new_pack(key)?;
     let pairs: Vec<_> = packages.into_iter().zip(unpacked).collect();
-    let (mut made, parts) = match pairs.as_slice() {
-        [] => (LayerContent { comment: format!("files of image layer {}", planned.name), tree: Tree::default() }, Vec::new()),
+    let mut made = match pairs.as_slice() {
+        [] => LayerContent { comment: format!("files of image layer {}", planned.name), tree: Tree::default() },
         pairs => content::packages(pairs, store, &mut pack).context(context)?,
     };
     let mut editor = Editor::new(&mut made.tree, store, &mut pack, lock.epoch);
@@ -70,7 +87,7 @@ fn layer(planned: &PlannedImageLayer, lock: &Lock, given: &Given<'_>, store: &St
         .context(context)?;
     }
     pack.finish()?;
-    Ok((made, parts))
+    Ok(made)
 }
 
 fn digest(planned: &PlannedImageLayer) -> Result<Digest> {

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use layers::lock::{Lock, Package};
+use layers::plan::Plan;
 use layers::{Context, Error, Fault, Result};
 use serde::Serialize;
 
-use super::{Locking, Network, Planned, grub, sources};
+use super::pulls::Renewal;
+use super::{Locking, Network, Planned, Reach, grub, pulls, seed, sources};
 use crate::progress::Progress;
 use crate::source::deb::{self, Archive, Fetched, Mirrors, Offline, Request, Update, Updates};
 use crate::source::http::{Client, Limits};
@@ -117,35 +119,44 @@ fn keyring(planned: &Planned) -> Result<PathBuf> {
 }
 
 /// Makes the lock anew, offline from the indices that the store holds; returns the former one too. Without `update` packages keep their versions
-/// where that is possible.
-pub fn relock(planned: &Planned, update: Option<&[String]>, network: Network, store: &Store, progress: &Progress) -> Result<(Option<Lock>, Lock)> {
+/// and images their digests where that is possible; with names those move that are named, with none all.
+pub fn relock(planned: &Planned, update: Option<&[String]>, reach: &Reach, store: &Store, progress: &Progress) -> Result<(Option<Lock>, Lock)> {
     let before = existing(&path_of(&planned.path))?;
-    let update = match update {
-        None => Update::None,
-        Some([]) => Update::All,
-        Some(names) => Update::Packages(names.to_vec()),
+    let renewal = Renewal::of(update);
+    let packages = update.map(|names| names.iter().filter(|name| !pulls::is_image(name)).cloned().collect::<Vec<_>>());
+    let update = match packages {
+        Some(names) if !names.is_empty() => Update::Packages(names),
+        Some(_) if renewal == Renewal::All => Update::All,
+        _ => Update::None,
     };
-    let archive = Archive { keyring: keyring(planned)?, ..archive(planned, store, network, progress)? };
+    let archive = Archive { keyring: keyring(planned)?, ..archive(planned, store, reach.network, progress)? };
     let mut after = deb::lock(&archive, &request(planned), before.as_ref(), &update)?;
     after.sources = sources::lock(&archive, &planned.plan, before.as_ref())?;
+    after.images = pulls::lock(&archive, &reach.registries, planned, before.as_ref(), &renewal)?;
+    after.charts = seed::lock(&archive, &reach.registries, &planned.plan, before.as_ref())?;
+    seed::lock_images(&archive, &reach.registries, planned, &mut after, (before.as_ref(), &renewal))?;
     Ok((before, after))
 }
 
 /// The lock to build from, with every package of it in the store.
-pub fn ensure(planned: &Planned, locking: Locking, network: Network, store: &Store, progress: &Progress) -> Result<Lock> {
-    let lock = current(planned, locking, network, store, progress)?;
-    if network == Network::Offline {
+pub fn ensure(planned: &Planned, locking: Locking, reach: &Reach, store: &Store, progress: &Progress) -> Result<Lock> {
+    let lock = current(planned, locking, reach, store, progress)?;
+    if reach.network == Network::Offline {
         check_stored(planned, &lock, store)?;
     }
-    let archive = archive(planned, store, network, progress)?;
+    let archive = archive(planned, store, reach.network, progress)?;
     sources::fetch(&archive, &lock)?;
+    seed::fetch(&archive, &reach.registries, &lock)?;
+    pulls::fetch(&archive, &reach.registries, &lock)?;
     let Fetched::Gone(gone) = deb::fetch(&archive, &lock)? else { return Ok(lock) };
     if locking == Locking::Locked {
         return Err(gone);
     }
     eprintln!("NOTICE: {gone}");
     eprintln!("NOTICE: locking all packages anew; the image will differ from earlier ones of this profile. `--locked` refuses this.");
-    let (before, lock) = relock(planned, Some(&[]), Network::Online, store, progress)?;
+    // All of them by name, because images stay as they are.
+    let all: Vec<_> = lock.packages.iter().chain(&lock.tools).map(|package| package.name.clone()).collect();
+    let (before, lock) = relock(planned, Some(&all), reach, store, progress)?;
     announce(before.as_ref(), &lock);
     write_lock(planned, &lock)?;
     match deb::fetch(&archive, &lock)? {
@@ -193,10 +204,14 @@ impl Found {
 pub fn found(planned: &Planned) -> Result<Found> {
     let asked = request(planned).digest()?;
     Ok(match existing(&path_of(&planned.path))? {
-        Some(lock) if lock.request == Some(asked) && sources::answers(&planned.plan, &lock) => Found::Current(lock),
+        Some(lock) if lock.request == Some(asked) && answers(&planned.plan, &lock) => Found::Current(lock),
         Some(lock) => Found::Outdated(lock),
         None => Found::Missing,
     })
+}
+
+fn answers(plan: &Plan, lock: &Lock) -> bool {
+    sources::answers(plan, lock) && pulls::answers(plan, lock) && seed::answers(plan, lock)
 }
 
 /// Refuses to go on where a lock has to be made and may not be.
@@ -217,7 +232,7 @@ pub fn check_stored(planned: &Planned, lock: &Lock, store: &Store) -> Result<()>
     let profile = planned.path.display();
     let all = stored.count + to_fetch.count;
     Err(Error::environment(format!(
-        "building offline: the store {} lacks {} of {all} packages of the lock ({})",
+        "building offline: the store {} lacks {} of {all} downloads of the lock ({})",
         store.root().display(),
         to_fetch.count,
         to_fetch.size
@@ -228,15 +243,15 @@ pub fn check_stored(planned: &Planned, lock: &Lock, store: &Store) -> Result<()>
 }
 
 /// The lock on disk if it answers what the plan asks, else a new one.
-fn current(planned: &Planned, locking: Locking, network: Network, store: &Store, progress: &Progress) -> Result<Lock> {
+fn current(planned: &Planned, locking: Locking, reach: &Reach, store: &Store, progress: &Progress) -> Result<Lock> {
     let found = found(planned)?;
-    check_allowed(planned, &found, locking, network)?;
+    check_allowed(planned, &found, locking, reach.network)?;
     let why = match found {
         Found::Current(lock) => return Ok(lock),
         other => other.why().unwrap_or_default(),
     };
     eprintln!("locking packages: {why}");
-    let (before, lock) = relock(planned, None, Network::Online, store, progress)?;
+    let (before, lock) = relock(planned, None, reach, store, progress)?;
     announce(before.as_ref(), &lock);
     write_lock(planned, &lock)?;
     Ok(lock)
@@ -249,12 +264,12 @@ fn announce(before: Option<&Lock>, after: &Lock) {
     }
 }
 
-/// One package that differs between two locks.
+/// One package or image that differs between two locks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// Package name.
+    /// Package or image name.
     pub name: String,
-    /// Version before; none for a new package.
+    /// Version before, for an image the digest; none for what is new.
     pub before: Option<String>,
     /// Version after; none for one that left.
     pub after: Option<String>,
@@ -271,10 +286,11 @@ impl fmt::Display for Change {
     }
 }
 
-/// Image packages that differ between two locks, by name.
+/// Packages and container images that differ between two locks, by name.
 pub fn changes(before: Option<&Lock>, after: &Lock) -> Vec<Change> {
     let versions = |lock: Option<&Lock>| -> BTreeMap<String, String> {
-        lock.iter().flat_map(|l| &l.packages).map(|p: &Package| (p.name.clone(), p.version.clone())).collect()
+        let packages = lock.iter().flat_map(|l| &l.packages).map(|p: &Package| (p.name.clone(), p.version.clone()));
+        packages.chain(lock.iter().flat_map(|l| &l.images).map(|i| (i.name.clone(), i.target.digest.to_string()))).collect()
     };
     let (old, new) = (versions(before), versions(Some(after)));
     let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();

@@ -7,10 +7,13 @@ mod locking;
 mod node;
 mod output;
 mod preview;
+mod pulls;
 mod root;
+mod seed;
 mod sources;
 mod verify;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
@@ -34,12 +37,14 @@ use crate::fs::{erofs, verity};
 use crate::inspect::Check;
 use crate::progress::Progress;
 use crate::record::{self, Artifact, BuildRecord, Inputs, Named, spdx};
+use crate::source::{go, oci::Registries};
 use crate::store::Store;
 use locking::Found;
 pub use locking::{Change, changes, locks_below, path_of, read_lock, relock, write_lock};
 use node::node_binary;
 use output::Staging;
 pub use preview::{Amount, Output, OutputState, Packages, Preview, packages, preview};
+pub use seed::{ListedImage, Listing, listing};
 pub use verify::verify;
 
 /// Role of the layer that brings the kernel.
@@ -63,6 +68,15 @@ pub enum Network {
     Offline,
 }
 
+/// What may be reached.
+#[derive(Clone, Debug)]
+pub struct Reach {
+    /// Whether the network may be used.
+    pub network: Network,
+    /// Where registries are asked.
+    pub registries: Registries,
+}
+
 /// Whether SHA256SUMS has the digests of whole raw images. Their block maps are in it always: hashing empty gigabytes takes longer than writing them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RawSum {
@@ -83,8 +97,8 @@ pub struct Build {
     pub output: PathBuf,
     /// Whether the lock may be written.
     pub locking: Locking,
-    /// Whether the network may be used.
-    pub network: Network,
+    /// What may be reached.
+    pub reach: Reach,
     /// Whether SHA256SUMS has the digests of whole raw images.
     pub raw_sum: RawSum,
     /// The node binary; looked for beside this program when absent.
@@ -176,7 +190,8 @@ pub fn plan(path: &Path) -> Result<Planned> {
     if let Some(Err(error)) = loaded.profile.debian.keyring.as_ref().map(|name| defs::read(&here.join(name))) {
         problems.push(loaded.document.spot(&["debian", "keyring"]).problem(error.to_string(), error.hint().map(str::to_string)));
     }
-    let plan = layers::plan::plan(&loaded, &layers, &|name| defs::read(&here.join(name)), problems)?;
+    let folders = defs::chart_folders(&loaded, here, &mut problems);
+    let plan = layers::plan::plan(&loaded, &layers, &folders, &|name| defs::read(&here.join(name)), problems)?;
     check_kernel(&loaded, &plan, &layers)?;
     // Sizes that cannot work are said before anything is fetched.
     Layout::new(&loaded.profile.disk, Bytes(0), Bytes(0), &Seed::new(&loaded.profile.name))?;
@@ -239,11 +254,12 @@ pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outco
         return Ok(outcome);
     }
     Staging::check(&target)?;
-    let lock = locking::ensure(&planned, request.locking, request.network, &store, progress)?;
+    let lock = locking::ensure(&planned, request.locking, &request.reach, &store, progress)?;
     let key = match known {
         Some(key) if key.lock == lock => key,
         _ => key(&planned, lock, &node)?,
     };
+    go::licence::doubts(&key.lock).iter().for_each(|doubt| eprintln!("warning: {doubt}"));
     let store = Arc::new(store);
     let image = assemble(&key, &store, progress)?;
     let outcome = write(request, &key, &image, &target)?;
@@ -291,7 +307,7 @@ struct Image {
     root_hash: Digest,
     entries: u64,
     kernel: String,
-    copyright: std::collections::BTreeMap<String, String>,
+    holdings: spdx::Holdings,
 }
 
 fn assemble(key: &Key<'_>, store: &Arc<Store>, progress: &Progress) -> Result<Image> {
@@ -320,14 +336,7 @@ fn assemble(key: &Key<'_>, store: &Arc<Store>, progress: &Progress) -> Result<Im
     disk.put(layout.partition(partition::ROOT_A)?.offset, root)?;
     disk.put(layout.partition(partition::VERITY_A)?.offset, Arc::new(verity.tree))?;
     let entries = built.tree.entries.len() as u64;
-    Ok(Image {
-        disk,
-        layout,
-        root_hash: verity.root_hash,
-        entries,
-        kernel: built.boot.release.clone(),
-        copyright: root::copyright(&built.tree, store)?,
-    })
+    Ok(Image { disk, layout, root_hash: verity.root_hash, entries, kernel: built.boot.release, holdings: built.holdings })
 }
 
 /// Writes artifacts and records into the result folder and gives it its name.
@@ -388,6 +397,8 @@ fn record_of(key: &Key<'_>, image: &Image, check: Check, artifacts: Vec<Artifact
         indices: key.lock.indices.clone(),
         packages: key.lock.packages.clone(),
         tools: key.lock.tools.clone(),
+        sources: key.lock.sources.iter().flat_map(record::parts).collect::<BTreeSet<_>>().into_iter().collect(),
+        images: key.lock.images.clone(),
     };
     let root = record::Root {
         root_hash: image.root_hash,
@@ -413,8 +424,10 @@ fn pretty(value: &impl Serialize) -> Result<String> {
 }
 
 fn write_records(key: &Key<'_>, image: &Image, record: &BuildRecord, staging: &Staging) -> Result<()> {
-    let subject = spdx::Subject { name: &record.name, version: &record.version, node: record.inputs.node.sha256, copyright: &image.copyright };
-    let sbom = spdx::document(&subject, &key.lock, &key.planned.seed());
+    let (lock, plan) = (&key.lock, &key.planned.plan);
+    let node = record.inputs.node.sha256;
+    let subject = spdx::Subject { name: &record.name, version: &record.version, node, plan, lock, holdings: &image.holdings };
+    let sbom = spdx::document(&subject, &key.planned.seed());
     let small = [
         ("profile.resolved.yaml", key.resolved.clone()),
         ("lock", key.lock.to_yaml()?),

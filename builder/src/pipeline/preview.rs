@@ -119,13 +119,14 @@ pub fn preview(request: &Build, store: &Store) -> Result<Preview> {
     let node = node_binary(request.node_binary.as_deref())?;
     let target = folder(request, &planned.profile);
     let found = locking::found(&planned)?;
-    locking::check_allowed(&planned, &found, request.locking, request.network)?;
+    locking::check_allowed(&planned, &found, request.locking, request.reach.network)?;
     let lock = LockPreview { path: locking::path_of(&planned.path), state: state(&found), reason: found.why() };
     let packages = found.lock().map(|lock| packages(lock, store));
-    if let (Network::Offline, Some(lock)) = (request.network, found.lock()) {
+    if let (Network::Offline, Some(lock)) = (request.reach.network, found.lock()) {
         locking::check_stored(&planned, lock, store)?;
     }
-    let sizes: u64 = found.lock().iter().flat_map(|l| &l.packages).map(|p| p.size.0).sum();
+    let packed = |lock: &Lock| lock.packages.iter().map(|p| p.size.0).chain(lock.images.iter().flat_map(|i| &i.layers).map(|l| l.size.0)).sum();
+    let sizes: u64 = found.lock().map_or(0, packed);
     let key: Option<Key<'_>> = found.current().map(|lock| key(&planned, lock.clone(), &node)).transpose()?;
     let record = key.map(|key| finished(&key, &target, store)).transpose()?.flatten();
     let output = |format: &OutputFormat| {

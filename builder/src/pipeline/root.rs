@@ -10,13 +10,15 @@ use layers::units::Digest;
 use layers::{Error, Result};
 
 use super::boot::{self, BootFiles};
-use super::{Planned, images, sources};
+use super::{Planned, images, seed, sources};
 use crate::assemble::configure::{self, Script};
 use crate::assemble::editor::Editor;
 use crate::assemble::unpack::{self, Unpacked};
 use crate::assemble::{apply, finalize, lint, modules, users, zones};
 use crate::images::install;
 use crate::progress::Progress;
+use crate::record::spdx::Holdings;
+use crate::source::go;
 use crate::store::Store;
 use crate::tree::{Kind, Tree, TreePath};
 
@@ -27,17 +29,26 @@ pub struct Root {
     pub tree: Tree,
     /// Kernel and initramfs.
     pub boot: BootFiles,
+    /// What the SBOM says of it.
+    pub holdings: Holdings,
 }
+
+/// Folder of the licence texts of programs, which their licences ask for beside them.
+const LICENCES: &str = "usr/lib/chasi-bod/licences";
 
 /// Builds the root's tree. Packages that were unpacked and configured before come from the store.
 pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progress: &Progress) -> Result<Root> {
     let configured = configure_packages(planned, lock, store, progress)?;
     let contents = sources::make(store, &planned.plan, lock)?;
     let given = apply::Given { node, sources: &contents };
-    let images = images::make(&planned.plan, lock, &given, store)?;
+    let images = images::make(planned, lock, &given, store)?;
     let inputs = postcard::to_stdvec(&configured).map_err(|e| Error::internal(format!("encoding the configured tree: {e}")))?;
     let sources: Vec<u8> = contents.values().flat_map(|content| content.sha256.0).collect();
-    let key = Digest::of_parts([b"layers v2".as_slice(), &inputs, &planned.plan.digest().0, node, &sources]);
+    let notices = lock.sources.iter().filter_map(|source| Some((source.name.as_str(), go::notices(store, source).transpose()?)));
+    let notices = notices.map(|(name, text)| Ok((name, text?))).collect::<Result<BTreeMap<_, _>>>()?;
+    let texts: Vec<u8> = notices.values().flat_map(|text| Digest::of(text.as_bytes()).0).collect();
+    let pulled: Vec<u8> = images.iter().flat_map(|image| image.digest.0).collect();
+    let key = Digest::of_parts([b"layers v4".as_slice(), &inputs, &planned.plan.digest().0, node, &sources, &pulled, &texts]);
     let mut pack = store.new_pack(key)?;
     let mut tree = configured;
     let mut editor = Editor::new(&mut tree, store, &mut pack, lock.epoch);
@@ -50,15 +61,21 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     }
     Diagnostics::gather(planned.document.path(), problems)?;
     image_record(&mut editor, planned, lock)?;
+    seed::put(&mut editor, &planned.plan, lock)?;
+    notices.iter().try_for_each(|(name, text)| editor.put_text(&format!("{LICENCES}/{name}.txt"), text))?;
     let modules: Vec<String> = planned.plan.initrd_modules().into_iter().collect();
     let boot = boot::files(&mut editor, &modules, node)?;
     finalize::finalize(&mut editor)?;
-    let foreign = if images.is_empty() { Vec::new() } else { install::install(&mut editor, &images)?.foreign };
+    let installed = if images.is_empty() { None } else { Some(install::install(&mut editor, &images)?) };
     pack.finish()?;
     images::share(&mut tree)?;
     let here = std::env::current_dir().unwrap_or_default();
-    lint::lint_but(&tree, store, &[&store.root().to_string_lossy(), &here.to_string_lossy()], &foreign)?;
-    Ok(Root { tree, boot })
+    let foreign = installed.as_ref().map_or(&[][..], |installed| &installed.foreign);
+    lint::lint_but(&tree, store, &[&store.root().to_string_lossy(), &here.to_string_lossy()], foreign)?;
+    let programs = contents.iter().filter(|((_, member), _)| member.is_none()).map(|((name, _), content)| (name.clone(), content.sha256)).collect();
+    let images = installed.map(|installed| installed.index.images).unwrap_or_default();
+    let holdings = Holdings { copyright: copyright(&tree, store)?, images, programs };
+    Ok(Root { tree, boot, holdings })
 }
 
 /// What the profile says and the tree of packages and layers below contradicts.
@@ -114,7 +131,7 @@ fn image_record(editor: &mut Editor<'_, '_>, planned: &Planned, lock: &Lock) -> 
 }
 
 /// The copyright file of each package, for the SBOM.
-pub fn copyright(tree: &Tree, store: &Store) -> Result<BTreeMap<String, String>> {
+fn copyright(tree: &Tree, store: &Store) -> Result<BTreeMap<String, String>> {
     let docs = TreePath::new("usr/share/doc").map_err(Error::internal)?;
     let mut out = BTreeMap::new();
     for (path, node) in tree.below(&docs) {

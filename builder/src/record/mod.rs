@@ -2,7 +2,9 @@
 
 pub mod spdx;
 
+use layers::image::LockedImage;
 use layers::lock::{Index, Package};
+use layers::source::LockedSource;
 use layers::units::{Bytes, Digest};
 use serde::{Deserialize, Serialize};
 
@@ -53,10 +55,23 @@ pub struct Inputs {
     pub packages: Vec<Package>,
     /// Packages that only ran during the build.
     pub tools: Vec<Package>,
+    /// Go toolchains, Go modules and downloads, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Named>,
+    /// Container images from registries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<LockedImage>,
+}
+
+/// What a source was made from.
+pub fn parts(source: &LockedSource) -> Vec<Named> {
+    let modules = source.go.iter().flat_map(|go| [&go.toolchain].into_iter().chain(&go.modules));
+    let modules = modules.map(|module| Named { name: format!("{} {}", module.path, module.version), sha256: module.sha256 });
+    modules.chain(source.url.iter().map(|file| Named { name: source.name.clone(), sha256: file.sha256 })).collect()
 }
 
 /// Something with a name and a digest.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Named {
     /// Name, with version where it has one.

@@ -1,13 +1,20 @@
-//! HTTP(S) and `file://` transfers that survive bad servers: retries with back-off, resume by Range, an end to stalls and to endless bodies.
+//! HTTP(S) and `file://` transfers that survive bad servers: retries with back-off, resume by Range, an end to stalls, to endless bodies and to
+//! redirections that lead astray.
 //!
 //! Nothing here knows digests: who asks for bytes checks them.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use layers::{Context, Error, Result};
+use ureq::http::{HeaderMap, Response};
+use ureq::unversioned::transport::DefaultConnector;
+
+use super::auth::{Access, Secret};
+use super::redirect::{self, Guarded};
 
 /// When to give up.
 #[derive(Clone, Copy, Debug)]
@@ -29,12 +36,46 @@ impl Default for Limits {
 /// Fewer bytes than these per stall time count as none: a server that drips is as good as dead.
 const STALL_BYTES: u64 = 16 << 10;
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Most redirections of one request.
+const REDIRECTIONS: usize = 10;
 
 /// A client with its connection pool; shared by all threads.
 #[derive(Clone, Debug)]
 pub struct Client {
     agent: ureq::Agent,
+    /// For addresses that a server told us.
+    guarded: ureq::Agent,
     limits: Limits,
+    accept: Option<&'static str>,
+    access: Option<Arc<Access>>,
+    authorization: Option<Secret>,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Headers and body.
+    Get,
+    /// Headers alone.
+    Head,
+}
+
+/// A whole small answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Status.
+    pub status: u16,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// A header as text; empty when it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        header(&self.headers, name)
+    }
 }
 
 /// How a download ended.
@@ -52,6 +93,8 @@ pub enum Outcome {
 enum Failure {
     /// Worth another try; `cost` is taken from the attempts.
     Again { why: String, cost: u32 },
+    /// The server wants to know who asks; worth another try at once, but not forever.
+    Challenged,
     /// Hopeless.
     Fatal(Error),
 }
@@ -75,9 +118,47 @@ impl Client {
             .timeout_per_read(Some(limits.stall))
             .max_idle_connections(16)
             .max_idle_connections_per_host(16)
+            .max_redirects(0)
             .user_agent("chasi-bod")
-            .accept_encoding("identity");
-        Self { agent: config.build().new_agent(), limits }
+            .accept_encoding("identity")
+            .build();
+        let guarded = ureq::Agent::with_parts(config.clone(), DefaultConnector::default(), Guarded::default());
+        Self { agent: config.new_agent(), guarded, limits, accept: None, access: None, authorization: None }
+    }
+
+    /// This client with an access to the server that it asks.
+    pub fn with_access(&self, access: Arc<Access>) -> Self {
+        Self { access: Some(access), ..self.clone() }
+    }
+
+    /// This client with a fixed `Authorization` and nothing to say to a challenge.
+    pub fn authorized(&self, authorization: Option<Secret>) -> Self {
+        Self { access: None, authorization, ..self.clone() }
+    }
+
+    /// This client asking for these media types.
+    pub fn accepting(&self, types: &'static str) -> Self {
+        Self { accept: Some(types), ..self.clone() }
+    }
+
+    /// This client for addresses that a server told.
+    pub fn guarded(&self) -> Self {
+        Self { agent: self.guarded.clone(), ..self.clone() }
+    }
+
+    /// One request with its whole answer, whatever its status; a body of more than `limit` bytes is refused.
+    pub fn reply(&self, method: Method, url: &str, limit: u64) -> Result<Reply> {
+        self.retry(url, |_| {
+            let (parts, body) = self.call(method, url, 0)?.into_parts();
+            let expected = body.content_length().filter(|_| method == Method::Get);
+            let mut bytes = Vec::new();
+            self.copy(body.into_reader(), &mut bytes, limit, &|_| ())?;
+            match bytes.len() as u64 {
+                n if n > limit => Err(Failure::Fatal(Error::input(format!("more than {limit} bytes")))),
+                n if expected.is_some_and(|e| n < e) => Err(Failure::again(format!("the connection ended after {n} bytes"))),
+                _ => Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body: bytes }),
+            }
+        })
     }
 
     /// Reads a small document of at most `limit` bytes; nothing when the server does not have it.
@@ -85,18 +166,12 @@ impl Client {
         if let Some(path) = local(url) {
             return local_get(&path, limit);
         }
-        self.retry(url, |_| {
-            let Some(response) = self.call(url, 0)? else { return Ok(None) };
-            let expected = response.body().content_length();
-            let mut bytes = Vec::new();
-            let reader = response.into_body().into_reader();
-            self.copy(reader, &mut bytes, limit, &|_| ())?;
-            match bytes.len() as u64 {
-                n if n > limit => Err(Failure::Fatal(Error::input(format!("more than {limit} bytes")))),
-                n if expected.is_some_and(|e| n < e) => Err(Failure::again(format!("the connection ended after {n} bytes"))),
-                _ => Ok(Some(bytes)),
-            }
-        })
+        let reply = self.reply(Method::Get, url, limit)?;
+        match reply.status {
+            404 | 410 => Ok(None),
+            200 => Ok(Some(reply.body)),
+            status => Err(Error::environment(format!("fetching {}: the server answers {status}", show(url)))),
+        }
     }
 
     /// How long a file is; nothing when the server does not have it.
@@ -105,7 +180,7 @@ impl Client {
             return Ok(fs::metadata(path).ok().map(|meta| meta.len()));
         }
         self.retry(url, |_| {
-            let Some(response) = self.call(url, 0)? else { return Ok(None) };
+            let Some(response) = found(self.call(Method::Get, url, 0)?)? else { return Ok(None) };
             let length = response.body().content_length();
             length.map(Some).ok_or_else(|| Failure::Fatal(Error::environment("the server does not say how long the file is")))
         })
@@ -128,7 +203,7 @@ impl Client {
         if have == size {
             return Ok(Outcome::Whole);
         }
-        let Some(response) = self.call(url, have)? else { return Ok(Outcome::Missing) };
+        let Some(response) = found(self.call(Method::Get, url, have)?)? else { return Ok(Outcome::Missing) };
         have = resume_point(&response, have, size, file)?;
         file.seek(SeekFrom::Start(have)).map_err(disk)?;
         let result = self.copy(response.into_body().into_reader(), file, size - have, seen);
@@ -144,19 +219,41 @@ impl Client {
         }
     }
 
-    /// One request, from byte `from` on; nothing for 404 and 410.
-    fn call(&self, url: &str, from: u64) -> Result<Option<ureq::http::Response<ureq::Body>>, Failure> {
-        let mut request = self.agent.get(url);
+    /// One request, from byte `from` on, with its redirections; an answer that is worth another try is a failure.
+    fn call(&self, method: Method, url: &str, from: u64) -> Result<Response<ureq::Body>, Failure> {
+        let mut place = url.to_string();
+        for hop in 0..=REDIRECTIONS {
+            let response = self.send(if hop == 0 { &self.agent } else { &self.guarded }, method, (url, &place), from)?;
+            match response.status().as_u16() {
+                301 | 302 | 303 | 307 | 308 => {
+                    place = redirect::next(&place, header(response.headers(), "location")).map_err(Failure::Fatal)?;
+                }
+                status @ (408 | 425 | 429 | 500..=599) => return Err(Failure::again(format!("the server answers {status}"))),
+                _ => return Ok(response),
+            }
+        }
+        Err(Failure::Fatal(Error::environment(format!("more than {REDIRECTIONS} redirections, the last to {}", show(&place)))))
+    }
+
+    /// Asks one server; only the one that was meant learns who asks.
+    fn send(&self, agent: &ureq::Agent, method: Method, (url, place): (&str, &str), from: u64) -> Result<Response<ureq::Body>, Failure> {
+        let own = redirect::is_same_server(url, place);
+        let access = self.access.as_ref().filter(|_| own);
+        let mut request = if method == Method::Get { agent.get(place) } else { agent.head(place) };
+        if let Some(types) = self.accept {
+            request = request.header("Accept", types);
+        }
+        if let Some(Secret(value)) = access.and_then(|access| access.header()).or_else(|| self.authorization.clone().filter(|_| own)) {
+            request = request.header("Authorization", value);
+        }
         if from > 0 {
             request = request.header("Range", format!("bytes={from}-"));
         }
         let response = request.call().map_err(transport)?;
-        match response.status().as_u16() {
-            200 | 206 | 416 => Ok(Some(response)),
-            404 | 410 => Ok(None),
-            status @ (408 | 425 | 429 | 500..=599) => Err(Failure::again(format!("the server answers {status}"))),
-            status => Err(Failure::Fatal(Error::environment(format!("the server answers {status}")))),
-        }
+        let Some(access) = access.filter(|_| response.status() == 401) else { return Ok(response) };
+        let challenges = response.headers().get_all("www-authenticate").iter().filter_map(|value| value.to_str().ok());
+        access.answer(place, &challenges.collect::<Vec<_>>()).map_err(Failure::Fatal)?;
+        Err(Failure::Challenged)
     }
 
     /// Copies at most `limit` bytes and one more, so that a longer body shows; a stalled or broken body is worth another try.
@@ -185,24 +282,38 @@ impl Client {
     fn retry<T>(&self, url: &str, mut once: impl FnMut(&mut u32) -> Result<T, Failure>) -> Result<T> {
         let (mut spent, mut pause) = (0, self.limits.pause);
         loop {
-            let (why, cost) = match once(&mut spent) {
+            let (why, cost, wait) = match once(&mut spent) {
                 Ok(value) => return Ok(value),
                 Err(Failure::Fatal(error)) => return Err(error).context(|| format!("fetching {}", show(url))),
-                Err(Failure::Again { why, cost }) => (why, cost),
+                Err(Failure::Again { why, cost }) => (why, cost, pause),
+                Err(Failure::Challenged) => ("the server answers 401".into(), self.limits.attempts.div_ceil(2), Duration::ZERO),
             };
             spent += cost;
             if spent >= self.limits.attempts {
                 return Err(Error::environment(format!("fetching {}: {why}, also after trying again", show(url))));
             }
-            std::thread::sleep(pause);
-            pause = (pause + pause / 2).min(LONGEST_PAUSE);
+            std::thread::sleep(wait);
+            pause = (pause + wait / 2).min(LONGEST_PAUSE);
         }
     }
 }
 
+/// The answer if it is one; nothing where the server does not have what was asked for.
+fn found(response: Response<ureq::Body>) -> Result<Option<Response<ureq::Body>>, Failure> {
+    match response.status().as_u16() {
+        200 | 206 | 416 => Ok(Some(response)),
+        404 | 410 => Ok(None),
+        status => Err(Failure::Fatal(Error::environment(format!("the server answers {status}")))),
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
 /// Where a download goes on: after what is there when the server says so exactly, else at the start.
-fn resume_point(response: &ureq::http::Response<ureq::Body>, have: u64, size: u64, file: &mut File) -> Result<u64, Failure> {
-    let range = response.headers().get("content-range").and_then(|v| v.to_str().ok()).unwrap_or_default();
+fn resume_point(response: &Response<ureq::Body>, have: u64, size: u64, file: &mut File) -> Result<u64, Failure> {
+    let range = header(response.headers(), "content-range");
     match response.status().as_u16() {
         206 if have > 0 && range == format!("bytes {have}-{}/{size}", size - 1) => Ok(have),
         200 => restart(file).map(|()| 0),
@@ -225,10 +336,9 @@ fn transport(error: ureq::Error) -> Failure {
     let unreachable = match &error {
         ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => true,
         ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) => return Failure::Fatal(Error::environment(error.to_string())),
+        ureq::Error::Io(e) if e.kind() == io::ErrorKind::PermissionDenied => return Failure::Fatal(Error::environment(e.to_string())),
         ureq::Error::Io(e) => e.kind() == io::ErrorKind::ConnectionRefused,
-        ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::TooManyRedirects => {
-            return Failure::Fatal(Error::environment(error.to_string()));
-        }
         _ => false,
     };
     Failure::Again { why: error.to_string(), cost: if unreachable { 4 } else { 1 } }

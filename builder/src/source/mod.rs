@@ -5,9 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use layers::Result;
 
+pub mod auth;
+pub mod chart;
 pub mod deb;
 pub mod go;
 pub mod http;
+pub mod oci;
+pub mod redirect;
 pub mod url;
 
 /// Transfers at a time.

@@ -14,8 +14,8 @@ use layers::{Context, Error, Fault, Result};
 use x509_cert::Certificate;
 use x509_cert::der::DecodePem as _;
 
-use super::kubeadm::{Documents, Machine};
-use super::{Node, Reporter, api, formed_path};
+use super::kubeadm::Documents;
+use super::{DUMMY, Formed, Node, Reporter, api, formed_path};
 use crate::exec;
 use crate::host::{Host, RUN};
 use crate::status::State;
@@ -59,11 +59,13 @@ pub fn keep(host: &Host, reporter: &Reporter) {
 
 /// Renews what is due; the condition of what there is then.
 fn look(host: &Host) -> Result<(State, String)> {
+    let _lock = lock(host)?;
     restore(host)?;
     let due = is_control_plane(host) && read_all(host)?.iter().any(|found| found.use_ == Use::Leaf && found.not_after < now() + DAYS * DAY);
     if due {
         renew(host)?;
     }
+    let renewed = super::exists(host, STALE);
     restart_stale(host)?;
     if is_control_plane(host) && kubelet_is_locked_out(host) {
         revive_kubelet(host)?;
@@ -75,7 +77,7 @@ fn look(host: &Host) -> Result<(State, String)> {
     let Some(first) = all.iter().filter(|found| found.use_ != Use::Authority).min_by_key(|found| found.not_after) else {
         return Ok((State::Waiting, "for the node's first certificate".into()));
     };
-    Ok((State::Done, format!("{}valid until {}", if due { "renewed, " } else { "" }, date(first.not_after))))
+    Ok((State::Done, format!("{}valid until {}", if renewed { "renewed, " } else { "" }, date(first.not_after))))
 }
 
 /// The operator's way to [`keep`]'s work: renews all now; one line per certificate.
@@ -84,6 +86,7 @@ pub fn renew_now(host: &Host) -> Result<Vec<String>> {
         let error = Error::environment("renewing certificates: this node is no control plane, or has not founded its cluster yet");
         return Err(error.with_hint("kubelets renew theirs by themselves; see `chasi-bod status`"));
     }
+    let _lock = lock(host)?;
     restore(host)?;
     renew(host)?;
     restart_stale(host)?;
@@ -160,10 +163,15 @@ fn date(seconds: i64) -> String {
     Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.strftime("%Y-%m-%d").to_string())
 }
 
-/// Renews every certificate that kubeadm made; [`restart_stale`] goes with it.
-fn renew(host: &Host) -> Result<()> {
+/// The agent and an operator may both want to renew; the files change under one of them only.
+fn lock(host: &Host) -> Result<File> {
     let lock = File::create(host.path(RUN).join("renewal.lock")).context(|| "creating the lock of the renewal".into())?;
     lock.lock().context(|| "waiting for another renewal".into())?;
+    Ok(lock)
+}
+
+/// Renews every certificate that kubeadm made; [`restart_stale`] goes with it.
+fn renew(host: &Host) -> Result<()> {
     save(host).context(|| "saving the certificates".into())?;
     host.write(STALE, b"", 0o600)?;
     if let Err(error) = kubeadm(host, &["certs", "renew", "all"]) {
@@ -186,7 +194,7 @@ fn restart_stale(host: &Host) -> Result<()> {
 /// Runs kubeadm with this node's configuration: it shall not ask an API that may be away.
 fn kubeadm(host: &Host, words: &[&str]) -> Result<()> {
     let config = format!("{RUN}/renewal.yaml");
-    let text = Documents::read(host)?.for_founder(&Machine::of(host), &recorded(host)?)?;
+    let text = Documents::read(host)?.for_founder(&recorded(host)?)?;
     host.write(&config, text.as_bytes(), 0o600)?;
     let done = exec::run(host.program("kubeadm").args(words).arg("--config").arg(host.path(&config)));
     host.remove(&config)?;
@@ -197,13 +205,8 @@ fn kubeadm(host: &Host, words: &[&str]) -> Result<()> {
 fn recorded(host: &Host) -> Result<Node> {
     let path = formed_path();
     let text = host.read(&path)?.ok_or_else(|| Error::environment(format!("reading /{path}: no such file")))?;
-    #[derive(serde::Deserialize)]
-    struct Formed {
-        node: String,
-        address: std::net::IpAddr,
-    }
-    let formed: Formed = serde_json::from_str(&text).fault(Fault::Internal, || format!("reading /{path}"))?;
-    Ok(Node { name: formed.node, address: formed.address })
+    let formed: Formed = serde_json::from_str(&text).fault(Fault::Environment, || format!("reading /{path}"))?;
+    Ok(Node { name: formed.node, address: formed.address.unwrap_or(DUMMY) })
 }
 
 fn restart(host: &Host, name: &str, port: u16) -> Result<()> {
@@ -310,7 +313,7 @@ mod tests {
         file(KUBELET_CONFIG, "");
         file(&formed_path(), r#"{"node":"n","address":"10.0.0.5"}"#);
         file(&format!("{RUN}/x"), "");
-        file(&format!("{}/kubeadm.yaml", layers::node::KUBERNETES), &super::super::kubeadm::shipped_text());
+        file(&format!("{}/kubeadm.yaml", layers::node::KUBERNETES), &super::super::kubeadm::shipped());
         file("new.crt", LONG);
         let script = format!("#!/bin/sh\ncd {}\necho \"$*\" >> said\ntest -s \"$5\" || test -s \"$6\" || exit 9\n{kubeadm}\n", dir.path().display());
         host.write("usr/bin/kubeadm", script.as_bytes(), 0o755).unwrap();

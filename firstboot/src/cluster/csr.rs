@@ -33,7 +33,7 @@ const LONGEST: u32 = 20;
 /// Approves what fits as soon as it is there, on a control plane whose API may come and go; never returns.
 pub fn approve_all(host: &Host) {
     let runtime = loop {
-        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        match super::runtime() {
             Ok(runtime) => break runtime,
             Err(_) => std::thread::sleep(PAUSE),
         }
@@ -52,7 +52,7 @@ async fn serve(host: &Host, said: &mut BTreeSet<String>) -> std::result::Result<
     if !super::exists(host, api::ADMIN) {
         return Ok(());
     }
-    let client = api::client(host).await.map_err(|e| e.to_string())?;
+    let client = api::client(host, api::PATIENCE).await.map_err(|e| e.to_string())?;
     let mut wait = 1;
     loop {
         let (version, unfit) = pass(&client, said).await.map_err(|e| e.to_string())?;

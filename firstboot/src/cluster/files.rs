@@ -55,14 +55,15 @@ fn write_pod_network(host: &Host, base: &Documents) -> Result<()> {
 
 const CNI: &str = "etc/cni/net.d/10-chasi-bod.conflist";
 
-/// Writes the pod network's configuration (CNI specification 1.0.0) for a range; the running kubelet and containerd read it at once.
+/// Writes the pod network's configuration (CNI specification 1.0.0) for a range; the running kubelet and containerd read it at once. The
+/// bridge does not masquerade: that would hide pods from those of other nodes. What leaves the cluster is masqueraded by the image's `pods.nft`.
 pub fn write_pod_range(host: &Host, range: &str) -> Result<()> {
     let list = serde_json::json!({
         "cniVersion": "1.0.0",
         "name": "chasi-bod",
         "plugins": [
             {
-                "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true, "ipMasqBackend": "nftables",
+                "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true,
                 "ipam": {"type": "host-local", "ranges": [[{"subnet": range}]], "routes": [{"dst": "0.0.0.0/0"}], "dataDir": "/run/chasi-bod/cni"},
             },
             {"type": "portmap", "capabilities": {"portMappings": true}, "backend": "nftables"},
@@ -71,9 +72,38 @@ pub fn write_pod_range(host: &Host, range: &str) -> Result<()> {
     host.write(CNI, format!("{list:#}\n").as_bytes(), 0o600).map(|_| ())
 }
 
+const KUBELET: &str = "etc/kubernetes/kubelet.conf";
+
+/// Where the kubelet keeps its newest client certificate; it renews it by itself.
+const ROTATED: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+
+/// Lets the kubelet's next start use its newest client certificate instead of kubeadm's first one (kubeadm's phase `kubelet-finalize`).
+pub fn use_rotated_certificate(host: &Host) -> Result<()> {
+    let text = host.read(KUBELET)?.ok_or_else(|| Error::internal(format!("reading /{KUBELET}: no such file")))?;
+    let bad = |e: String| Error::internal(format!("reading /{KUBELET}: {e}"));
+    let mut document: serde_json::Value = serde_saphyr::from_str(&text).map_err(|e| bad(e.without_snippet().to_string()))?;
+    let user = document["users"][0]["user"].as_object_mut().ok_or_else(|| bad("no user".into()))?;
+    *user = serde_json::Map::from_iter(["client-certificate", "client-key"].map(|key| (key.to_string(), ROTATED.into())));
+    host.write(KUBELET, format!("{document:#}\n").as_bytes(), 0o600).map(|_| ())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kubelet_uses_its_newest_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(dir.path());
+        let text = "apiVersion: v1\nusers:\n- name: system:node:n\n  user:\n    client-certificate-data: QQ==\n    client-key-data: QQ==\n";
+        host.write(KUBELET, text.as_bytes(), 0o600).unwrap();
+        use_rotated_certificate(&host).unwrap();
+        let document: serde_json::Value = serde_saphyr::from_str(&host.read(KUBELET).unwrap().unwrap()).unwrap();
+        assert_eq!(
+            document["users"][0],
+            serde_json::json!({"name": "system:node:n", "user": {"client-certificate": ROTATED, "client-key": ROTATED}})
+        );
+    }
 
     #[test]
     fn the_key_is_made_once_and_only_root_reads_it() {
@@ -81,7 +111,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let host = Host::new(dir.path());
         host.write("etc/hostname", b"n\n", 0o644).unwrap();
-        let base = crate::cluster::kubeadm::shipped();
+        let base = Documents::parse(&crate::cluster::kubeadm::shipped()).unwrap();
         let node = Node { name: "n".into(), address: DUMMY };
         write(&host, &node, &base).unwrap();
         let key = host.read(ENCRYPTION).unwrap();

@@ -37,7 +37,7 @@ fn undo(host: &Host) -> Result<()> {
     host.remove(super::api::ADMIN)?;
     let fixed = ["--force", "--skip-phases=preflight,remove-etcd-member", "--cri-socket=unix:///run/containerd/containerd.sock"];
     exec::run(host.program("kubeadm").arg("reset").args(fixed))?;
-    for folder in ["var/lib/etcd", "etc/kubernetes", "etc/cni/net.d"] {
+    for folder in ["var/lib/etcd", "etc/kubernetes/chasi-bod", "etc/kubernetes/pki", "etc/cni/net.d"] {
         match fs::remove_dir_all(host.path(folder)) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).context(|| format!("removing /{folder}")),
             _ => {}
@@ -57,7 +57,7 @@ mod tests {
     fn f1_what_a_founding_that_was_cut_off_has_left_is_undone() {
         let dir = tempfile::tempdir().unwrap();
         let (host, (sender, said)) = (Host::new(dir.path()), channel());
-        let reporter = Reporter { sender };
+        let reporter = Reporter { sender, up: None };
         let script = format!("#!/bin/sh\ntest ! -e {0}/etc/kubernetes/admin.conf && echo \"$*\" >> {0}/said\n", dir.path().display());
         host.write("usr/bin/kubeadm", script.as_bytes(), 0o755).unwrap();
         begin(&host, &reporter).unwrap();

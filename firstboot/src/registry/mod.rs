@@ -46,7 +46,9 @@ pub fn answer(tree: &Tree, method: &Method, path: &str, query: &str) -> Reply {
     match route.kind {
         Kind::Manifest => manifest(tree, &images, &repository, route.reference),
         Kind::Blob => blob(tree, &images, route.reference),
-        Kind::Tags => plain(&json!({"name": repository, "tags": images.iter().map(|i| split(&i.name).1).collect::<Vec<_>>()})),
+        Kind::Tags => {
+            plain(&json!({"name": repository, "tags": images.iter().filter(|i| !i.name.contains('@')).map(|i| split(&i.name).1).collect::<Vec<_>>()}))
+        }
     }
 }
 
@@ -83,8 +85,11 @@ fn namespace(query: &str) -> Option<String> {
     Some(value.replace("%3A", ":").replace("%3a", ":")).filter(|v| !v.is_empty())
 }
 
-/// Repository and tag of a full reference.
+/// Repository and tag of a full reference, or its digest where it has no tag.
 fn split(name: &str) -> (&str, &str) {
+    if let Some(pair) = name.split_once('@') {
+        return pair;
+    }
     match name.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => (repository, tag),
         _ => (name, "latest"),

@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use crate::image::is_reference;
 use crate::layer::{Definition, ParameterType};
 
 use super::diagnostic::{Diagnostics, Problem, quote, suggest};
@@ -43,13 +42,26 @@ fn images(root: &Node, problems: &mut Vec<Problem>) {
         unique(layer, "files", problems);
         at(layer, "files.[]").into_iter().for_each(|file| origin(file, problems));
     }
-    for name in at(root, "images.[].name") {
-        if name.text().is_some_and(|text| !is_reference(text)) {
-            let text = quote(name.text().unwrap_or_default());
-            problems.push(Problem::new(name.place, format!("{text} is not a whole image reference such as registry.k8s.io/pause:3.10.2")));
-        }
+    unique(root, "images", problems);
+    at(root, "images.[]").into_iter().for_each(|image| origin_of_image(image, problems));
+}
+
+/// An image is made of layers or pulled, and only one that is made here can be told how to run.
+fn origin_of_image(image: &Node, problems: &mut Vec<Problem>) {
+    let (made, pulled) = (image.get("layers").is_some(), image.get("pull").is_some());
+    if let Some(list) = image.get("layers").filter(|layers| layers.items().is_empty()) {
+        problems.push(Problem::new(list.place, "an image that is made here needs a layer"));
     }
-    distinct(at(root, "images.[].name"), "the image", problems);
+    if made && pulled {
+        problems.push(Problem::new(image.place, "an image takes only one of `layers`, `pull`, not both"));
+    }
+    let keys = image.entries().iter().filter(|(key, _)| ["entrypoint", "command", "environment", "user"].contains(&key.text.as_str()));
+    for (key, _) in keys.filter(|_| !made) {
+        let problem = Problem::new(key.place, format!("a pulled image takes no {}", quote(&key.text)));
+        problems.push(problem.hint(Some("an image with `layers` is made here".into())));
+    }
+    let name = image.get("name").filter(|name| made && name.text().is_some_and(|text| text.contains('@')));
+    problems.extend(name.map(|node| Problem::new(node.place, "the digest of an image that is made here is not known yet")));
 }
 
 /// A default must be of the type that it is a default for.
@@ -159,7 +171,9 @@ mod tests {
     #[test]
     fn a1_mistakes_in_images_are_told_at_their_places() {
         let yaml = "imageLayers:\n  Base: {files: [{path: etc/x, content: y}]}\n  b: {files: [{path: /x}], packages: [B]}\n\
-                    images:\n- {name: 'pause:3', layers: [b]}\n- {name: 'r.test/a:1', layers: []}\n- {name: 'r.test/a:1', layers: []}\n";
+                    images:\n- {name: 'pause:3', layers: [b]}\n- {name: 'r.test/a:1', layers: []}\n- {name: 'r.test/a:1', layers: []}\n\
+                    - nginx\n- {name: 'r.test/b:1', layers: [b], pull: 'r.test/c:1'}\n- {name: r.test/d:1, user: '1'}\n- {name: r.test/e:1, pul: x}\n\
+                    - {name: 'r.test/f:1', pull: b}\n";
         let all = wrong(yaml);
         for says in [
             "4:3: `Base` is not the name of an image layer",
@@ -167,7 +181,38 @@ mod tests {
             "5:15: a file needs one of",
             "`B` is not a package name",
             "7:10: `pause:3` is not a whole image reference",
-            "9:10: the image `r.test/a:1` is given twice, first in line 8",
+            "9:10: the name `r.test/a:1` is given twice, first in line 8",
+            "10:3: `nginx` is not a whole image reference such as registry.k8s.io/pause:3.10.2\n",
+            "hint: did you mean `docker.io/library/nginx:latest`?",
+            "11:3: an image takes only one of `layers`, `pull`",
+            "8:32: an image that is made here needs a layer",
+            "12:22: a pulled image takes no `user`",
+            "13:22: unknown key `pul`",
+            "hint: did you mean `pull`?",
+            "14:30: `b` is not a whole image reference",
+        ] {
+            assert!(all.contains(says), "`{says}` is not in:\n{all}");
+        }
+    }
+
+    #[test]
+    fn a1_mistakes_in_charts_are_told_at_their_places() {
+        let yaml = "charts:\n- {name: Web, chart: web, version: 1.0.0}\n- {name: a, chart: 'oci://r.test/x'}\n- {name: a, chart: x, repo: ftp://x, version: x, namespace: N}\n\
+                    - {name: b, chart: 'oci://r.test/x', repo: 'https://x.test', images: ['A B']}\n- {name: c, chrat: x}\nmanifests: ['']\n";
+        let all = wrong(yaml);
+        for says in [
+            "4:10: `Web` is not the name of a release",
+            "4:3: a chart that is a folder takes neither `version` nor `keyring`",
+            "5:3: a chart that is fetched needs a `version`",
+            "6:10: the name `a` is given twice, first in line 5",
+            "`ftp://x` is not a URL",
+            "`x` is not a version such as 1.2.3",
+            "`N` is not a namespace",
+            "7:3: a chart takes only one of `oci://` and `repo`",
+            "`A B` is not an image reference",
+            "unknown key `chrat`",
+            "did you mean `chart`?",
+            "9:13: `` is not a path",
         ] {
             assert!(all.contains(says), "`{says}` is not in:\n{all}");
         }

@@ -1,13 +1,14 @@
 //! The rules of a valid profile that no type can say. They look at the merged tree, so that they also run when keys or types are
 //! wrong, and every failure has a place.
 
+use crate::reference::Reference;
 use crate::units::Bytes;
 
 use super::Disk;
 use super::diagnostic::{Place, Problem, quote};
 use super::merge::{name_key, name_of};
 use super::network;
-use super::syntax::{self, GO_RULES, Rule, URL, is_module_path, is_module_version, is_name, is_url};
+use super::syntax::{self, CHART_RULES, GO_RULES, Rule, URL, is_module_path, is_module_version, is_name, is_url};
 use super::tree::Node;
 
 /// Paths below which the running system mounts something over the image.
@@ -26,7 +27,7 @@ const RESERVED: [&str; 44] = [
 /// Checks all rules.
 pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
     texts(root, syntax::RULES, problems);
-    for list in ["layers", "users", "files", "network.interfaces", "disk.mounts"] {
+    for list in ["layers", "users", "files", "images", "network.interfaces", "disk.mounts"] {
         unique(root, list, problems);
     }
     users(root, problems);
@@ -41,7 +42,49 @@ pub(super) fn content(root: &Node, problems: &mut Vec<Problem>) {
     files(root, problems);
     parents(root, problems);
     sources(root, problems);
+    references(root, problems);
+    charts(root, problems);
     sysctl(root, problems);
+}
+
+/// A chart's keys fit where it comes from.
+fn charts(root: &Node, problems: &mut Vec<Problem>) {
+    texts(root, CHART_RULES, problems);
+    unique(root, "charts", problems);
+    for chart in at(root, "charts.[]") {
+        let registry = chart.get("chart").and_then(Node::text).is_some_and(|text| text.starts_with("oci://"));
+        let given = given(chart, &["repo", "version", "keyring"]);
+        let mut told = |message: &str, hint: &str| problems.push(Problem::new(chart.place, message).hint(Some(hint.into())));
+        match (registry, given.contains(&"repo")) {
+            (true, true) => told("a chart takes only one of `oci://` and `repo`", "leave out `repo`"),
+            (true, false) | (false, true) if !given.contains(&"version") => {
+                told("a chart that is fetched needs a `version`", "such as `version: 1.2.3`")
+            }
+            (false, false) if !given.is_empty() => {
+                told("a chart that is a folder takes neither `version` nor `keyring`", "give `repo` if it is the name of a chart in a repository")
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Images have whole references; a name has a tag or a digest, so that a node can ask for it.
+fn references(root: &Node, problems: &mut Vec<Problem>) {
+    let names = at(root, "images.[]").into_iter().filter_map(|image| name_of(image, "name")).map(|node| (node, true));
+    for (node, is_name) in names.chain(at(root, "images.[].pull").into_iter().map(|node| (node, false))) {
+        let Some(text) = node.text() else { continue };
+        let message = match text.parse::<Reference>() {
+            Ok(Reference { tag: Some(_), digest: Some(_), .. }) if is_name => format!("{} has a tag and a digest", quote(text)),
+            Ok(_) => continue,
+            Err(_) => format!("{} is not a whole image reference such as registry.k8s.io/pause:3.10.2", quote(text)),
+        };
+        let hint = match text.rsplit_once('@') {
+            Some((name, _)) if is_name => Some(format!("say `{{name: {name}, pull: …@…}}`")).filter(|_| name.contains(':')),
+            _ => None,
+        };
+        let meant = || Reference::canonical(text).map(|whole| format!("did you mean `{whole}`?"));
+        problems.push(Problem::new(node.place, message).hint(hint.or_else(meant)));
+    }
 }
 
 /// Each source has one kind, and what it names can be asked of a module proxy or a web server.
@@ -122,7 +165,8 @@ pub(super) fn distinct<'n>(nodes: impl IntoIterator<Item = &'n Node>, what: &str
 
 pub(super) fn unique(root: &Node, list: &str, problems: &mut Vec<Problem>) {
     let Some(key) = name_key(list) else { return };
-    let entries = at(root, list).into_iter().flat_map(Node::items);
+    // Whether entries under conditions meet is known when these are.
+    let entries = at(root, list).into_iter().flat_map(Node::items).filter(|entry| entry.get("when").is_none());
     distinct(entries.filter_map(|entry| name_of(entry, key)), &format!("the {key}"), problems);
 }
 

@@ -1,16 +1,41 @@
-//! Boots the built image with its kernel given to QEMU directly and prints, as JSON, the seconds from power-on to the agent's `ready` on the first
-//! boot and on the boot after it. Part of `make bench`.
+//! Boots a built image with its kernel given to QEMU directly and prints, as JSON, the seconds from power-on: of `minimal` to the agent's `ready`
+//! on the first boot and on the boot after it, of `standalone` and `plain` to each step of their clusters. Part of `make bench` and `make bench-boot`.
+//! With CHASI_BOD_JOURNAL=FILE the node's journal of the first boot is left there.
 
 use std::process::ExitCode;
 
 use layers::{Context, Result};
 use qemu_tests::node::{Node, artifact, artifacts};
 use qemu_tests::slots;
+use qemu_tests::vm::{Firmware, Vm};
+use serde_json::{Map, Value, json};
+
+/// Lines of the console that mark a cluster's way up, and what they mean.
+type Marks = [(&'static str, &'static str)];
+
+const OURS: &Marks = &[
+    ("runtime done", "containerd answers"),
+    ("Starting the kubelet", "kubelet started"),
+    ("kube-apiserver is healthy", "API healthy"),
+    ("node is up", "node Ready"),
+    ("cluster done", "CoreDNS and kube-proxy Ready"),
+];
+
+/// Those of `qemu-tests/plain`.
+const USUAL: &Marks = &[
+    ("plain: containerd answers", "containerd answers"),
+    ("plain: images imported", "images imported"),
+    ("Starting the kubelet", "kubelet started"),
+    ("kube-apiserver is healthy", "API healthy"),
+    ("plain: node Ready", "node Ready"),
+    ("plain: CoreDNS and kube-proxy Ready", "CoreDNS and kube-proxy Ready"),
+];
 
 fn main() -> ExitCode {
-    match measure() {
-        Ok(json) => {
-            println!("{json}");
+    let profile = std::env::args().nth(1).unwrap_or_else(|| "minimal".into());
+    match measure(&profile) {
+        Ok(rows) => {
+            println!("{}", Value::Object(rows));
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -20,17 +45,45 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure() -> Result<String> {
+fn measure(profile: &str) -> Result<Map<String, Value>> {
     let scratch = tempfile::tempdir().context(|| "creating a scratch folder".into())?;
-    let folder = artifacts("minimal")?;
+    let folder = artifacts(profile)?;
     let firmware = slots::direct(&artifact(&folder, "raw")?, scratch.path())?;
-    let node = Node::of_artifact(scratch.path(), &artifact(&folder, "qcow2")?)?;
-    let mut rows = serde_json::Map::new();
+    let mut node = Node::of_artifact(scratch.path(), &artifact(&folder, "qcow2")?)?;
+    if profile == "minimal" {
+        return host(&node, &firmware);
+    }
+    node.memory = 4096;
+    cluster(&node, firmware, if profile == "plain" { USUAL } else { OURS })
+}
+
+fn host(node: &Node, firmware: &Firmware) -> Result<Map<String, Value>> {
+    let mut rows = Map::new();
     for name in ["boot to ready, first, direct kernel", "boot to ready, later, direct kernel"] {
         let (vm, own) = node.boot(firmware.clone())?;
-        let seconds = (vm.age().as_secs_f64() * 100.0).round() / 100.0;
-        rows.insert(name.into(), serde_json::json!({"seconds": seconds, "nodeSeconds": own}));
+        rows.insert(name.into(), json!({"seconds": age(&vm), "nodeSeconds": own}));
         node.shut_down(vm)?;
     }
-    Ok(serde_json::Value::Object(rows).to_string())
+    Ok(rows)
+}
+
+fn cluster(node: &Node, firmware: Firmware, marks: &Marks) -> Result<Map<String, Value>> {
+    let mut rows = Map::new();
+    let mut vm = node.start(firmware)?;
+    for (line, meaning) in marks {
+        vm.wait(line, 900)?;
+        rows.insert((*meaning).into(), json!({"seconds": age(&vm)}));
+    }
+    let used = node.ssh("awk '/MemTotal/ {t=$2} /MemAvailable/ {print int((t-$2)/1024)}' /proc/meminfo")?;
+    rows.insert("memory in use".into(), json!({"MiB": used.parse::<u64>().unwrap_or(0)}));
+    if let Some(path) = std::env::var_os("CHASI_BOD_JOURNAL") {
+        let said = node.ssh("journalctl -b -o short-monotonic --no-pager; tail -n +1 /var/log/pods/*/*/*.log")?;
+        std::fs::write(&path, said).context(|| format!("writing {}", path.display()))?;
+    }
+    vm.kill();
+    Ok(rows)
+}
+
+fn age(vm: &Vm) -> f64 {
+    (vm.age().as_secs_f64() * 100.0).round() / 100.0
 }

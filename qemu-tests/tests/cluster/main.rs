@@ -2,7 +2,9 @@
 
 mod cis;
 mod hardening;
+mod join;
 mod power_cuts;
+mod seed;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -126,6 +128,11 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     f6_secrets_lie_enciphered(&node);
     cis::g9_every_check_of_the_table_passes_or_says_why_not(&node);
     hardening::first_boot(&node);
+    seed::seeded(&node, &mut vm, "done");
+    seed::helm_lists_the_releases(&node);
+    seed::a_volume_is_made_and_written(&node, "first");
+    seed::the_service_answers_by_its_name(&node, "first");
+    seed::kubectl_top_works(&node);
     let listed = kubectl(folder.path(), &node, &net, &["get", "nodes", "--no-headers"]);
     assert!(listed.contains(" Ready ") && listed.contains("v1.36.3"), "{listed}");
     node.shut_down(vm).unwrap();
@@ -134,6 +141,11 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     let (ready, all) = formed(&node, &mut vm);
     println!("UML later boot: node Ready {ready} s, CoreDNS and kube-proxy {all} s");
     pods_have_names_and_services(&node, "second");
+    seed::seeded(&node, &mut vm, "unchanged");
+    seed::helm_lists_the_releases(&node);
+    seed::a_volume_is_made_and_written(&node, "second");
+    seed::the_service_answers_by_its_name(&node, "second");
+    seed::kubectl_top_works(&node);
     hardening::last_boot(&node, &mut vm);
     node.shut_down(vm).unwrap();
 }

@@ -101,7 +101,7 @@ pub fn lock(archive: &Archive, request: &Request, previous: Option<&Lock>, updat
 
     let epoch = suites.iter().map(|s| s.locked.date).max().unwrap_or_default();
     let indices = suites.into_iter().map(|s| s.locked).collect();
-    Ok(Lock { lock_version: Lock::VERSION, epoch, request: Some(request.digest()?), indices, packages, tools, sources: Vec::new() })
+    Ok(Lock { lock_version: Lock::VERSION, epoch, request: Some(request.digest()?), indices, packages, tools, ..Lock::default() })
 }
 
 fn check_update(previous: Option<&Lock>, update: &Update) -> Result<()> {

@@ -66,6 +66,14 @@ pub struct Archive<'a> {
     pub now: SystemTime,
 }
 
+impl<'a> Archive<'a> {
+    /// The same surroundings with another client, for what is no package.
+    pub fn through(&self, http: Client) -> Archive<'a> {
+        let Self { store, offline, progress, now, .. } = *self;
+        Archive { store, mirrors: Mirrors::default(), keyring: PathBuf::new(), http, offline, progress, now }
+    }
+}
+
 /// Where the Debian keyring lies on machines that have it.
 pub const KEYRING: &str = "usr/share/keyrings/debian-archive-keyring.gpg";
 

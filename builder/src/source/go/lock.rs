@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -116,7 +117,7 @@ fn modules_of(site: &Archive<'_>, downloads: &Path) -> Result<Vec<LockedModule>>
         Ok(LockedModule {
             path: proxy::unescaped(path),
             version: proxy::unescaped(version.trim_end_matches(".zip")),
-            licence: licence::of_zip(&bytes),
+            licence: licence::of_zip(Cursor::new(&bytes)),
             size: Bytes(bytes.len() as u64),
             sha256: site.store.put_blob(&bytes)?,
             go_mod: Some(LockedBlob { sha256: site.store.put_blob(&go_mod)?, size: Bytes(go_mod.len() as u64) }),

@@ -15,14 +15,17 @@ use super::deb::{Archive, Want};
 use crate::store::Store;
 
 mod build;
-mod licence;
+pub mod licence;
 mod lock;
+mod notices;
 mod proxy;
 mod toolchain;
 
 pub use build::build;
 pub use lock::lock;
+pub use notices::notices;
 pub use proxy::Proxies;
+pub use toolchain::toolchain_folder;
 
 /// Fetches the toolchain and all modules of a program into the store.
 pub fn fetch(site: &Archive<'_>, proxies: &Proxies, name: &str, locked: &LockedGo) -> Result<()> {

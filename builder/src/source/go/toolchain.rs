@@ -38,9 +38,14 @@ pub fn locked(site: &Archive<'_>, proxies: &Proxies, version: &str) -> Result<Lo
         .with_hint("give a `toolchain` that was released, such as 1.26.8"))
 }
 
+/// Name of the folder that a toolchain is unpacked into.
+pub fn toolchain_folder(toolchain: &LockedModule) -> String {
+    format!("toolchain-{}", toolchain.sha256.short())
+}
+
 /// Unpacks the toolchain unless that was done before; returns the name of its folder below `home`.
 pub fn unpacked(store: &Store, toolchain: &LockedModule) -> Result<String> {
-    let name = format!("toolchain-{}", toolchain.sha256.short());
+    let name = toolchain_folder(toolchain);
     let target = home(store).join(&name);
     if target.is_dir() {
         return Ok(name);
