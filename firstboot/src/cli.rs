@@ -73,6 +73,8 @@ enum Verb {
 
 #[derive(Debug, Subcommand)]
 enum Cluster {
+    /// Renews this control plane's certificates now; the agent does it by itself 90 days before they end.
+    RenewCertificates,
     /// Prints the secret that further nodes join with (on control planes).
     #[command(after_help = "Examples:\n  ssh root@node chasi-bod cluster secret | ssh root@new-node chasi-bod config set cluster.secret=-")]
     Secret,
@@ -129,6 +131,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             config::set_by_console(&host, key, &given(key, value)?)?;
         }
         Verb::Kubeconfig { server } => print!("{}", cluster::kubeconfig(&host, server.as_deref())?),
+        Verb::Cluster(Cluster::RenewCertificates) => cluster::renew_now(&host)?.iter().for_each(|line| println!("{line}")),
         Verb::Cluster(Cluster::Secret) => println!("{}", cluster::secret(&host)?.reveal()),
         Verb::Agent { once, fuse } => agent::run(&host.with_fuse(*fuse), if *once { Stay::Once } else { Stay::Forever })?,
         Verb::Images(Images::Serve { port, log }) => images::serve(&host, *port, if *log { Log::Requests } else { Log::Quiet })?,

@@ -6,6 +6,7 @@ use layers::node::ImageRecord;
 use layers::{Error, Fault, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::agent::health;
 use crate::cluster;
 use crate::host::{Host, RUN};
 use crate::steps::NAMES;
@@ -84,6 +85,9 @@ pub struct Status {
     pub addresses: Vec<Address>,
     /// Steps in their order.
     pub steps: Vec<StepStatus>,
+    /// Conditions that do not decide on `ready`; see [`health`].
+    #[serde(default)]
+    pub health: Vec<StepStatus>,
     /// Whether all steps are through.
     pub ready: bool,
 }
@@ -100,6 +104,7 @@ impl Status {
             hostname: String::new(),
             addresses: Vec::new(),
             steps: NAMES.iter().chain(&cluster::names(host)).map(pending).collect(),
+            health: health::NAMES.iter().map(pending).collect(),
             ready: false,
         }
     }
@@ -126,8 +131,8 @@ impl Status {
             out.push("  no address yet".into());
         }
         out.push(String::new());
-        for step in &self.steps {
-            out.push(format!("  {:<10} {:<10} {}", step.name, step.state.word(), step.detail.lines().next().unwrap_or_default()));
+        for step in self.steps.iter().chain(self.health.iter().filter(|condition| condition.state != State::Pending)) {
+            out.push(format!("  {:<12} {:<9} {}", step.name, step.state.word(), step.detail.lines().next().unwrap_or_default()));
             out.extend(step.hint.iter().map(|hint| format!("{:>23} next: {hint}", "")));
         }
         out
@@ -151,9 +156,9 @@ impl Reporter {
         Self { status: Status::new(host, image) }
     }
 
-    /// Notes a step's condition; nothing is said when it is the one it had.
+    /// Notes a step's or a further condition; nothing is said when it is the one it had.
     pub fn set(&mut self, host: &Host, name: &str, state: State, detail: &str, hint: Option<&str>) {
-        let Some(step) = self.status.steps.iter_mut().find(|step| step.name == name) else { return };
+        let Some(step) = self.status.steps.iter_mut().chain(&mut self.status.health).find(|step| step.name == name) else { return };
         if (step.state, step.detail.as_str()) == (state, detail) {
             return;
         }

@@ -1,6 +1,7 @@
 //! The agent: runs the steps, tells systemd as soon as network and sshd may start, then keeps status and addresses fresh.
 
 mod addresses;
+pub mod health;
 
 use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc::Receiver;
@@ -39,6 +40,7 @@ pub fn run(host: &Host, stay: Stay) -> Result<()> {
         reporter.set(host, "cluster", State::Failed, &error.to_string(), error.hint());
     }
     notify_ready();
+    health::state(host, &mut reporter);
     let deadline = host.uptime() + PATIENCE;
     let mut cluster = Cluster::Unstarted;
     loop {
@@ -152,6 +154,8 @@ fn refresh(host: &Host, reporter: &mut Reporter, deadline: f64) {
         reporter.status.addresses = addresses;
         reporter.save(host);
     }
+    health::clock(host, reporter);
+    health::address(host, reporter);
     let settled = |state: State| matches!(state, State::Done | State::Unchanged);
     let network = reporter.status.steps.iter().find(|step| step.name == "network").map(|step| step.state);
     let shown: Vec<_> = reporter.status.addresses.iter().map(|a| format!("{} {}", a.interface, a.address)).collect();

@@ -19,7 +19,7 @@ use crate::host::Host;
 use crate::status::State;
 
 /// Credentials that only control planes have.
-const ADMIN: &str = "etc/kubernetes/admin.conf";
+pub const ADMIN: &str = "etc/kubernetes/admin.conf";
 
 /// How long one request may take: a cluster that forms on a slow machine answers late.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -19,7 +19,7 @@ const ENCRYPTION: &str = "etc/kubernetes/chasi-bod/encryption.yaml";
 
 /// Writes everything that is missing; what holds a key is made once.
 pub fn write(host: &Host, node: &Node, base: &Documents) -> Result<()> {
-    for name in ["audit.yaml", "authentication.yaml"] {
+    for name in ["admission.yaml", "audit.yaml", "authentication.yaml"] {
         let text = host.read_bytes(&format!("{KUBERNETES}/{name}"))?.unwrap_or_default();
         host.write(&format!("{OURS}/{name}"), &text, 0o600)?;
     }

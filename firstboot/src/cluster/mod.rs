@@ -3,7 +3,10 @@
 //! All of this takes minutes, so it runs in a thread of its own and reports to the agent's loop.
 
 mod api;
+mod certificates;
+mod csr;
 mod files;
+mod founding;
 mod join;
 mod kubeadm;
 mod routes;
@@ -15,6 +18,8 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+pub use certificates::renew_now;
+pub use files::DUMMY;
 use layers::membership::Secret;
 use layers::node::KUBERNETES;
 use layers::settings::Role;
@@ -39,7 +44,7 @@ const CALM: Duration = Duration::from_secs(2);
 /// The condition of one step.
 #[derive(Debug)]
 pub struct Report {
-    /// One of [`names`].
+    /// One of [`names`], or a condition of [`crate::agent::health`].
     pub step: &'static str,
     /// Condition.
     pub state: State,
@@ -81,6 +86,9 @@ pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
         // Certificates and manifests need no containerd; the kubelet's unit waits for it.
         let (runtime, socket) = (reporter.clone(), host.path(CONTAINERD));
         std::thread::spawn(move || wait_for_runtime(&socket, &runtime));
+        let keeper = reporter.clone();
+        std::thread::spawn(move || certificates::keep(&Host::new("/"), &keeper));
+        std::thread::spawn(|| csr::approve_all(&Host::new("/")));
         while let Err(error) = follow(&host, &addresses, &reporter) {
             reporter.say("cluster", State::Failed, error.to_string(), error.hint());
             std::thread::sleep(RETRY);
@@ -116,9 +124,12 @@ fn follow(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<()> 
         }
         None => {
             let formed = form(host, addresses, reporter)?;
+            // Nothing that the record speaks for may still be on its way to the disk.
+            host.sync();
             let text = serde_json::to_string(&formed).fault(Fault::Internal, || "encoding the node's membership".into())?;
             host.write(&formed_path(), format!("{text}\n").as_bytes(), 0o600)?;
             host.sync();
+            founding::end(host)?;
             formed
         }
     };
@@ -131,7 +142,7 @@ fn form(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<Formed
         let name = host.line("etc/hostname").to_lowercase();
         match config::published(host).and_then(|settings| Some((settings.part()?, settings))) {
             Some((Role::Founder, _)) => {
-                return found(host, &Node { name, address: addresses.first().copied().unwrap_or(files::DUMMY) }, reporter);
+                return found(host, &Node { name, address: addresses.first().copied().unwrap_or(DUMMY) }, reporter);
             }
             Some((Role::Member, settings)) => {
                 if let Some(formed) = join::join(host, &name, &settings, reporter)? {
@@ -162,13 +173,15 @@ fn wait_for_runtime(socket: &Path, reporter: &Reporter) {
     reporter.say("runtime", State::Done, "containerd", None);
 }
 
-fn formed_path() -> String {
+/// Path of [`Formed`].
+pub(crate) fn formed_path() -> String {
     format!("{STATE}/cluster.json")
 }
 
-/// Founds a cluster. kubeadm keeps every certificate and file that is there, so a run that was killed in any phase is simply made again.
+/// Founds a cluster; see [`founding`] for what becomes of a run that was cut off.
 fn found(host: &Host, node: &Node, reporter: &Reporter) -> Result<Formed> {
     reporter.say("cluster", State::Running, "founding", None);
+    founding::begin(host, reporter)?;
     let base = kubeadm::Documents::read(host)?;
     files::write(host, node, &base)?;
     kubeadm::run(host, "init", &base.for_founder(node)?, reporter)?;

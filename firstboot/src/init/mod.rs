@@ -109,10 +109,8 @@ fn lay_state(found: &Found) -> Result<()> {
         length = entry.sectors() * SECTOR;
         tell_kernel(found, entry)
     })?;
-    if done != state::Done::Made
-        && let Some(repaired) = state::check(tools, &device)?
-    {
-        say("state", &format!("repaired: {repaired}"));
+    if done != state::Done::Made {
+        report_check(&state::check(tools, &device)?);
     }
     root::mount_state(&device)?;
     let grown = state::grow(&device, Path::new(root::STATE), length)?;
@@ -124,6 +122,16 @@ fn lay_state(found: &Found) -> Result<()> {
     say("state", &format!("{word} {} {}", device.display(), Bytes(length)));
     state::machine_id(&Path::new(root::STATE).join("etc/upper"))?;
     root::lay_state()
+}
+
+/// Says what was repaired, and leaves the whole for the agent.
+fn report_check(checked: &state::Checked) {
+    if checked.is_repaired() {
+        say("state", &format!("repaired: {}", checked.said));
+    }
+    let folder = Path::new("/run/chasi-bod");
+    // Only the report would be missing.
+    let _ = fs::create_dir_all(folder).and_then(|()| fs::write(folder.join(state::CHECKED), serde_json::to_string(checked).unwrap_or_default()));
 }
 
 /// The image's disk rules, from its record in the verified root.

@@ -93,16 +93,37 @@ fn format(site: &Site<'_>, device: &Path) -> Result<()> {
     device.sync_all().context(|| format!("flushing {target}"))
 }
 
-/// Checks the file system; returns what was repaired, if anything.
-pub fn check(tools: &Path, device: &Path) -> Result<Option<String>> {
+/// Name of the check's record below the node's run folder.
+pub const CHECKED: &str = "state-checked.json";
+
+/// What e2fsck(8) said of the state.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct Checked {
+    /// Its exit code: 0 clean, 1 and 2 repaired.
+    pub code: i32,
+    /// Its words, without the file system's name.
+    pub said: String,
+}
+
+impl Checked {
+    /// Whether there was anything to repair.
+    pub fn is_repaired(&self) -> bool {
+        self.code != 0
+    }
+}
+
+/// Checks the file system and repairs what can be repaired without loss.
+pub fn check(tools: &Path, device: &Path) -> Result<Checked> {
     let name = device.display().to_string();
     let ended = exec::in_root(tools, "e2fsck", &["-p", &name])?;
-    let last = || ended.text.lines().last().unwrap_or_default().to_string();
+    let said: Vec<_> = ended.text.lines().map(|line| line.trim_start_matches("state: ").trim()).collect();
     match ended.code {
-        0 => Ok(None),
-        1 | 2 => Ok(Some(last())),
-        code => Err(Error::environment(format!("checking the state partition {name}: e2fsck ended with {code}: {}", last()))
-            .with_hint("it was not touched: save the disk, then repair it with e2fsck from an installation medium")),
+        0..=2 => Ok(Checked { code: ended.code, said: said.join("; ").chars().take(400).collect() }),
+        code => Err(Error::environment(format!(
+            "checking the state partition {name}: e2fsck ended with {code}: {}",
+            said.last().unwrap_or(&"nothing said")
+        ))
+        .with_hint("it was not touched: save the disk, then repair it with e2fsck from an installation medium")),
     }
 }
 

@@ -1,6 +1,9 @@
 //! The shipped `standalone` profile under User-Mode Linux: a machine that boots is a cluster.
 
+mod cis;
+mod hardening;
 mod join;
+mod power_cuts;
 mod seed;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -123,6 +126,8 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     images_are_mounted_from_the_root(&node);
     strangers_see_nothing_else(&node);
     f6_secrets_lie_enciphered(&node);
+    cis::g9_every_check_of_the_table_passes_or_says_why_not(&node);
+    hardening::first_boot(&node);
     seed::seeded(&node, &mut vm, "done");
     seed::helm_lists_the_releases(&node);
     seed::a_volume_is_made_and_written(&node, "first");
@@ -141,6 +146,7 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     seed::a_volume_is_made_and_written(&node, "second");
     seed::the_service_answers_by_its_name(&node, "second");
     seed::kubectl_top_works(&node);
+    hardening::last_boot(&node, &mut vm);
     node.shut_down(vm).unwrap();
 }
 

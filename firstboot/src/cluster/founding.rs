@@ -1,0 +1,77 @@
+//! A founding that was cut off, by a power cut in any phase of kubeadm, may have left files that are empty or half written and a control
+//! plane that runs with them. Nobody has used it yet: it is undone whole, and begun again.
+
+use std::fs;
+use std::io::ErrorKind;
+
+use layers::{Context, Result};
+
+use super::Reporter;
+use crate::exec;
+use crate::host::{Host, STATE};
+use crate::status::State;
+
+/// There from before the first file of a founding until after the record that it is through.
+fn mark() -> String {
+    format!("{STATE}/founding")
+}
+
+/// Says that a founding begins; undoes the one before, if that did not end.
+pub fn begin(host: &Host, reporter: &Reporter) -> Result<()> {
+    if super::exists(host, &mark()) {
+        reporter.say("cluster", State::Running, "undoing a founding that was cut off", None);
+        undo(host)?;
+    }
+    host.write(&mark(), b"", 0o600)?;
+    host.sync();
+    Ok(())
+}
+
+/// Says that the founding is through, which is on the disk already.
+pub fn end(host: &Host) -> Result<()> {
+    host.remove(&mark()).map(drop)
+}
+
+fn undo(host: &Host) -> Result<()> {
+    // With the operator's kubeconfig kubeadm would ask the API first, and wait for it.
+    host.remove(super::api::ADMIN)?;
+    let fixed = ["--force", "--skip-phases=preflight,remove-etcd-member", "--cri-socket=unix:///run/containerd/containerd.sock"];
+    exec::run(host.program("kubeadm").arg("reset").args(fixed))?;
+    for folder in ["var/lib/etcd", "etc/kubernetes/chasi-bod", "etc/kubernetes/pki", "etc/cni/net.d"] {
+        match fs::remove_dir_all(host.path(folder)) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).context(|| format!("removing /{folder}")),
+            _ => {}
+        }
+    }
+    host.sync();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn f1_what_a_founding_that_was_cut_off_has_left_is_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (host, (sender, said)) = (Host::new(dir.path()), channel());
+        let reporter = Reporter { sender, up: None };
+        let script = format!("#!/bin/sh\ntest ! -e {0}/etc/kubernetes/admin.conf && echo \"$*\" >> {0}/said\n", dir.path().display());
+        host.write("usr/bin/kubeadm", script.as_bytes(), 0o755).unwrap();
+        begin(&host, &reporter).unwrap();
+        assert_eq!(said.try_iter().count(), 0);
+        let half = ["etc/kubernetes/admin.conf", "etc/kubernetes/pki/ca.crt", "var/lib/etcd/member/wal", "etc/cni/net.d/10-chasi-bod.conflist"];
+        for path in half {
+            host.write(path, b"", 0o600).unwrap();
+        }
+        begin(&host, &reporter).unwrap();
+        assert!(half.iter().all(|path| !host.path(path).exists()));
+        assert!(host.read("said").unwrap().unwrap().starts_with("reset --force"));
+        end(&host).unwrap();
+        host.write(half[0], b"", 0o600).unwrap();
+        begin(&host, &reporter).unwrap();
+        assert!(host.path(half[0]).exists(), "a founding that is through is never undone");
+    }
+}
