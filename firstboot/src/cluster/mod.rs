@@ -16,12 +16,14 @@ use std::time::Duration;
 
 use layers::membership::Secret;
 use layers::node::KUBERNETES;
+use layers::seed::REGISTRY_PORT;
 use layers::settings::Role;
 use layers::{Context, Error, Fault, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::host::{Host, STATE};
+use crate::images;
 use crate::status::State;
 
 /// Names of the steps, in their order.
@@ -111,6 +113,8 @@ fn follow(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<()> 
             formed
         }
     };
+    // From now on there is an authority that vouches for the registry inside the cluster.
+    images::config::write_hosts(host, REGISTRY_PORT)?;
     api::watch(host, &formed, reporter)
 }
 
