@@ -91,6 +91,8 @@ enum Images {
         #[arg(long)]
         log: bool,
     },
+    /// Drops what containerd knows of images that left the root (started by systemd when the root changed).
+    Reconcile,
 }
 
 #[derive(Debug, Subcommand)]
@@ -135,6 +137,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Cluster(Cluster::Secret) => println!("{}", cluster::secret(&host)?.reveal()),
         Verb::Agent { once, fuse } => agent::run(&host.with_fuse(*fuse), if *once { Stay::Once } else { Stay::Forever })?,
         Verb::Images(Images::Serve { port, log }) => images::serve(&host, *port, if *log { Log::Requests } else { Log::Quiet })?,
+        Verb::Images(Images::Reconcile) => images::reconcile::run(&host)?.iter().for_each(|name| println!("dropped {name}, which left the root")),
         Verb::Console { tty } => console::run(&host, tty)?,
         Verb::Version => {
             let image = host.image()?;

@@ -5,6 +5,7 @@
 //! /usr/lib/chasi-bod/l/<id>/             a layer, unpacked; whiteouts in overlay form (0:0 devices, `trusted.overlay.opaque=y`)
 //! /usr/lib/chasi-bod/images/index.json   `ImageIndex`
 //! /usr/lib/chasi-bod/images/sha256/<hex> manifests, indices and configs; no layer blobs
+//! /usr/lib/chasi-bod/registries.yaml     `Registries`: where the node asks for what it lacks
 //! ```
 
 use std::collections::BTreeMap;
@@ -70,6 +71,19 @@ impl Release {
         let values = serde_json::to_string(&self.values).unwrap_or_default();
         Digest::of_parts([self.name.as_bytes(), self.namespace.as_bytes(), &self.sha256.0, values.as_bytes()])
     }
+}
+
+/// File of the registries that a node may ask.
+pub const REGISTRIES: &str = "/usr/lib/chasi-bod/registries.yaml";
+
+/// Where a node asks for images that its root lacks, in this order; by default nowhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Registries {
+    /// URL of the writable registry inside the cluster, whose certificate is the cluster's; empty when there is none.
+    pub cluster: String,
+    /// Whether the registry of an image's name may be asked itself.
+    pub upstream: bool,
 }
 
 /// All images of a root.

@@ -22,12 +22,14 @@ pub use certificates::renew_now;
 pub use files::DUMMY;
 use layers::membership::Secret;
 use layers::node::KUBERNETES;
+use layers::seed::REGISTRY_PORT;
 use layers::settings::Role;
 use layers::{Context, Error, Fault, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::host::{Host, STATE};
+use crate::images;
 use crate::status::State;
 
 /// Names of the steps of this image, in their order.
@@ -133,6 +135,8 @@ fn follow(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<()> 
             formed
         }
     };
+    // From now on there is an authority that vouches for the registry inside the cluster.
+    images::config::write_hosts(host, REGISTRY_PORT)?;
     api::watch(host, &formed, reporter)
 }
 

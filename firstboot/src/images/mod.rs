@@ -1,5 +1,8 @@
 //! The node's side of the images in the root: one process is registry and snapshotter, and is there before containerd starts.
 
+pub mod config;
+mod containerd;
+pub mod reconcile;
 pub mod tree;
 
 use std::convert::Infallible;
@@ -41,6 +44,10 @@ pub enum Log {
 /// Serves registry (on loopback) and snapshotter until the process is ended.
 pub fn serve(host: &Host, port: u16, log: Log) -> Result<()> {
     let tree = Arc::new(Tree::load(host)?);
+    for done in [config::write_pinned(host, tree.images()).map(|_| ()), config::write_hosts(host, port).map(|_| ()), reconcile::note(host)] {
+        // Images of the root start on a full disk, too.
+        done.unwrap_or_else(|error| eprintln!("images: {error}"));
+    }
     let state = host.path(STATE).join(SNAPSHOTS);
     let store = Store::open(tree.clone(), &state).fault(Fault::Environment, || format!("reading snapshots in {}", state.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build();
@@ -111,6 +118,9 @@ fn respond(tree: &Tree, request: &Request<Incoming>, log: Log) -> Response<Full<
     let reply = registry::answer(tree, request.method(), request.uri().path(), request.uri().query().unwrap_or_default());
     if log == Log::Requests {
         eprintln!("registry: {} {} {}", request.method(), request.uri(), reply.status.as_u16());
+    }
+    if reply.status.is_server_error() {
+        eprintln!("registry: {} {}: {}", request.method(), request.uri(), String::from_utf8_lossy(&reply.body));
     }
     let mut out = Response::builder()
         .status(reply.status)

@@ -34,8 +34,8 @@ where
         "Prepare" => unary(store, request, |s, q: Create| made(lock(&s).create(Kind::Active, &q.key, &q.parent, q.labels))).await,
         "View" => unary(store, request, |s, q: Create| made(lock(&s).create(Kind::View, &q.key, &q.parent, q.labels))).await,
         "Mounts" => unary(store, request, |s, q: Key| made(lock(&s).mounts(&q.key))).await,
-        "Commit" => unary(store, request, |s, q: Commit| lock(&s).commit(&q.name, &q.key, q.labels)).await,
-        "Remove" => unary(store, request, |s, q: Key| lock(&s).remove(&q.key)).await,
+        "Commit" => unary(store, request, |s, q: Commit| commit(&s, q)).await,
+        "Remove" => unary(store, request, |s, q: Key| remove(&s, &q.key)).await,
         "Stat" => unary(store, request, |s, q: Key| lock(&s).stat(&q.key).map(|info| Stat { info: Some(info) })).await,
         "Update" => unary(store, request, |s, q: Update| update(&s, &q)).await,
         "Usage" => unary(store, request, |s, q: Key| usage(&s, &q.key)).await,
@@ -57,6 +57,21 @@ fn update(store: &Shared, request: &Update) -> Result<Stat, Status> {
     let info = request.info.as_ref().ok_or_else(|| Status::invalid_argument("the snapshot to update is missing"))?;
     let fields = request.mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
     lock(store).update(info, fields).map(|info| Stat { info: Some(info) })
+}
+
+/// Flushes and counts outside the lock: other containers start meanwhile.
+fn commit(store: &Shared, request: Commit) -> Result<(), Status> {
+    let content = lock(store).content(&request.key)?;
+    store::flush(&request.key, &content)?;
+    let usage = store::disk_usage(&content);
+    lock(store).commit(&request.name, &request.key, request.labels, usage)
+}
+
+/// Deletes outside the lock.
+fn remove(store: &Shared, key: &str) -> Result<(), Status> {
+    let folder = lock(store).remove(key)?;
+    folder.iter().for_each(|folder| store::delete(folder));
+    Ok(())
 }
 
 /// Counts outside the lock: a container's folder can be large.
@@ -90,10 +105,14 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
     let call = service_fn(move |call: Call<Filters>| {
-        let all = lock(&store).list(&call.into_inner().filters);
-        // In parts, because a message is limited to 4 MiB.
-        let parts: Vec<Result<Listed, Status>> = all.chunks(100).map(|part| Ok(Listed { info: part.to_vec() })).collect();
-        async move { Ok::<_, Status>(Answer::new(tokio_stream::iter(parts))) }
+        let store = store.clone();
+        async move {
+            let all = tokio::task::spawn_blocking(move || lock(&store).list(&call.into_inner().filters)).await;
+            let all = all.map_err(|e| Status::internal(e.to_string()))?;
+            // In parts, because a message is limited to 4 MiB.
+            let parts: Vec<Result<Listed, Status>> = all.chunks(100).map(|part| Ok(Listed { info: part.to_vec() })).collect();
+            Ok::<_, Status>(Answer::new(tokio_stream::iter(parts)))
+        }
     });
     Grpc::new(ProstCodec::<Listed, Filters>::default()).server_streaming(call, request).await
 }

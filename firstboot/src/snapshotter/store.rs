@@ -69,7 +69,7 @@ impl Store {
             store.next = store.next.max(id + 1);
             match fs::read(entry.path().join("meta")).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok()) {
                 Some(record) if record.alias.is_none_or(|chain| store.tree.chain(&chain).is_some()) => store.take(id, record),
-                _ => fs::remove_dir_all(entry.path())?,
+                _ => delete(&entry.path()),
             }
         }
         Ok(store)
@@ -212,39 +212,43 @@ impl Store {
         }
     }
 
-    /// Makes an active snapshot a committed one, after its content is on the disk.
-    pub fn commit(&mut self, name: &str, key: &str, labels: HashMap<String, String>) -> Result<()> {
+    /// The content of an active snapshot that is to be committed; the caller flushes it, which can take long, before [`Self::commit`].
+    pub fn content(&self, key: &str) -> Result<PathBuf> {
         let id = self.id(key)?;
-        let mut record = self.record(id)?.clone();
-        if record.kind != Kind::Active as i32 {
-            return Err(Status::failed_precondition(format!("{key} is not an active snapshot")));
+        match self.record(id)?.kind == Kind::Active as i32 {
+            true => Ok(self.folder(id).join("fs")),
+            false => Err(Status::failed_precondition(format!("{key} is not an active snapshot"))),
         }
-        let content = self.folder(id).join("fs");
-        let flush = || rustix::fs::syncfs(File::open(&content)?).map_err(io::Error::from);
-        flush().map_err(|e| failed("flushing", key, &e))?;
+    }
+
+    /// Makes an active snapshot, whose content is on the disk and counted, a committed one.
+    pub fn commit(&mut self, name: &str, key: &str, labels: HashMap<String, String>, usage: (i64, i64)) -> Result<()> {
+        self.content(key)?;
         self.set_aside(name)?;
-        let usage = disk_usage(&content);
-        record = Record { kind: Kind::Committed as i32, name: name.into(), labels, updated: now(), usage: Some(usage), ..record };
+        let id = self.id(key)?;
+        let record = self.record(id)?.clone();
+        let record = Record { kind: Kind::Committed as i32, name: name.into(), labels, updated: now(), usage: Some(usage), ..record };
         self.save(id, &record)?;
         self.names.remove(key);
         self.take(id, record);
-        let _ = fs::remove_dir_all(self.folder(id).join("work"));
+        delete(&self.folder(id).join("work"));
         Ok(())
     }
 
-    /// Removes a snapshot; what is in the root stays, and the caller is told that all is well.
-    pub fn remove(&mut self, key: &str) -> Result<()> {
+    /// Forgets a snapshot and names its folder, which the caller deletes; what is in the root stays, and the caller is told that all is well.
+    pub fn remove(&mut self, key: &str) -> Result<Option<PathBuf>> {
         if key.starts_with(KNOWN) {
-            return Ok(());
+            return Ok(None);
         }
         let id = self.id(key)?;
         if self.records.values().any(|record| record.below == Below::Record(id)) {
             return Err(Status::failed_precondition(format!("{key} has children")));
         }
+        // Without it the folder is garbage, whatever happens next.
         fs::remove_file(self.folder(id).join("meta")).map_err(|e| failed("removing", key, &e))?;
         self.names.remove(key);
         self.records.remove(&id);
-        fs::remove_dir_all(self.folder(id)).map_err(|e| failed("removing", key, &e))
+        Ok(Some(self.folder(id)))
     }
 
     /// One snapshot.
@@ -338,8 +342,9 @@ impl Store {
 
     fn info(&self, record: &Record) -> Info {
         let parent = match record.below {
-            Below::Nothing => String::new(),
-            Below::Known(digest) => format!("{KNOWN}{digest}"),
+            // containerd collects garbage from the lowest snapshot up: on a chain that left the root, this is the lowest.
+            Below::Known(digest) if self.tree.chain(&digest).is_some() => format!("{KNOWN}{digest}"),
+            Below::Nothing | Below::Known(_) => String::new(),
             Below::Record(id) => self.records.get(&id).map(|r| r.name.clone()).unwrap_or_default(),
         };
         let (created_at, updated_at) = (Some(time(record.created)), Some(time(record.updated)));
@@ -374,6 +379,21 @@ fn time(seconds: u64) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: seconds as i64, nanos: 0 }
 }
 
+/// Puts everything below the folder on the disk.
+pub fn flush(key: &str, folder: &Path) -> Result<()> {
+    let flush = || rustix::fs::syncfs(File::open(folder)?).map_err(io::Error::from);
+    flush().map_err(|e| failed("flushing", key, &e))
+}
+
+/// Deletes a folder that no record names; what cannot be deleted now is garbage for the next start.
+pub fn delete(folder: &Path) {
+    if let Err(error) = fs::remove_dir_all(folder)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        eprintln!("snapshotter: deleting {}: {error}", folder.display());
+    }
+}
+
 /// Bytes on the disk and number of files below a folder, itself included; what vanishes meanwhile does not count.
 pub fn disk_usage(folder: &Path) -> (i64, i64) {
     let (mut size, mut files, mut open) = (0, 0, vec![folder.to_path_buf()]);
@@ -386,4 +406,199 @@ pub fn disk_usage(folder: &Path) -> (i64, i64) {
         }
     }
     (size, files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Host;
+    use crate::images::tree::tests::root;
+    use tonic::Code;
+
+    struct Bench {
+        folder: tempfile::TempDir,
+        host: Host,
+        store: Store,
+    }
+
+    impl Bench {
+        fn new(images: &[(&str, &str)]) -> Self {
+            let (folder, host) = root(images);
+            let store = Self::open(&folder, &host);
+            Self { folder, host, store }
+        }
+
+        fn open(folder: &tempfile::TempDir, host: &Host) -> Store {
+            Store::open(Arc::new(Tree::load(host).unwrap()), &folder.path().join("s")).unwrap()
+        }
+
+        fn reopen(&mut self) {
+            self.store = Self::open(&self.folder, &self.host);
+        }
+
+        fn chain(&self, layer: &str) -> Digest {
+            *self.store.tree.chains().find(|(_, chain)| chain.layer == layer).unwrap().0
+        }
+
+        fn known(&self, layer: &str) -> String {
+            format!("known/{}", self.chain(layer))
+        }
+
+        /// Prepares and commits a layer with one file, as an unpacking containerd does.
+        fn unpack(&mut self, name: &str, parent: &str, reference: Digest) {
+            let labels = HashMap::from([(REF.to_string(), reference.to_string())]);
+            self.store.create(Kind::Active, &format!("extract {name}"), parent, labels.clone()).unwrap();
+            let content = self.store.content(&format!("extract {name}")).unwrap();
+            fs::write(content.join("who"), name).unwrap();
+            self.store.commit(name, &format!("extract {name}"), labels, (1, 2)).unwrap();
+        }
+    }
+
+    fn option(mounts: &[Mount], name: &str) -> String {
+        let prefix = format!("{name}=");
+        mounts[0].options.iter().find_map(|option| option.strip_prefix(&prefix)).unwrap_or_default().into()
+    }
+
+    fn label(digest: Digest) -> HashMap<String, String> {
+        HashMap::from([(REF.to_string(), digest.to_string())])
+    }
+
+    #[test]
+    fn a_chain_of_the_root_is_there_before_it_is_asked_for() {
+        let mut b = Bench::new(&[("a.io/x:1", "pq")]);
+        let (low, top) = (b.chain("p"), b.chain("q"));
+        assert_eq!(b.store.create(Kind::Active, "k1", "", label(low)).unwrap_err().code(), Code::AlreadyExists);
+        assert_eq!(b.store.create(Kind::Active, "k2", &b.known("p"), label(top)).unwrap_err().code(), Code::AlreadyExists);
+        let listed = b.store.list(&[format!("labels.\"{REF}\"=={top},parent==\"{}\"", b.known("p"))]);
+        assert_eq!(listed.len(), 1);
+        assert_eq!((listed[0].name.clone(), listed[0].parent.clone()), (b.known("q"), b.known("p")));
+        assert_eq!(b.store.list(&[]).len(), 2);
+        assert_eq!(b.store.remove(&b.known("q")).unwrap(), None);
+        assert_eq!(b.store.stat(&b.known("q")).unwrap().kind, Kind::Committed as i32);
+        assert_eq!(b.store.usage(&b.known("q")).unwrap(), Ok((0, 0)));
+        assert_eq!(fs::read_dir(b.folder.path().join("s")).unwrap().count(), 0, "nothing was written");
+    }
+
+    #[test]
+    fn containers_get_an_overlay_of_the_roots_layers() {
+        let mut b = Bench::new(&[("a.io/x:1", "pq")]);
+        let layers = b.host.path(layers::seed::LAYERS);
+        let mounts = b.store.create(Kind::Active, "c", &b.known("q"), HashMap::new()).unwrap();
+        assert_eq!(option(&mounts, "lowerdir"), format!("{0}/q:{0}/p", layers.display()));
+        assert!(Path::new(&option(&mounts, "upperdir")).is_dir() && Path::new(&option(&mounts, "workdir")).is_dir());
+        assert_eq!(b.store.mounts("c").unwrap(), mounts);
+        let view = b.store.create(Kind::View, "v", &b.known("q"), HashMap::new()).unwrap();
+        assert_eq!((view[0].kind.as_str(), option(&view, "upperdir").as_str()), ("overlay", ""));
+        let one = b.store.create(Kind::View, "w", &b.known("p"), HashMap::new()).unwrap();
+        assert_eq!((one[0].kind.as_str(), one[0].options[0].as_str(), one[0].source.ends_with("/p")), ("bind", "ro", true));
+        let empty = b.store.create(Kind::Active, "e", "", HashMap::new()).unwrap();
+        assert_eq!((empty[0].kind.as_str(), empty[0].options[0].as_str()), ("bind", "rw"));
+    }
+
+    #[test]
+    fn ordinary_layers_lie_above_the_roots_and_go_in_order() {
+        let mut b = Bench::new(&[("a.io/x:1", "p")]);
+        let reference = Digest::of(b"outside");
+        b.unpack("layer", &b.known("p"), reference);
+        let mounts = b.store.create(Kind::Active, "c", "layer", HashMap::new()).unwrap();
+        assert_eq!(option(&mounts, "lowerdir").split(':').count(), 2);
+        assert_eq!(b.store.remove("layer").unwrap_err().code(), Code::FailedPrecondition);
+        assert_eq!(b.store.create(Kind::Active, "d", "c", HashMap::new()).unwrap_err().code(), Code::FailedPrecondition);
+        assert_eq!(b.store.content("layer").unwrap_err().code(), Code::FailedPrecondition);
+        assert_eq!(b.store.usage("layer").unwrap(), Ok((1, 2)));
+        for key in ["c", "layer"] {
+            let folder = b.store.remove(key).unwrap().unwrap();
+            delete(&folder);
+            assert!(!folder.exists());
+        }
+        assert_eq!(b.store.stat("layer").unwrap_err().code(), Code::NotFound);
+    }
+
+    #[test]
+    fn a_restart_finds_every_record_and_deletes_what_a_crash_left() {
+        let mut b = Bench::new(&[("a.io/x:1", "p")]);
+        b.unpack("layer", &b.known("p"), Digest::of(b"outside"));
+        let mounts = b.store.create(Kind::Active, "c", "layer", label(Digest::of(b"n"))).unwrap();
+        let state = b.folder.path().join("s");
+        fs::create_dir_all(state.join("77/fs/deep")).unwrap();
+        fs::create_dir_all(state.join("78")).unwrap();
+        fs::write(state.join("78/meta"), "{\"kind\":2,").unwrap();
+        fs::write(state.join("1/meta.new"), "half").unwrap();
+        b.reopen();
+        assert_eq!(b.store.mounts("c").unwrap(), mounts);
+        assert_eq!(b.store.stat("c").unwrap().labels, label(Digest::of(b"n")));
+        assert!(!state.join("77").exists() && !state.join("78").exists());
+        b.store.create(Kind::Active, "d", "", HashMap::new()).unwrap();
+        assert!(state.join("79/meta").exists(), "numbers are not used twice");
+    }
+
+    #[test]
+    fn a_key_of_a_wiped_containerd_is_set_aside() {
+        let mut b = Bench::new(&[]);
+        b.unpack("k8s.io/1/x", "", Digest::of(b"old"));
+        b.store.create(Kind::Active, "k8s.io/2/c", "k8s.io/1/x", HashMap::new()).unwrap();
+        b.unpack("k8s.io/1/x", "", Digest::of(b"new"));
+        b.store.create(Kind::Active, "k8s.io/2/c", "k8s.io/1/x", HashMap::new()).unwrap();
+        b.reopen();
+        assert_eq!(fs::read(b.folder.path().join("s/3/fs/who")).unwrap(), b"k8s.io/1/x");
+        let stale: Vec<_> = b.store.list(&[]).into_iter().filter(|info| info.name.starts_with("stale/")).collect();
+        assert_eq!(stale.len(), 2);
+        assert!(stale.iter().any(|info| info.parent.starts_with("stale/")), "the child still names its parent");
+        assert_eq!(b.store.stat("k8s.io/2/c").unwrap().parent, "k8s.io/1/x");
+    }
+
+    #[test]
+    fn a_chain_that_the_root_gained_serves_on_a_parent_that_was_unpacked_before() {
+        let mut b = Bench::new(&[]);
+        b.unpack("low", "", Digest::of(b"p"));
+        let (_other, host) = root(&[("a.io/x:1", "pq")]);
+        b.host = host;
+        b.reopen();
+        let top = b.chain("q");
+        for _ in 0..2 {
+            assert_eq!(b.store.create(Kind::Active, "k", "low", label(top)).unwrap_err().code(), Code::AlreadyExists);
+        }
+        let listed = b.store.list(&[format!("labels.\"{REF}\"=={top}")]);
+        let alias = listed.iter().find(|info| info.parent == "low").unwrap();
+        assert_eq!(listed.iter().filter(|info| info.parent == "low").count(), 1);
+        let mounts = b.store.create(Kind::Active, "c", &alias.name, HashMap::new()).unwrap();
+        let lower = option(&mounts, "lowerdir");
+        assert!(lower.split(':').next().unwrap().ends_with("/q") && lower.ends_with("/s/1/fs"), "{lower}");
+    }
+
+    #[test]
+    fn what_stood_on_a_chain_that_left_the_root_is_missing_but_can_be_collected() {
+        let mut b = Bench::new(&[("a.io/x:1", "p")]);
+        let known = b.known("p");
+        b.unpack("layer", &known, Digest::of(b"outside"));
+        b.store.create(Kind::Active, "c", "layer", HashMap::new()).unwrap();
+        let (_other, host) = root(&[]);
+        b.host = host;
+        b.reopen();
+        for key in [&*known, "layer", "c"] {
+            assert_eq!(b.store.stat(key).unwrap_err().code(), Code::NotFound, "{key}");
+        }
+        assert_eq!(b.store.mounts("c").unwrap_err().code(), Code::NotFound);
+        let listed = b.store.list(&[]);
+        assert_eq!(listed.iter().find(|info| info.name == "layer").unwrap().parent, "", "containerd must find it from a root");
+        assert!(b.store.remove("c").unwrap().is_some() && b.store.remove("layer").unwrap().is_some());
+    }
+
+    #[test]
+    fn labels_are_replaced_or_changed_one_by_one() {
+        let mut b = Bench::new(&[("a.io/x:1", "p")]);
+        b.unpack("layer", "", Digest::of(b"x"));
+        let info = |labels: &[(&str, &str)]| Info {
+            name: "layer".into(),
+            labels: labels.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect(),
+            ..Info::default()
+        };
+        b.store.update(&info(&[("a", "1"), ("b", "2")]), &[]).unwrap();
+        let out = b.store.update(&info(&[("a", "3")]), &["labels.a".into(), "labels.b".into()]).unwrap();
+        assert_eq!(out.labels, info(&[("a", "3")]).labels);
+        b.reopen();
+        assert_eq!(b.store.stat("layer").unwrap().labels, out.labels);
+        let known = Info { name: b.known("p"), ..info(&[("a", "1")]) };
+        assert_eq!(b.store.update(&known, &[]).unwrap().labels, label(b.chain("p")));
+    }
 }
