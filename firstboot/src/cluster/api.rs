@@ -106,7 +106,9 @@ type Condition = (State, String, Option<&'static str>);
 
 /// The node's condition; its pod range goes to the pod network's configuration.
 async fn look(client: &Client, host: &Host, name: &str) -> std::result::Result<Condition, kube::Error> {
-    let object = Api::<NodeObject>::all(client.clone()).get(name).await?;
+    let Some(object) = Api::<NodeObject>::all(client.clone()).get_opt(name).await? else {
+        return Ok((State::Waiting, format!("for the kubelet to make node {name}"), Some(KUBELET)));
+    };
     if let Some(range) = object.spec.as_ref().and_then(|spec| spec.pod_cidr.as_deref())
         && let Err(error) = files::write_pod_range(host, range)
     {

@@ -219,7 +219,7 @@ mod tests {
                 "--net",
                 "sh",
                 "-c",
-                "ip link add d type dummy && ip addr add 10.0.0.1/24 dev d && ip link set d up && echo up && exec cat",
+                "ip link add lan0 type veth peer name lan1 && ip link set lan1 up && ip addr add 10.0.0.1/24 dev lan0 && ip link set lan0 up && echo up && exec cat",
             ])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())

@@ -15,7 +15,7 @@ use layers::{Context, Error, Fault, Result};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{Answer, Grant, Request, serve};
 use crate::cluster::{POLL, RETRY, api, files};
@@ -113,22 +113,22 @@ async fn make_token(client: &Client, name: &str) -> std::result::Result<String, 
     });
     let token: SecretObject = serde_json::from_value(token).map_err(kube::Error::SerdeError)?;
     tokens(client).create(&PostParams::default(), &token).await?;
-    wait_for_signature(client, id).await?;
+    wait_for_signature(client, id).await;
     tokio::spawn(when_ready(client.clone(), name.to_string()));
     Ok(format!("{id}.{secret}"))
 }
 
 /// The controller manager signs `cluster-info` for each token; kubeadm, which asks once in five seconds, shall find it done.
-async fn wait_for_signature(client: &Client, id: &str) -> std::result::Result<(), kube::Error> {
+async fn wait_for_signature(client: &Client, id: &str) {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-public");
-    for _ in 0..50 {
-        let data = maps.get("cluster-info").await?.data.unwrap_or_default();
-        if data.contains_key(&format!("jws-kubeconfig-{id}")) {
-            break;
+    let signature = format!("jws-kubeconfig-{id}");
+    let signed = async {
+        while !maps.get("cluster-info").await.is_ok_and(|map| map.data.is_some_and(|data| data.contains_key(&signature))) {
+            sleep(POLL).await;
         }
-        sleep(POLL).await;
-    }
-    Ok(())
+    };
+    // Without it the node only waits longer.
+    let _ = timeout(RETRY, signed).await;
 }
 
 /// What is left to do for a node that has joined: a token that has done its work is of use only to somebody else, and one machine had one CoreDNS.

@@ -146,7 +146,9 @@ where
     .await??;
     let name = request.name.escape_default().to_string();
     let answer = match (request.version, request.wants) {
-        (VERSION, Wants::Worker) => timeout(MAKING, make(request, here)).await?,
+        (VERSION, Wants::Worker) => {
+            timeout(MAKING, make(request, here)).await.unwrap_or_else(|_| Answer::Refused("the cluster's API does not answer in time".into()))
+        }
         (VERSION, Wants::Unknown) => Answer::Refused("this cluster takes workers only".into()),
         (version, _) => Answer::Refused(format!("this cluster speaks version {VERSION} of joining, the node version {version}")),
     };
