@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use layers::chart::{ChartFiles, Place};
 use layers::layer::{LAYER_FILE, LoadedLayer};
 use layers::profile::{Diagnostic, Diagnostics, LayerUse, Loaded, suggest};
 use layers::{Context, Error, Result};
@@ -59,23 +60,53 @@ pub fn for_profile(loaded: &Loaded, base: &Path) -> Result<(Vec<LoadedLayer>, Ve
 /// A layer from a folder, or what is wrong with its `layer.yaml`; an error when the folder cannot be read.
 fn from_folder(folder: &Path) -> Result<Result<LoadedLayer, Diagnostics>> {
     let mut files = BTreeMap::new();
-    collect(folder, "", &mut files)?;
+    collect(folder, "", Links::Followed, &mut files)?;
     let shown = folder.display().to_string();
     let text = files.remove(LAYER_FILE).ok_or_else(|| Error::input(format!("folder {shown} is no layer: it has no {LAYER_FILE}")))?;
     let text = String::from_utf8(text).context(|| format!("reading {shown}/{LAYER_FILE} as UTF-8"))?;
     Ok(LoadedLayer::new(&shown, &text, files))
 }
 
-/// Regular files below a folder; a link counts as what it points to, but a linked folder is not entered (it may lead back here).
-fn collect(dir: &Path, prefix: &str, files: &mut BTreeMap<String, Vec<u8>>) -> Result<()> {
-    let entries = fs::read_dir(dir).fault(layers::Fault::Input, || format!("reading layer folder {}", dir.display()))?;
+/// The charts that a profile names as folders, relative to `base`, with all their files.
+pub fn chart_folders(loaded: &Loaded, base: &Path, problems: &mut Vec<Diagnostic>) -> BTreeMap<String, ChartFiles> {
+    let mut out = BTreeMap::new();
+    for (n, chart) in loaded.profile.charts.iter().enumerate() {
+        let Place::Folder(folder) = chart.place() else { continue };
+        let mut files = ChartFiles::new();
+        if let Err(e) = collect(&base.join(folder), "", Links::Refused, &mut files) {
+            let spot = loaded.document.spot(&["charts", &n.to_string(), "chart"]);
+            problems.push(spot.problem(e.to_string(), e.hint().map(str::to_string)));
+        }
+        out.insert(folder.to_string(), files);
+    }
+    out
+}
+
+/// What becomes of symbolic links.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Links {
+    /// One counts as the file that it points to, but a linked folder is not entered (it may lead back here).
+    Followed,
+    /// One is an error: in a chart it may bring what its author never had (C7).
+    Refused,
+}
+
+/// Regular files below a folder.
+fn collect(dir: &Path, prefix: &str, links: Links, files: &mut BTreeMap<String, Vec<u8>>) -> Result<()> {
+    let entries = fs::read_dir(dir).fault(layers::Fault::Input, || format!("reading folder {}", dir.display()))?;
     for entry in entries {
-        let entry = entry.context(|| format!("reading layer folder {}", dir.display()))?;
+        let entry = entry.context(|| format!("reading folder {}", dir.display()))?;
         let name = entry.file_name();
         let name = name.to_str().ok_or_else(|| Error::input(format!("file name {} in {} is not UTF-8", name.display(), dir.display())))?;
         let (path, below) = (entry.path(), format!("{prefix}{name}"));
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            collect(&path, &format!("{below}/"), files)?;
+        let kind = entry.file_type().context(|| format!("reading {}", path.display()))?;
+        if kind.is_symlink() && links == Links::Refused {
+            return Err(
+                Error::input(format!("{} is a symbolic link, which a chart must not have", path.display())).with_hint("put the file itself there")
+            );
+        }
+        if kind.is_dir() {
+            collect(&path, &format!("{below}/"), links, files)?;
         } else if path.is_file() {
             files.insert(below, read(&path)?);
         }
@@ -116,8 +147,9 @@ mod tests {
     }
 
     fn plan(loaded: &Loaded, base: &Path) -> Result<layers::plan::Plan> {
-        let (layers, problems) = for_profile(loaded, base)?;
-        layers::plan::plan(loaded, &layers, &|name| read(&base.join(name)), problems)
+        let (layers, mut problems) = for_profile(loaded, base)?;
+        let folders = chart_folders(loaded, base, &mut problems);
+        layers::plan::plan(loaded, &layers, &folders, &|name| read(&base.join(name)), problems)
     }
 
     fn own_layer(name: &str, yaml: &str) -> tempfile::TempDir {
@@ -131,7 +163,7 @@ mod tests {
     #[test]
     fn built_in_layers_plan_and_every_file_they_bring_is_there() {
         let names: Vec<_> = built_in().unwrap().into_iter().map(|l| l.definition.name).collect();
-        assert_eq!(names, ["boot", "orchestration", "os", "runtime", "toolchain"]);
+        assert_eq!(names, ["boot", "orchestration", "os", "runtime", "seed", "toolchain"]);
         let plan = plan(&profile(&serde_json::json!(["boot", "orchestration"])), Path::new("")).unwrap();
         assert_eq!(
             plan.layers.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(),

@@ -456,7 +456,7 @@ fn b7_a1_unknown_packages_are_told_at_once_where_profile_and_layers_ask_for_them
     let loaded = layers::profile::load("site.yaml", &mut |_| Ok(profile.into())).unwrap();
     let layer = "name: own\nsummary: s\nparameters: {more: {type: list, description: d}}\npackages: [lbi, {parameter: more}]\n";
     let layer = layers::layer::LoadedLayer::new("own", layer, BTreeMap::new()).unwrap();
-    let plan = layers::plan::plan(&loaded, &[layer], &|_| unreachable!(), Vec::new()).unwrap();
+    let plan = layers::plan::plan(&loaded, &[layer], &Default::default(), &|_| unreachable!(), Vec::new()).unwrap();
     let asked = Request { packages: plan.packages(), profile: "site.yaml".into(), asked_at: plan.asked_at(), ..request("") };
     let error = lock(&world.archive(), &asked, None, &Update::None).unwrap_err();
     let expected = "\

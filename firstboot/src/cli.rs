@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use layers::{Error, Result};
+use layers::settings::SECRET_KEY;
+use layers::{Context, Error, Result};
 
 use crate::agent::{self, Stay};
 use crate::host::Host;
@@ -60,11 +61,21 @@ enum Verb {
         #[arg(long, value_name = "HOST[:PORT]")]
         server: Option<String>,
     },
+    /// The cluster that this node belongs to.
+    #[command(subcommand)]
+    Cluster(Cluster),
     /// Container images of the root.
     #[command(subcommand, hide = true)]
     Images(Images),
     /// Prints the version of this program and of the image.
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum Cluster {
+    /// Prints the secret that further nodes join with (on control planes).
+    #[command(after_help = "Examples:\n  ssh root@node chasi-bod cluster secret | ssh root@new-node chasi-bod config set cluster.secret=-")]
+    Secret,
 }
 
 #[derive(Debug, Subcommand)]
@@ -85,9 +96,11 @@ enum Config {
     /// Prints every effective value with its source; secrets are hidden.
     Show,
     /// Sets a value for this node, over all other sources; an empty value takes it back.
-    #[command(after_help = "Examples:\n  chasi-bod config set hostname=node-1\n  chasi-bod config set hostname=")]
+    #[command(
+        after_help = "Examples:\n  chasi-bod config set hostname=node-1\n  chasi-bod config set hostname=\n  chasi-bod config set cluster.secret=- <file"
+    )]
     Set {
-        /// `key=value`, keys as in `config show`.
+        /// `key=value`, keys as in `config show`; the value `-` is read from standard input.
         setting: String,
     },
 }
@@ -113,9 +126,10 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Config(Config::Show) => show(&host)?,
         Verb::Config(Config::Set { setting }) => {
             let (key, value) = setting.split_once('=').ok_or_else(|| Error::input(format!("setting `{setting}`: there is no `=`")))?;
-            config::set_by_console(&host, key, value)?;
+            config::set_by_console(&host, key, &given(key, value)?)?;
         }
         Verb::Kubeconfig { server } => print!("{}", cluster::kubeconfig(&host, server.as_deref())?),
+        Verb::Cluster(Cluster::Secret) => println!("{}", cluster::secret(&host)?.reveal()),
         Verb::Agent { once, fuse } => agent::run(&host.with_fuse(*fuse), if *once { Stay::Once } else { Stay::Forever })?,
         Verb::Images(Images::Serve { port, log }) => images::serve(&host, *port, if *log { Log::Requests } else { Log::Quiet })?,
         Verb::Console { tty } => console::run(&host, tty)?,
@@ -125,6 +139,20 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The value, or one line of standard input: every user can read the arguments of a process.
+fn given(key: &str, value: &str) -> Result<String> {
+    match value {
+        "-" => {
+            std::io::read_to_string(std::io::stdin().lock()).map(|text| text.trim().into()).context(|| format!("reading {key} from standard input"))
+        }
+        value if key == SECRET_KEY && !value.is_empty() => {
+            Err(Error::input(format!("setting {key}: every user can read the arguments of a process"))
+                .with_hint(format!("`chasi-bod config set {key}=-` reads it from standard input")))
+        }
+        value => Ok(value.into()),
+    }
 }
 
 fn status(host: &Host, json: bool) -> Result<ExitCode> {

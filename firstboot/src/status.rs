@@ -99,7 +99,7 @@ impl Status {
             slot: word(["chasi.slot", "slot"]),
             hostname: String::new(),
             addresses: Vec::new(),
-            steps: NAMES.iter().chain(cluster::NAMES.iter().filter(|_| cluster::is_wanted(host))).map(pending).collect(),
+            steps: NAMES.iter().chain(&cluster::names(host)).map(pending).collect(),
             ready: false,
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::chart::ChartSpec;
 use crate::image::{ImageLayer, ImageUse};
 use crate::profile::{Diagnostics, Document, FileSpec, Scalar, parse_layer};
 use crate::source::Source;
@@ -47,6 +48,12 @@ pub struct Definition {
     /// Container images that the root carries, made of image layers or pulled from a registry.
     #[serde(default)]
     pub images: Vec<ImageUse>,
+    /// Helm charts that the cluster gets when it is founded; folders are relative to the layer's.
+    #[serde(default)]
+    pub charts: Vec<ChartSpec>,
+    /// Plain manifests that the cluster gets, files of the layer's folder.
+    #[serde(default)]
+    pub manifests: Vec<String>,
     /// Files to put into the image; `source` is relative to the layer's folder, `builtin:node` is the node binary.
     #[serde(default)]
     pub files: Vec<FileSpec>,

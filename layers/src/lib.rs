@@ -2,11 +2,14 @@
 #![forbid(unsafe_code)]
 
 pub mod bootstate;
+pub mod chart;
 pub mod error;
 pub mod fatnames;
 pub mod image;
 pub mod layer;
 pub mod lock;
+pub mod manifest;
+pub mod membership;
 pub mod node;
 pub mod plan;
 pub mod profile;

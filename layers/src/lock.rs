@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chart::LockedChart;
 use crate::image::LockedImage;
 use crate::source::LockedSource;
 use crate::units::{Bytes, Digest};
@@ -31,6 +32,22 @@ pub struct Lock {
     /// Container images from registries, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<LockedImage>,
+    /// Helm charts, in the order in which they are installed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub charts: Vec<LockedChart>,
+    /// Images that charts, manifests and kubeadm ask for, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted: Vec<Wanted>,
+}
+
+/// A container image that something in the cluster asks for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Wanted {
+    /// Full reference.
+    pub image: String,
+    /// Who asks: `kubeadm`, or releases with the templates that name it.
+    pub wanted_by: Vec<String>,
 }
 
 /// One signed index (InRelease) at the time of locking.
@@ -145,8 +162,9 @@ impl Lock {
     /// Everything that the lock names as bytes of the store, with its size; the signed indices are not among it.
     pub fn blobs(&self) -> BTreeMap<Digest, Bytes> {
         let packages = self.packages.iter().chain(&self.tools).map(|p| (p.sha256, p.size));
+        let charts = self.charts.iter().filter(|chart| !chart.from.is_empty()).map(|chart| (chart.sha256, chart.size));
         let images = self.images.iter().flat_map(LockedImage::descriptors).map(|d| (d.digest, d.size));
-        packages.chain(self.sources.iter().flat_map(LockedSource::blobs)).chain(images).collect()
+        packages.chain(self.sources.iter().flat_map(LockedSource::blobs)).chain(images).chain(charts).collect()
     }
 
     /// Image packages by name.
@@ -181,6 +199,8 @@ mod tests {
             packages: vec![package("a"), package("b")],
             tools: vec![],
             sources: vec![],
+            charts: vec![],
+            wanted: vec![],
             images: vec![image("r.test/a:1", "r.test/a:1"), image("r.test/b:1", "r.test/c:2")],
         }
     }

@@ -8,14 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
+use crate::chart::{ChartFiles, PlannedChart};
 use crate::image::{PlannedImage, PlannedImageLayer, PlannedPull};
 use crate::layer::{Assumed, Definition, Item, LoadedLayer, NODE_BINARY, Parameter, Units};
 use crate::profile::{Diagnostic, Diagnostics, Document, FileSpec, LayerRef, LayerUse, Loaded, Scalar, Spot, User, is_package, quote, suggest};
 use crate::source::PlannedSource;
 use crate::template;
 use crate::units::Digest;
-use crate::{Error, Result};
+use crate::{Context as _, Error, Result};
 
+mod charts;
 mod check;
 mod content;
 mod images;
@@ -51,6 +53,9 @@ pub struct Plan {
     /// Container images that are pulled, by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pulls: Vec<PlannedPull>,
+    /// Releases that the cluster gets, in the order in which they are installed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub charts: Vec<PlannedChart>,
 }
 
 /// What one layer puts into the image.
@@ -162,18 +167,25 @@ fn as_digest<S: Serializer>(bytes: &[u8], s: S) -> std::result::Result<S::Ok, S:
 /// Reads a file that the profile's `files` name as their source, by the name used there.
 pub type Read<'a> = &'a dyn Fn(&str) -> Result<Vec<u8>>;
 
-/// Plans an image. `layers` are all layers that may be used (the profile's own folders and the built-in ones, one per name); `problems` are
-/// those met in reading them: with any there is no plan, but what can still be checked is told with them, all at once.
-pub fn plan(loaded: &Loaded, layers: &[LoadedLayer], read: Read<'_>, mut problems: Vec<Diagnostic>) -> Result<Plan> {
+/// Plans an image. `layers` are all layers that may be used (the profile's own folders and the built-in ones, one per name), `folders` the
+/// charts that the profile names as folders; `problems` are those met in reading them: with any there is no plan, but what can still be checked
+/// is told with them, all at once.
+pub fn plan(
+    loaded: &Loaded,
+    layers: &[LoadedLayer],
+    folders: &BTreeMap<String, ChartFiles>,
+    read: Read<'_>,
+    mut problems: Vec<Diagnostic>,
+) -> Result<Plan> {
     let profile = &loaded.profile;
     let json = serde_json::to_value(profile).map_err(|e| Error::internal(format!("encoding profile: {e}")))?;
-    let (mut planned, mut images) = (Vec::new(), images::Images::default());
+    let (mut planned, mut images, mut charts) = (Vec::new(), images::Images::default(), charts::Charts::default());
     let placed = order(loaded, layers, &mut problems);
     for &placed in &placed {
-        let one = plan_layer(loaded, placed, &json, &mut images, &mut problems);
+        let one = plan_layer(loaded, placed, &json, (&mut images, &mut charts), &mut problems);
         planned.push(PlannedLayer { position: planned.len(), ..one });
     }
-    let top = plan_profile(loaded, read, &json, &mut problems);
+    let top = plan_profile(loaded, (read, folders), &json, &mut charts, &mut problems);
     planned.push(PlannedLayer { position: planned.len(), ..top });
     check_paths(&planned, &mut problems);
     let declaring: Vec<_> = placed.iter().map(|(layer, _)| *layer).collect();
@@ -182,7 +194,8 @@ pub fn plan(loaded: &Loaded, layers: &[LoadedLayer], read: Read<'_>, mut problem
     let files = planned.iter().flat_map(|layer| &layer.files).chain(image_layers.iter().flat_map(|layer| &layer.files));
     let sources = sources::used(loaded, &declaring, files, &mut problems);
     Diagnostics::gather(loaded.document.path(), problems)?;
-    Ok(Plan { name: profile.name.clone(), version: profile.version.clone(), layers: planned, sources, image_layers, images, pulls })
+    let (name, version) = (profile.name.clone(), profile.version.clone());
+    Ok(Plan { name, version, layers: planned, sources, image_layers, images, pulls, charts: charts.used() })
 }
 
 impl Plan {
@@ -269,6 +282,9 @@ impl std::fmt::Display for Plan {
         for PlannedPull { name, pull, wanted_by, .. } in &self.pulls {
             write!(f, "\n\nimage {name} of {wanted_by}\n  pulled from {pull}")?;
         }
+        for chart in &self.charts {
+            write!(f, "\n\nrelease {} of layer {}\n  {chart}", chart.spec.name, chart.layer)?;
+        }
         for source in &self.sources {
             write!(f, "\n\nsource {} of layer {}\n  {source}", source.name, source.layer)?;
         }
@@ -309,7 +325,7 @@ fn plan_layer(
     loaded: &Loaded,
     (layer, at): Placed<'_>,
     profile: &Value,
-    images: &mut images::Images,
+    (images, charts): (&mut images::Images, &mut charts::Charts),
     problems: &mut Vec<Diagnostic>,
 ) -> PlannedLayer {
     let Definition { name, packages, assume, files, remove, units, sysctl, scripts, initrd_modules, .. } = &layer.definition;
@@ -322,6 +338,8 @@ fn plan_layer(
         site.problems.push(spot.problem(format!("{} is not the name of a package", quote(name)), None));
     }
     images.add(&mut site, &layer.definition);
+    charts.add(&mut site, name, &layer.definition.charts, &|folder| chart_folder(folder, layer));
+    charts.add_manifests(&mut site, name, &loaded.profile.version, &layer.definition.manifests);
     let modules = site.items("initrdModules", initrd_modules, &|parameter, n| named_by_parameter(loaded, layer, at, parameter, n));
     PlannedLayer {
         name: name.clone(),
@@ -349,7 +367,13 @@ fn units_at(document: &Document, units: &Units) -> BTreeMap<String, Spot> {
     lists.into_iter().flat_map(spots).collect()
 }
 
-fn plan_profile(loaded: &Loaded, read: Read<'_>, json: &Value, problems: &mut Vec<Diagnostic>) -> PlannedLayer {
+fn plan_profile(
+    loaded: &Loaded,
+    (read, folders): (Read<'_>, &BTreeMap<String, ChartFiles>),
+    json: &Value,
+    charts: &mut charts::Charts,
+    problems: &mut Vec<Diagnostic>,
+) -> PlannedLayer {
     let (profile, document) = (&loaded.profile, &loaded.document);
     let data = json!({"profile": json, "parameters": {}});
     let sudo = profile.users.iter().position(|user| user.sudo).map(|n| ("sudo".to_string(), document.spot(&["users", &n.to_string(), "sudo"])));
@@ -357,6 +381,9 @@ fn plan_profile(loaded: &Loaded, read: Read<'_>, json: &Value, problems: &mut Ve
     let asked_at: BTreeMap<_, _> = sudo.into_iter().chain(packages).collect();
     let users = accounts(loaded, problems);
     let mut site = Site { document, folder: "", data: &data, read, problems };
+    // A folder that cannot be read was told when it was looked for.
+    charts.add(&mut site, PROFILE_LAYER, &profile.charts, &|folder| Ok(folders.get(folder).cloned().unwrap_or_default()));
+    charts.add_manifests(&mut site, PROFILE_LAYER, &profile.version, &profile.manifests);
     PlannedLayer {
         name: PROFILE_LAYER.into(),
         packages: asked_at.keys().cloned().collect(),
@@ -370,6 +397,13 @@ fn plan_profile(loaded: &Loaded, read: Read<'_>, json: &Value, problems: &mut Ve
 
 fn texts(values: &BTreeMap<String, Scalar>) -> BTreeMap<String, String> {
     values.iter().map(|(key, value)| (key.clone(), value.to_string())).collect()
+}
+
+/// Files of a layer's folder below a chart's.
+fn chart_folder(folder: &str, layer: &LoadedLayer) -> Result<ChartFiles> {
+    let prefix = format!("{}/", folder.trim_start_matches("./").trim_end_matches('/'));
+    let files: ChartFiles = layer.files.iter().filter_map(|(path, bytes)| Some((path.strip_prefix(&prefix)?.to_string(), bytes.clone()))).collect();
+    if files.is_empty() { Err(Error::input(format!("there is no such folder in {}", layer.folder))) } else { Ok(files) }
 }
 
 fn missing_file(name: &str, folder: &str, files: &BTreeMap<String, Vec<u8>>) -> Error {

@@ -31,6 +31,15 @@ impl Reference {
         Some(Self { tag: whole.tag.filter(|_| whole.digest.is_none()), ..whole })
     }
 
+    /// The same with the tag that stands beside a digest: two who ask for one tag by two digests are told apart.
+    pub fn with_tag(text: &str) -> Option<Self> {
+        let whole = Self::canonical(text)?;
+        let name = text.split_once('@').map_or(text, |(name, _)| name);
+        let tagged = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
+        let tag = Self::canonical(name).and_then(|named| named.tag).filter(|_| tagged || whole.digest.is_none());
+        Some(Self { tag, ..whole })
+    }
+
     /// What a registry is asked for: the digest where one is given, else the tag.
     pub fn wanted(&self) -> String {
         self.digest.map_or_else(|| self.tag.clone().unwrap_or_default(), |digest| digest.to_string())
@@ -107,6 +116,17 @@ mod tests {
         for bad in bad.into_iter().chain(["a.b/c@sha256:12", "a.b/c@md5:12", "a.b:0/c:1", ".b/c:1", "a..b/c:1", "a.b/c:1@", "user@a.b/c:1"]) {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_tag_beside_a_digest_is_kept_where_it_is_asked_for() {
+        let digest = Digest::of(b"x");
+        for (text, whole) in [("nginx", "docker.io/library/nginx:latest".to_string()), ("a.b/c:1", "a.b/c:1".into())] {
+            assert_eq!(Reference::with_tag(text).unwrap().to_string(), whole);
+        }
+        assert_eq!(Reference::with_tag(&format!("nginx:1@{digest}")).unwrap().to_string(), format!("docker.io/library/nginx:1@{digest}"));
+        assert_eq!(Reference::with_tag(&format!("a.b/c@{digest}")).unwrap().to_string(), format!("a.b/c@{digest}"));
+        assert_eq!(Reference::with_tag("{{ x }}"), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The container images that a root carries: one folder per layer, manifests and configs by digest, and an index of both. The builder writes
+//! The charts and container images that a root carries. Images: one folder per layer, manifests and configs by digest, and an index of both. The builder writes
 //! it, the node's registry and snapshotter read it; nothing is unpacked or imported on the node.
 //!
 //! ```text
@@ -24,6 +24,53 @@ pub const DOCUMENTS: &str = "/usr/lib/chasi-bod/images/sha256";
 
 /// Port of the node's read-only registry on 127.0.0.1; below 1024, so that no ordinary user can take its place.
 pub const REGISTRY_PORT: u16 = 955;
+
+/// The releases that a control plane installs.
+pub const SEED: &str = "/usr/lib/chasi-bod/seed.json";
+
+/// Folder of the releases' charts.
+pub const CHARTS: &str = "/usr/lib/chasi-bod/charts";
+
+/// What a cluster gets when it is founded.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Seed {
+    /// Releases in the order in which they are installed.
+    pub releases: Vec<Release>,
+}
+
+/// A release of a Helm chart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Release {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The chart's own name.
+    pub chart: String,
+    /// The chart's version.
+    pub version: String,
+    /// The chart's file below `CHARTS`.
+    pub file: String,
+    /// Digest of that file.
+    pub sha256: Digest,
+    /// Its size.
+    pub size: Bytes,
+    /// Values over those of the chart.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, serde_json::Value>,
+    /// Layer that asks for it.
+    pub wanted_by: String,
+}
+
+impl Release {
+    /// Digest of all that decides what is installed.
+    pub fn spec(&self) -> Digest {
+        let values = serde_json::to_string(&self.values).unwrap_or_default();
+        Digest::of_parts([self.name.as_bytes(), self.namespace.as_bytes(), &self.sha256.0, values.as_bytes()])
+    }
+}
 
 /// All images of a root.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

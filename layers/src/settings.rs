@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
+use crate::membership::{Secret, endpoint};
 use crate::node::ImageRecord;
 use crate::profile::{ConsoleLogin, Interface, Mount, Network, check_network, is_host, is_user, is_zone, quote, suggest};
 
@@ -69,6 +70,10 @@ pub struct Settings {
     pub url: Option<Sourced<String>>,
     /// The node's part in forming the cluster; none until it is told.
     pub role: Option<Sourced<Role>>,
+    /// `host:port` where the cluster that exists is asked to take the node.
+    pub endpoint: Option<Sourced<String>>,
+    /// What the nodes of the cluster know each other by.
+    pub secret: Option<Sourced<Secret>>,
 }
 
 /// A node's part in forming the cluster.
@@ -81,8 +86,13 @@ pub enum Role {
     Member,
 }
 
-const KEYS: [&str; 11] = [
+/// Key of the cluster's secret, which only sources may give that not every user of the node can read.
+pub const SECRET_KEY: &str = "cluster.secret";
+
+const KEYS: [&str; 13] = [
     "cluster.role",
+    "cluster.endpoint",
+    SECRET_KEY,
     "hostname",
     "sshKeys",
     "sshKeys.<user>",
@@ -109,6 +119,19 @@ impl Settings {
             mounts: Sourced::image(image.disk.mounts.clone()),
             url: None,
             role: None,
+            endpoint: None,
+            secret: None,
+        }
+    }
+
+    /// The node's part: the role that it was told. An endpoint makes it a member, also where the image makes founders of all nodes.
+    pub fn part(&self) -> Option<Role> {
+        let is_of_image = |role: &Sourced<Role>| role.source.starts_with("image");
+        match (&self.role, &self.endpoint) {
+            (Some(role), Some(_)) if is_of_image(role) => Some(Role::Member),
+            (Some(role), _) => Some(role.value),
+            (None, Some(_)) => Some(Role::Member),
+            (None, None) => None,
         }
     }
 
@@ -127,6 +150,8 @@ impl Settings {
             "disk.mounts" => put(&mut self.mounts, structure(&item.value)?, source),
             "url" => self.url = Some(Sourced { value: word(&item.value, check_url)?, source: source.clone() }),
             "cluster.role" => self.role = Some(Sourced { value: structure(&item.value)?, source: source.clone() }),
+            "cluster.endpoint" => self.endpoint = Some(Sourced { value: endpoint(&text(&item.value)?)?, source: source.clone() }),
+            SECRET_KEY => self.secret = Some(Sourced { value: secret(&item.value)?, source: source.clone() }),
             "sshKeys" => self.set_ssh_keys("root", &item.value, source)?,
             key => match key.strip_prefix("sshKeys.") {
                 Some(user) => self.set_ssh_keys(user, &item.value, source)?,
@@ -160,6 +185,8 @@ impl Settings {
         rows.extend(self.password_hash.iter().map(|hash| ("console.passwordHash".into(), "(hidden)".into(), hash.source.clone())));
         rows.push(row("disk.mounts", &self.mounts));
         rows.extend(self.role.iter().map(|role| row("cluster.role", role)));
+        rows.extend(self.endpoint.iter().map(|endpoint| row("cluster.endpoint", endpoint)));
+        rows.extend(self.secret.iter().map(|secret| (SECRET_KEY.into(), "(hidden)".into(), secret.source.clone())));
         rows.extend(self.url.iter().map(|url| ("url".into(), without_secrets(&url.value), url.source.clone())));
         rows
     }
@@ -208,6 +235,14 @@ fn text(value: &Value) -> Result<String, String> {
         Value::String(text) => Ok(text.trim().to_string()),
         Value::Number(number) => Ok(number.to_string()),
         other => Err(format!("text expected, found {}", kind(other))),
+    }
+}
+
+/// A number is refused: YAML may have rounded it.
+fn secret(value: &Value) -> Result<Secret, String> {
+    match value {
+        Value::String(text) => Secret::parse(text),
+        other => Err(format!("text in quotes expected, found {}", kind(other))),
     }
 }
 
@@ -384,6 +419,8 @@ mod tests {
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8e1RkDLYBSVWxcLqJbPKB8YI9cI5WxdgVFYkA0kD0n me";
 
+    const CANARY: &str = "canary-in-the-coal-mine-0123456789";
+
     fn image() -> Settings {
         let json = r#"{"name":"m","version":"1.0.0","epoch":0,"hostname":"node-{mac}","network":{},"disk":{},"time":{},"console":{}}"#;
         Settings::of_image(&serde_json::from_str(json).unwrap())
@@ -401,7 +438,8 @@ mod tests {
         let (settings, problems) = load(&format!(
             "hostname: a-{{id}}\nsshKeys:\n  root: [\"{KEY}\"]\ntime:\n  zone: Europe/Berlin\n  servers: [10.0.0.1]\nconsole:\n  login: \"off\"\n  \
              passwordHash: $6$abcdefgh$0123456789\nnetwork:\n  interfaces:\n  - {{name: a, match: {{name: e*}}, addresses: [10.0.0.2/24]}}\n\
-             disk:\n  mounts: [{{path: /srv/a, disk: {{serial: x}}}}]\ncluster:\n  role: founder\nurl: https://u:p@h/x?t=1\n"
+             disk:\n  mounts: [{{path: /srv/a, disk: {{serial: x}}}}]\ncluster:\n  role: founder\n  endpoint: 10.0.0.9\n  secret: {CANARY}\n\
+             url: https://u:p@h/x?t=1\n"
         ));
         assert_eq!(problems, Vec::<String>::new());
         assert_eq!(settings.hostname, Sourced { value: "a-{id}".into(), source: "f:1".into() });
@@ -411,6 +449,10 @@ mod tests {
         assert_eq!(settings.network.value.interfaces[0].addresses, ["10.0.0.2/24"]);
         assert_eq!(settings.mounts.value[0].path, "/srv/a");
         assert_eq!(settings.role, Some(Sourced { value: Role::Founder, source: "f:16".into() }));
+        assert_eq!(settings.endpoint, Some(Sourced { value: "10.0.0.9:6444".into(), source: "f:17".into() }));
+        assert_eq!(settings.secret.as_ref().unwrap().value.reveal(), CANARY);
+        let shown = format!("{:?} {settings:?}", settings.rows()).replace("https://u:p@h/x?t=1", "").replace("$6$abcdefgh$0123456789", "");
+        assert!(!shown.contains(CANARY) && shown.contains("(hidden)"), "{shown}");
         let shown = format!("{:?}", settings.rows());
         assert!(!shown.contains("$6$") && !shown.contains("u:p") && !shown.contains("t=1") && shown.contains("https://h/x"), "{shown}");
     }
@@ -430,6 +472,9 @@ mod tests {
             ("network: {interfaces: [{name: a, match: {name: e*}, addresses: [10.0.0.1/33]}]}", "network", "10.0.0.1/33"),
             ("network: {interfaces: [{name: v, vlan: {id: 5, parent: b}}]}", "network", "no interface `b`"),
             ("cluster: {role: king}", "cluster.role", "unknown variant `king`"),
+            ("cluster: {endpoint: \"a b\"}", "cluster.endpoint", "no `host[:port]`"),
+            ("cluster: {secret: hunter2}", "cluster.secret", "at least 26 random ones"),
+            ("cluster: {secret: 12345678901234567890123456}", "cluster.secret", "text in quotes expected, found a number"),
             ("url: http://h/x", "url", "sha256"),
             ("url: file:///etc/shadow", "url", "no http"),
         ];
@@ -462,6 +507,23 @@ mod tests {
         }
         assert!(check_ssh_key(KEY).is_ok());
         assert!(check_ssh_key(&KEY[..KEY.len() - 60]).is_err());
+    }
+
+    #[test]
+    fn an_endpoint_makes_a_member_unless_the_node_itself_was_told_otherwise() {
+        for (role, role_source, endpoint, part) in [
+            (None, "", None, None),
+            (None, "", Some("a"), Some(Role::Member)),
+            (Some("founder"), "image: settings.yaml:1", None, Some(Role::Founder)),
+            (Some("founder"), "image: settings.yaml:1", Some("a"), Some(Role::Member)),
+            (Some("founder"), "console", Some("a"), Some(Role::Founder)),
+            (Some("member"), "console", None, Some(Role::Member)),
+        ] {
+            let mut settings = image();
+            let items = role.map(|role| Item::text("cluster.role", role, role_source)).into_iter();
+            items.chain(endpoint.map(|endpoint| Item::text("cluster.endpoint", endpoint, "x"))).for_each(|item| settings.set(&item).unwrap());
+            assert_eq!(settings.part(), part, "{role:?} {role_source} {endpoint:?}");
+        }
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Node {
     link: Option<uml::Link>,
     /// Memory in MiB.
     pub memory: u32,
+    /// Further disks.
+    pub further: Vec<Drive>,
     /// More arguments for QEMU.
     pub arguments: Vec<String>,
     /// More options for its user network, each with a comma before it.
@@ -67,7 +69,17 @@ impl Node {
         let public_key = fs::read_to_string(folder.join("key.pub")).context(|| "reading the test key".into())?.trim().to_string();
         let port = free_port()?;
         let arguments = vec!["-smbios".into(), format!("type=11,value=chasi-bod:sshKeys={public_key}")];
-        Ok(Self { folder: folder.to_path_buf(), disk, port, link: None, memory: 2048, arguments, forwards: String::new(), public_key })
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            disk,
+            port,
+            link: None,
+            memory: 2048,
+            further: Vec::new(),
+            arguments,
+            forwards: String::new(),
+            public_key,
+        })
     }
 
     /// A node of the UML lane: a sparse copy of a raw artifact as its disk, a place on a network, and what starts its slot A.
@@ -85,11 +97,21 @@ impl Node {
         Ok((node, Firmware::Uml { kernel: uml::kernel()?, initrd, command_line, link }))
     }
 
+    /// Plugs in a disk labelled `CHASI` whose `chasi-bod.yaml` this is.
+    pub fn configure(&mut self, yaml: &str) -> Result<()> {
+        let (files, path) = (self.folder.join("chasi"), self.folder.join("chasi.ext4"));
+        fs::create_dir_all(&files).context(|| "making a folder for the configuration".into())?;
+        fs::write(files.join("chasi-bod.yaml"), yaml).context(|| "writing chasi-bod.yaml".into())?;
+        exec::run("mke2fs", &["-q", "-t", "ext4", "-L", "CHASI", "-d", &text(&files), &text(&path), "8M"])?;
+        self.further.push(Drive { path, format: "raw" });
+        Ok(())
+    }
+
     /// Powers the machine on.
     pub fn start(&self, firmware: Firmware) -> Result<Vm> {
         let mut machine = Machine::new(firmware, &[]);
-        machine.drives = vec![self.disk.clone()];
         machine.memory = self.memory;
+        machine.drives = [std::slice::from_ref(&self.disk), &self.further].concat();
         machine.arguments = self.arguments.clone();
         let net = format!("user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22{}", self.port, self.forwards);
         machine.arguments.extend(["-netdev".into(), net, "-device".into(), "virtio-net-pci,netdev=n0".into()]);

@@ -88,10 +88,11 @@ impl Link {
 }
 
 /// Arguments for `nsenter` that start a node in its namespace: serial line on standard input and output, memory in /dev/shm.
-pub fn arguments(kernel: &Path, initrd: &Path, disk: &Path, memory: u32, folder: &Path, link: &Link, line: &str) -> Vec<String> {
+pub fn arguments(kernel: &Path, initrd: &Path, disks: &[&Path], memory: u32, folder: &Path, link: &Link, line: &str) -> Vec<String> {
     let (kernel, folder) = (kernel.display().to_string(), folder.display());
     let mut args = link.inside(&["env", "TMPDIR=/dev/shm", &kernel]);
-    args.extend([format!("mem={memory}M"), format!("ubd0={}", disk.display()), format!("initrd={}", initrd.display())]);
+    args.extend([format!("mem={memory}M"), format!("initrd={}", initrd.display())]);
+    args.extend(disks.iter().enumerate().map(|(number, disk)| format!("ubd{number}={}", disk.display())));
     args.extend([format!("uml_dir={folder}/"), "umid=uml".into()]);
     args.extend(["seccomp=on", "noreboot", "con=null", "con0=null", "ssl=null", "ssl0=fd:0,fd:1"].map(String::from));
     args.extend(link.words());

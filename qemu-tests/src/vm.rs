@@ -72,8 +72,8 @@ impl Machine {
     /// Starts the machine; its serial log and firmware variables go to `folder`.
     pub fn start(&self, folder: &Path) -> Result<Vm> {
         if let Firmware::Uml { kernel, initrd, command_line, link } = &self.firmware {
-            let disk = self.drives.first().ok_or_else(|| Error::internal("starting UML: no disk"))?;
-            let args = uml::arguments(kernel, initrd, &disk.path, self.memory, folder, link, command_line);
+            let disks: Vec<_> = self.drives.iter().map(|drive| drive.path.as_path()).collect();
+            let args = uml::arguments(kernel, initrd, &disks, self.memory, folder, link, command_line);
             return Vm::start("nsenter", &args, folder);
         }
         let mut args = words(BASE);

@@ -73,6 +73,12 @@ pub enum Command {
     /// Check artifacts against SHA256SUMS, build record and verity; names every file, partition and offset that differs.
     #[command(after_help = "Examples:\n  chasi-bod verify output/minimal/0.1.0\n  chasi-bod verify output/minimal/0.1.0/minimal-0.1.0.qcow2")]
     Verify(FileArg),
+    /// Show what clusters get from an image: releases of charts and container images, and why each is there.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  chasi-bod seed list profiles/standalone.yaml\n  chasi-bod seed list output/standalone/0.1.0 --json"
+    )]
+    Seed(SeedCommand),
     /// Print the JSON schema of profiles or layers, for editors.
     #[command(after_help = "Examples:\n  chasi-bod schema > profile.schema.json\n  chasi-bod schema --of layer > layer.schema.json")]
     Schema {
@@ -264,6 +270,20 @@ pub struct InspectArgs {
 pub struct FileArg {
     /// Folder of artifacts, or one artifact beside its build record.
     pub path: PathBuf,
+}
+
+/// Commands on the seed.
+#[derive(Debug, Subcommand)]
+pub enum SeedCommand {
+    /// Show every chart and image, who asks for it and its size: of a profile by its lock, or of a built image.
+    #[command(
+        after_help = "Examples:\n  chasi-bod seed list profiles/standalone.yaml\n  chasi-bod seed list output/standalone/0.1.0/standalone-0.1.0.qcow2"
+    )]
+    List {
+        /// Profile, disk image, or folder of artifacts.
+        #[arg(value_name = "PROFILE|IMAGE")]
+        path: PathBuf,
+    },
 }
 
 /// Commands on the store.

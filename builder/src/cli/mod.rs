@@ -23,7 +23,7 @@ use crate::progress::Progress;
 use crate::source::oci::Registries;
 use crate::store::Store;
 use crate::{exec, inspect};
-use args::{BuildArgs, CacheCommand, Cli, Command, FileArg, Global, InspectArgs, LockArgs, RegistryArgs, RunArgs, SchemaOf};
+use args::{BuildArgs, CacheCommand, Cli, Command, FileArg, Global, InspectArgs, LockArgs, RegistryArgs, RunArgs, SchemaOf, SeedCommand};
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
@@ -48,6 +48,11 @@ fn dispatch(command: Command, global: &Global) -> Result<ExitCode> {
         Command::Run(args) => return run(args, global),
         Command::Inspect(args) => inspect(&args, global)?,
         Command::Verify(args) => verify(&args, global)?,
+        Command::Seed(SeedCommand::List { path }) => {
+            given(&path)?;
+            let listing = pipeline::listing(&path)?;
+            show(global, &listing, || listing.to_string())?;
+        }
         Command::Schema { of: SchemaOf::Profile } => print_json(&profile::json_schema())?,
         Command::Schema { of: SchemaOf::Layer } => print_json(&profile::layer_schema())?,
         Command::New { name, output: None } => print(&profile::template(&name)?)?,

@@ -26,7 +26,7 @@ pub fn make(planned: &Planned, lock: &Lock, given: &Given<'_>, store: &Store) ->
     let (plan, architecture) = (&planned.plan, planned.profile.architecture.debian());
     let layers = plan.image_layers.iter().map(|planned| Ok((planned.name.as_str(), layer(planned, lock, given, store)?)));
     let layers: BTreeMap<&str, LayerContent> = layers.collect::<Result<_>>()?;
-    let made = plan.images.iter().map(|planned| recipe::build(&recipe_of(planned, &layers, architecture)?, store, lock.epoch));
+    let made = plan.images.iter().map(|planned| recipe::build(&recipe_of(planned, &layers, lock, architecture)?, store, lock.epoch));
     let pulled = lock.images.iter().map(|image| pulled::build(&pulled_of(image, architecture), store, Limits::default()));
     made.chain(pulled).collect()
 }
@@ -42,7 +42,7 @@ fn pulled_of(image: &LockedImage, architecture: &str) -> Pulled {
     }
 }
 
-fn recipe_of(planned: &PlannedImage, layers: &BTreeMap<&str, LayerContent>, architecture: &str) -> Result<Recipe> {
+fn recipe_of(planned: &PlannedImage, layers: &BTreeMap<&str, LayerContent>, lock: &Lock, architecture: &str) -> Result<Recipe> {
     let image = &planned.image;
     let found = image.layers.iter().map(|name| {
         layers.get(name.as_str()).cloned().ok_or_else(|| Error::internal(format!("making image {}: its layer `{name}` was not made", image.name)))
@@ -57,7 +57,8 @@ fn recipe_of(planned: &PlannedImage, layers: &BTreeMap<&str, LayerContent>, arch
         user: image.user.clone().unwrap_or_default(),
         ..Settings::default()
     };
-    let wanted_by = vec![format!("layer {}", planned.layer)];
+    let asked = lock.wanted.iter().filter(|wanted| wanted.image == image.name).flat_map(|wanted| wanted.wanted_by.clone());
+    let wanted_by = std::iter::once(format!("layer {}", planned.layer)).chain(asked).collect();
     Ok(Recipe { name: image.name.clone(), layers, config, architecture: architecture.into(), wanted_by })
 }
 

@@ -13,7 +13,7 @@ use layers::{Context, Error, Fault, Result};
 use serde::Serialize;
 
 use super::pulls::Renewal;
-use super::{Locking, Network, Planned, Reach, grub, pulls, sources};
+use super::{Locking, Network, Planned, Reach, grub, pulls, seed, sources};
 use crate::progress::Progress;
 use crate::source::deb::{self, Archive, Fetched, Mirrors, Offline, Request, Update, Updates};
 use crate::source::http::{Client, Limits};
@@ -133,6 +133,8 @@ pub fn relock(planned: &Planned, update: Option<&[String]>, reach: &Reach, store
     let mut after = deb::lock(&archive, &request(planned), before.as_ref(), &update)?;
     after.sources = sources::lock(&archive, &planned.plan, before.as_ref())?;
     after.images = pulls::lock(&archive, &reach.registries, planned, before.as_ref(), &renewal)?;
+    after.charts = seed::lock(&archive, &reach.registries, &planned.plan, before.as_ref())?;
+    seed::lock_images(&archive, &reach.registries, planned, &mut after, (before.as_ref(), &renewal))?;
     Ok((before, after))
 }
 
@@ -144,6 +146,7 @@ pub fn ensure(planned: &Planned, locking: Locking, reach: &Reach, store: &Store,
     }
     let archive = archive(planned, store, reach.network, progress)?;
     sources::fetch(&archive, &lock)?;
+    seed::fetch(&archive, &reach.registries, &lock)?;
     pulls::fetch(&archive, &reach.registries, &lock)?;
     let Fetched::Gone(gone) = deb::fetch(&archive, &lock)? else { return Ok(lock) };
     if locking == Locking::Locked {
@@ -208,7 +211,7 @@ pub fn found(planned: &Planned) -> Result<Found> {
 }
 
 fn answers(plan: &Plan, lock: &Lock) -> bool {
-    sources::answers(plan, lock) && pulls::answers(plan, lock)
+    sources::answers(plan, lock) && pulls::answers(plan, lock) && seed::answers(plan, lock)
 }
 
 /// Refuses to go on where a lock has to be made and may not be.

@@ -9,6 +9,7 @@ mod output;
 mod preview;
 mod pulls;
 mod root;
+mod seed;
 mod sources;
 mod verify;
 
@@ -43,6 +44,7 @@ pub use locking::{Change, changes, locks_below, path_of, read_lock, relock, writ
 use node::node_binary;
 use output::Staging;
 pub use preview::{Amount, Output, OutputState, Packages, Preview, packages, preview};
+pub use seed::{ListedImage, Listing, listing};
 pub use verify::verify;
 
 /// Role of the layer that brings the kernel.
@@ -188,7 +190,8 @@ pub fn plan(path: &Path) -> Result<Planned> {
     if let Some(Err(error)) = loaded.profile.debian.keyring.as_ref().map(|name| defs::read(&here.join(name))) {
         problems.push(loaded.document.spot(&["debian", "keyring"]).problem(error.to_string(), error.hint().map(str::to_string)));
     }
-    let plan = layers::plan::plan(&loaded, &layers, &|name| defs::read(&here.join(name)), problems)?;
+    let folders = defs::chart_folders(&loaded, here, &mut problems);
+    let plan = layers::plan::plan(&loaded, &layers, &folders, &|name| defs::read(&here.join(name)), problems)?;
     check_kernel(&loaded, &plan, &layers)?;
     // Sizes that cannot work are said before anything is fetched.
     Layout::new(&loaded.profile.disk, Bytes(0), Bytes(0), &Seed::new(&loaded.profile.name))?;

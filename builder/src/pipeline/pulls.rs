@@ -32,7 +32,8 @@ impl Renewal {
         }
     }
 
-    fn takes(&self, name: &str) -> bool {
+    /// Whether an image of this name may leave it.
+    pub fn takes(&self, name: &str) -> bool {
         match self {
             Self::All => true,
             Self::Named(names) => names.contains(name),
@@ -48,7 +49,7 @@ pub fn is_image(name: &str) -> bool {
 /// Locks the plan's images. One that the former lock has for the same reference keeps its digest: where the registry's tag has moved, that is told.
 pub fn lock(site: &Archive<'_>, registries: &Registries, planned: &Planned, before: Option<&Lock>, renewal: &Renewal) -> Result<Vec<LockedImage>> {
     if let Renewal::Named(names) = renewal
-        && let Some(name) = names.iter().find(|name| planned.plan.pulls.iter().all(|pull| pull.name != **name))
+        && let Some(name) = names.iter().find(|name| !is_known(name, planned, before))
     {
         let error = Error::input(format!("updating {name}: no image of this name is pulled"));
         let hint = layers::profile::suggest(name, planned.plan.pulls.iter().map(|pull| pull.name.as_str()));
@@ -61,6 +62,11 @@ pub fn lock(site: &Archive<'_>, registries: &Registries, planned: &Planned, befo
         Ok(())
     })?;
     Ok(done.into_inner().unwrap_or_else(|e| e.into_inner()).into_values().collect())
+}
+
+/// Whether an image is declared, or was locked because charts ask for it.
+fn is_known(name: &str, planned: &Planned, before: Option<&Lock>) -> bool {
+    planned.plan.pulls.iter().any(|pull| pull.name == name) || before.is_some_and(|lock| lock.images.iter().any(|image| image.name == name))
 }
 
 fn lock_one(site: &Archive<'_>, registries: &Registries, pull: &PlannedPull, kept: Option<&LockedImage>, planned: &Planned) -> Result<LockedImage> {

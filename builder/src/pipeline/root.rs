@@ -10,7 +10,7 @@ use layers::units::Digest;
 use layers::{Error, Result};
 
 use super::boot::{self, BootFiles};
-use super::{Planned, images, sources};
+use super::{Planned, images, seed, sources};
 use crate::assemble::configure::{self, Script};
 use crate::assemble::editor::Editor;
 use crate::assemble::unpack::{self, Unpacked};
@@ -61,6 +61,7 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     }
     Diagnostics::gather(planned.document.path(), problems)?;
     image_record(&mut editor, planned, lock)?;
+    seed::put(&mut editor, &planned.plan, lock)?;
     notices.iter().try_for_each(|(name, text)| editor.put_text(&format!("{LICENCES}/{name}.txt"), text))?;
     let modules: Vec<String> = planned.plan.initrd_modules().into_iter().collect();
     let boot = boot::files(&mut editor, &modules, node)?;

@@ -72,12 +72,22 @@ pub fn make(store: &Store, plan: &Plan, lock: &Lock) -> Result<Contents> {
     let files = plan.layers.iter().flat_map(|layer| &layer.files).chain(plan.image_layers.iter().flat_map(|layer| &layer.files));
     let wanted: BTreeSet<_> = files.filter_map(|f| if let Body::From { source, member } = &f.body { Some((source, member)) } else { None }).collect();
     for (name, member) in wanted {
-        let planned = plan.sources.iter().find(|s| s.name == *name);
-        let found = planned.and_then(|planned| Some((planned, kept(planned, Some(lock))?)));
-        let (planned, locked) = found.ok_or_else(|| Error::internal(format!("building source `{name}`: it is not in the lock")))?;
+        let (planned, locked) = found(plan, lock, name)?;
         out.insert((name.clone(), member.clone()), make_one(store, planned, locked, member.as_deref())?);
     }
     Ok(out)
+}
+
+/// The file that a source gives, built now or taken from the store.
+pub fn file(store: &Store, plan: &Plan, lock: &Lock, (name, member): (&str, Option<&str>)) -> Result<Content> {
+    let (planned, locked) = found(plan, lock, name)?;
+    make_one(store, planned, locked, member)
+}
+
+fn found<'a>(plan: &'a Plan, lock: &'a Lock, name: &str) -> Result<(&'a PlannedSource, &'a LockedSource)> {
+    let planned = plan.sources.iter().find(|s| s.name == name);
+    let found = planned.and_then(|planned| Some((planned, kept(planned, Some(lock))?)));
+    found.ok_or_else(|| Error::internal(format!("building source `{name}`: it is not in the lock")))
 }
 
 fn make_one(store: &Store, planned: &PlannedSource, locked: &LockedSource, member: Option<&str>) -> Result<Content> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use layers::Result;
 
 pub mod auth;
+pub mod chart;
 pub mod deb;
 pub mod go;
 pub mod http;

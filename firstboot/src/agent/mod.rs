@@ -35,6 +35,9 @@ pub fn run(host: &Host, stay: Stay) -> Result<()> {
     let mut reporter = Reporter::new(host, &image);
     let mut seen = triggers(host);
     let mut fetching = pass(host, &image, &mut reporter);
+    if let Err(error) = cluster::prepare(host) {
+        reporter.set(host, "cluster", State::Failed, &error.to_string(), error.hint());
+    }
     notify_ready();
     let deadline = host.uptime() + PATIENCE;
     let mut cluster = Cluster::Unstarted;
@@ -65,9 +68,7 @@ impl Cluster {
         match self {
             Self::Unstarted if cluster::is_wanted(host) && host.is_live() && has_network(host, reporter) => {
                 let addresses = reporter.status.addresses.iter().filter_map(|a| a.address.split('/').next()?.parse().ok()).collect();
-                if let Some(settings) = config::published(host) {
-                    *self = Self::Started(cluster::start(&settings, addresses, reporter.status.hostname.clone()));
-                }
+                *self = Self::Started(cluster::start(addresses));
             }
             Self::Unstarted => {}
             Self::Started(reports) => reports.try_iter().for_each(|report| {

@@ -1,6 +1,5 @@
 //! What the node sees of itself through the Kubernetes API.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
@@ -8,9 +7,14 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Node as NodeObject, Pod};
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-use layers::{Context, Error, Fault, Result};
+use layers::{Error, Result};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 
-use super::{CALM, Node, POLL, Reporter, files};
+use super::join::Service;
+use super::kubeadm::Documents;
+use super::routes::{self, Troubles};
+use super::{CALM, Formed, POLL, Reporter, files, runtime};
 use crate::host::Host;
 use crate::status::State;
 
@@ -18,88 +22,130 @@ use crate::status::State;
 const ADMIN: &str = "etc/kubernetes/admin.conf";
 
 /// How long one request may take: a cluster that forms on a slow machine answers late.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Keeps the condition of the cluster step true; returns only when this node's credentials cannot be read.
-pub fn watch(host: &Host, node: &Node, reporter: &Reporter) -> Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().fault(Fault::Environment, || "starting the API client".into())?;
-    runtime.block_on(async {
-        let client = client(host).await?;
+/// Keeps the condition of the cluster step true, the routes to other nodes' pods and, on a control plane, the service that takes nodes in;
+/// returns only when this node's credentials cannot be read.
+pub fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result<()> {
+    let pods = routes::of_pods(&Documents::read(host)?)?;
+    runtime()?.block_on(async {
+        let mut service = Service::default();
         loop {
-            let ready = match look(&client, host, node).await {
-                Ok((state, detail, hint)) => {
-                    reporter.say("cluster", state, detail, hint);
-                    state == State::Done
-                }
-                Err(error) => {
-                    reporter.say("cluster", State::Waiting, format!("for the API: {error}"), Some("see `journalctl -u kubelet.service`"));
-                    false
+            // Made anew after every failure: the certificate may be a newer one.
+            let (brief, patient) = (client(host, PATIENCE).await?, client(host, PATIENCE + Duration::from_secs(routes::WATCH.into())).await?);
+            if formed.address.is_some()
+                && let Err(error) = routes::permit(&brief).await
+            {
+                reporter.say("cluster", State::Waiting, format!("for the API: {error}"), Some(KUBELET));
+                sleep(POLL * 5).await;
+                continue;
+            }
+            let troubles = Troubles::default();
+            let mut keeper = JoinSet::new();
+            keeper.spawn(routes::keep(patient, formed.node.clone(), pods, troubles.clone()));
+            let error = loop {
+                match observe(&brief, host, formed, &mut service, &troubles).await {
+                    Ok((state, detail, hint)) => {
+                        reporter.say("cluster", state, detail, hint);
+                        sleep(if state == State::Done { CALM } else { POLL * 5 }).await;
+                    }
+                    Err(error) => break error,
                 }
             };
-            tokio::time::sleep(if ready { CALM } else { POLL * 5 }).await;
+            reporter.say("cluster", State::Waiting, format!("for the API: {error}"), Some(KUBELET));
+            sleep(POLL * 5).await;
         }
     })
 }
 
-/// A client with the operator's credentials on a control plane, the node's own elsewhere.
-async fn client(host: &Host) -> Result<Client> {
+/// The node's condition with what is in the way of its neighbours' pods; on a founder, further nodes may come from now on.
+async fn observe(
+    client: &Client,
+    host: &Host,
+    formed: &Formed,
+    service: &mut Service,
+    troubles: &Troubles,
+) -> std::result::Result<Condition, kube::Error> {
+    if let Some(address) = formed.address
+        && let Err(error) = service.keep(host, address).await
+    {
+        return Ok((State::Failed, error.to_string(), None));
+    }
+    let (state, detail, hint) = look(client, host, &formed.node).await?;
+    Ok(match troubles.list().as_slice() {
+        many @ [_, ..] if state == State::Done => {
+            (State::Waiting, format!("{detail}; for {}", many.join(", ")), Some("see `ip route` and `kubectl get nodes -o wide`"))
+        }
+        _ => (state, detail, hint),
+    })
+}
+
+/// A client with the operator's credentials on a control plane, the node's own elsewhere; `patience` is the longest silence.
+pub fn client(host: &Host, patience: Duration) -> impl Future<Output = Result<Client>> + use<> {
+    let credentials = credentials(host);
+    async move {
+        let (path, kubeconfig) = credentials?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+        let mut config = config.map_err(|e| Error::environment(format!("reading /{path}: {e}")))?;
+        config.read_timeout = Some(patience);
+        config.connect_timeout = Some(PATIENCE);
+        Client::try_from(config).map_err(|e| Error::environment(format!("reading /{path}: {e}")))
+    }
+}
+
+fn credentials(host: &Host) -> Result<(&'static str, Kubeconfig)> {
     let path = [ADMIN, "etc/kubernetes/kubelet.conf"].into_iter().find(|path| super::exists(host, path));
     let path = path.ok_or_else(|| Error::environment("reading /etc/kubernetes: no kubeconfig"))?;
-    let bad = |why: String| Error::environment(format!("reading /{path}: {why}"));
-    let kubeconfig = Kubeconfig::read_from(host.path(path)).map_err(|e| bad(e.to_string()))?;
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|e| bad(e.to_string()))?;
-    config.read_timeout = Some(PATIENCE);
-    config.connect_timeout = Some(PATIENCE);
-    Client::try_from(config).map_err(|e| bad(e.to_string()))
+    let kubeconfig = Kubeconfig::read_from(host.path(path)).map_err(|e| Error::environment(format!("reading /{path}: {e}")))?;
+    Ok((path, kubeconfig))
 }
+
+const KUBELET: &str = "see `journalctl -u kubelet.service`";
 
 type Condition = (State, String, Option<&'static str>);
 
 /// The node's condition; its pod range goes to the pod network's configuration.
-async fn look(client: &Client, host: &Host, node: &Node) -> std::result::Result<Condition, kube::Error> {
-    let object = Api::<NodeObject>::all(client.clone()).get(&node.name).await?;
+async fn look(client: &Client, host: &Host, name: &str) -> std::result::Result<Condition, kube::Error> {
+    let object = Api::<NodeObject>::all(client.clone()).get(name).await?;
     if let Some(range) = object.spec.as_ref().and_then(|spec| spec.pod_cidr.as_deref())
         && let Err(error) = files::write_pod_range(host, range)
     {
         return Ok((State::Failed, error.to_string(), None));
     }
     if let Some(why) = not_ready(&object) {
-        return Ok((State::Waiting, format!("for node {}: {why}", node.name), Some("see `journalctl -u kubelet.service`")));
+        return Ok((State::Waiting, format!("for node {name}: {why}"), Some(KUBELET)));
     }
     if !super::exists(host, ADMIN) {
-        return Ok((State::Done, format!("node {} is ready", node.name), None));
+        return Ok((State::Done, format!("node {name} is ready"), None));
     }
     let mut missing = unready_addons(client).await?;
-    missing.extend(stale_pods(client, host, node).await?);
+    missing.extend(stale_pods(client, host, name).await?);
     Ok(match missing.as_slice() {
-        [] => (State::Done, format!("node {} is ready", node.name), None),
+        [] => (State::Done, format!("node {name} is ready"), None),
         names => (State::Waiting, format!("node is up; for {}", names.join(", ")), Some("see `kubectl -n kube-system describe pods`")),
     })
 }
 
-/// What kubeadm and the seed run in kube-system and is not there whole.
+/// What every cluster needs and is not there whole; the seed has a step of its own.
 async fn unready_addons(client: &Client) -> std::result::Result<Vec<String>, kube::Error> {
     let all = ListParams::default();
     let deployments = Api::<Deployment>::namespaced(client.clone(), "kube-system").list(&all).await?;
     let daemons = Api::<DaemonSet>::namespaced(client.clone(), "kube-system").list(&all).await?;
-    let mut ready = BTreeMap::from([("CoreDNS".to_string(), false), ("kube-proxy".to_string(), false)]);
-    for deployment in deployments {
+    let dns = deployments.into_iter().any(|deployment| {
         let wanted = deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1);
         let available = deployment.status.and_then(|status| status.available_replicas).unwrap_or(0);
-        let name = deployment.metadata.name.unwrap_or_default();
-        ready.insert(if name == "coredns" { "CoreDNS".into() } else { name }, available >= wanted);
-    }
-    for daemon in daemons {
+        deployment.metadata.name.as_deref() == Some("coredns") && available >= wanted
+    });
+    let proxy = daemons.into_iter().any(|daemon| {
         let whole = daemon.status.is_some_and(|status| status.number_ready >= status.desired_number_scheduled.max(1));
-        ready.insert(daemon.metadata.name.unwrap_or_default(), whole);
-    }
-    Ok(ready.into_iter().filter(|(_, ready)| !ready).map(|(name, _)| name).collect())
+        daemon.metadata.name.as_deref() == Some("kube-proxy") && whole
+    });
+    Ok([("CoreDNS", dns), ("kube-proxy", proxy)].into_iter().filter(|(_, ready)| !ready).map(|(name, _)| name.to_string()).collect())
 }
 
 /// Pods of this node that the API still calls ready from before the machine started.
-async fn stale_pods(client: &Client, host: &Host, node: &Node) -> std::result::Result<Vec<String>, kube::Error> {
-    let here = ListParams::default().fields(&format!("spec.nodeName={}", node.name));
+async fn stale_pods(client: &Client, host: &Host, name: &str) -> std::result::Result<Vec<String>, kube::Error> {
+    let here = ListParams::default().fields(&format!("spec.nodeName={name}"));
     let pods = Api::<Pod>::namespaced(client.clone(), "kube-system").list(&here).await?;
     let stat = host.read("proc/stat").ok().flatten().unwrap_or_default();
     let boot = stat.lines().find_map(|line| line.strip_prefix("btime ")?.parse().ok()).unwrap_or(0);
@@ -116,7 +162,7 @@ fn runs_since(pod: &Pod, boot: i64) -> bool {
 }
 
 /// Why a node is not Ready.
-fn not_ready(node: &NodeObject) -> Option<String> {
+pub fn not_ready(node: &NodeObject) -> Option<String> {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
     match ready {

@@ -55,14 +55,15 @@ fn write_pod_network(host: &Host, base: &Documents) -> Result<()> {
 
 const CNI: &str = "etc/cni/net.d/10-chasi-bod.conflist";
 
-/// Writes the pod network's configuration (CNI specification 1.0.0) for a range; the running kubelet and containerd read it at once.
+/// Writes the pod network's configuration (CNI specification 1.0.0) for a range; the running kubelet and containerd read it at once. The
+/// bridge does not masquerade: that would hide pods from those of other nodes. What leaves the cluster is masqueraded by the image's `pods.nft`.
 pub fn write_pod_range(host: &Host, range: &str) -> Result<()> {
     let list = serde_json::json!({
         "cniVersion": "1.0.0",
         "name": "chasi-bod",
         "plugins": [
             {
-                "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true, "ipMasqBackend": "nftables",
+                "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true,
                 "ipam": {"type": "host-local", "ranges": [[{"subnet": range}]], "routes": [{"dst": "0.0.0.0/0"}], "dataDir": "/run/chasi-bod/cni"},
             },
             {"type": "portmap", "capabilities": {"portMappings": true}, "backend": "nftables"},
@@ -110,7 +111,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let host = Host::new(dir.path());
         host.write("etc/hostname", b"n\n", 0o644).unwrap();
-        let base = crate::cluster::kubeadm::shipped();
+        let base = Documents::parse(&crate::cluster::kubeadm::shipped()).unwrap();
         let node = Node { name: "n".into(), address: DUMMY };
         write(&host, &node, &base).unwrap();
         let key = host.read(ENCRYPTION).unwrap();

@@ -5,11 +5,17 @@ use layers::node::KUBERNETES;
 use layers::{Context, Error, Result};
 use serde_json::{Value, json};
 
-use super::Node;
+use super::join::Grant;
+use super::{Node, Reporter};
+use crate::exec;
 use crate::host::Host;
+use crate::status::State;
 
 /// The API's name in every kubeconfig, as in the image's `controlPlaneEndpoint`.
 pub const ENDPOINT_NAME: &str = "kube-api.chasi-bod.internal";
+
+/// In the kubelet's `--config-dir`.
+const SIZES: &str = "etc/kubernetes/kubelet.conf.d/10-machine.conf";
 
 /// What the kubelet's reservations depend on.
 pub struct Machine {
@@ -36,12 +42,17 @@ impl Machine {
         60 + 10 * self.processors
     }
 
+    /// Writes the kubelet's settings of this machine over those that all nodes share: a cluster may have nodes of many sizes.
+    pub fn write(&self, host: &Host) -> Result<()> {
+        host.write(SIZES, format!("{:#}\n", self.settings()).as_bytes(), 0o600).map(|_| ())
+    }
+
     /// The kubelet's reservations and when it evicts.
     fn settings(&self) -> Value {
         let reserved =
             json!({"cpu": format!("{}m", self.reserved_processor()), "memory": format!("{}Mi", self.reserved_memory()), "ephemeral-storage": "1Gi"});
         let hard = json!({"memory.available": "100Mi", "nodefs.available": "5%", "nodefs.inodesFree": "5%", "imagefs.available": "5%"});
-        json!({"systemReserved": reserved, "evictionHard": hard})
+        json!({"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "systemReserved": reserved, "evictionHard": hard})
     }
 }
 
@@ -69,13 +80,16 @@ impl Documents {
 
     /// The pod range of the first node: the first 256 addresses, as the controller manager cuts them.
     pub fn first_node_range(&self) -> Option<String> {
-        let cluster = self.of_kind("ClusterConfiguration").ok()?;
-        let (first, _) = cluster["networking"]["podSubnet"].as_str()?.split_once('/')?;
-        Some(format!("{first}/24"))
+        Some(format!("{}/24", self.pod_range()?.split_once('/')?.0))
+    }
+
+    /// The range that the nodes' pod ranges are cut from.
+    pub fn pod_range(&self) -> Option<String> {
+        self.of_kind("ClusterConfiguration").ok()?["networking"]["podSubnet"].as_str().map(Into::into)
     }
 
     /// The configuration of `kubeadm init` on a node.
-    pub fn for_founder(&self, machine: &Machine, node: &Node) -> Result<String> {
+    pub fn for_founder(&self, node: &Node) -> Result<String> {
         let mut init = self.of_kind("InitConfiguration")?;
         register(&mut init, node);
         init["localAPIEndpoint"] = json!({"advertiseAddress": node.address, "bindPort": 6443});
@@ -84,12 +98,49 @@ impl Documents {
             json!([{"ttl": "10m0s", "usages": ["signing", "authentication"], "groups": ["system:bootstrappers:kubeadm:default-node-token"]}]);
         let mut cluster = self.of_kind("ClusterConfiguration")?;
         cluster["apiServer"]["certSANs"] = json!([ENDPOINT_NAME, "localhost", "127.0.0.1", super::files::DUMMY, node.name]);
-        let mut kubelet = self.of_kind("KubeletConfiguration")?;
-        merge(&mut kubelet, machine.settings());
+        let kubelet = self.of_kind("KubeletConfiguration")?;
         let mut proxy = self.of_kind("KubeProxyConfiguration")?;
         proxy["clusterCIDR"] = cluster["networking"]["podSubnet"].clone();
         Ok([init, cluster, kubelet, proxy].iter().map(|document| format!("---\n{document:#}\n")).collect())
     }
+
+    /// The configuration of `kubeadm join` for a worker.
+    pub fn for_worker(&self, node: &Node, grant: &Grant) -> Result<String> {
+        let mut join = self.of_kind("JoinConfiguration")?;
+        register(&mut join, node);
+        let endpoint = format!("{ENDPOINT_NAME}:{}", grant.endpoint.port());
+        join["discovery"]["bootstrapToken"] = json!({"token": grant.token, "apiServerEndpoint": endpoint, "caCertHashes": grant.authorities});
+        // kubeadm would wait for a token that has ended as for one that is yet to come; a new one is had for the asking.
+        join["timeouts"]["discovery"] = json!("2m0s");
+        Ok(format!("{join:#}\n"))
+    }
+}
+
+/// Runs kubeadm with a configuration, of which nothing stays behind, and reports its phases. Its preflight checks are the image's promises.
+pub fn run(host: &Host, verb: &str, config: &str, reporter: &Reporter) -> Result<()> {
+    let path = "run/chasi-bod/kubeadm.yaml";
+    host.write(path, config.as_bytes(), 0o600)?;
+    let mut command = host.program("kubeadm");
+    command.args([verb, "--config"]).arg(host.path(path));
+    if verb == "init" {
+        // The last would restart the kubelet to make it read one line: `files::use_rotated_certificate` writes it for the next start.
+        command.args(["--skip-phases=preflight,kubelet-finalize", "--skip-token-print", "--skip-certificate-key-print"]);
+    } else {
+        command.arg("--skip-phases=preflight");
+    }
+    let ended = exec::follow(&mut command, |line| {
+        if let Some(phase) = phase(line) {
+            reporter.say("cluster", State::Running, phase, None);
+        }
+    });
+    host.remove(path)?;
+    ended
+}
+
+/// What kubeadm says of a phase: `[certs] Generating …`.
+fn phase(line: &str) -> Option<String> {
+    let (name, rest) = line.strip_prefix('[')?.split_once("] ")?;
+    Some(format!("{name}: {}", rest.trim_end_matches('.')))
 }
 
 fn register(configuration: &mut Value, node: &Node) {
@@ -97,22 +148,13 @@ fn register(configuration: &mut Value, node: &Node) {
     configuration["nodeRegistration"]["kubeletExtraArgs"] = json!([{"name": "node-ip", "value": node.address}]);
 }
 
-fn merge(into: &mut Value, from: Value) {
-    if let (Value::Object(into), Value::Object(from)) = (into, from) {
-        into.extend(from);
-    }
-}
-
 /// The documents of the shipped layer with its parameters' defaults.
 #[cfg(test)]
-pub fn shipped() -> Documents {
-    let mut text = include_str!("../../../layers/defs/orchestration/files/kubeadm.yaml").to_string();
-    for (name, value) in
-        [("patience", "20m0s"), ("clusterName", "c"), ("podCidr", "10.244.0.0/16"), ("serviceCidr", "10.96.0.0/16"), ("dnsDomain", "d")]
-    {
-        text = text.replace(&format!("{{{{parameters.{name}}}}}"), value);
-    }
-    Documents::parse(&text).unwrap()
+pub fn shipped() -> String {
+    let text = include_str!("../../../layers/defs/orchestration/files/kubeadm.yaml").to_string();
+    [("patience", "20m0s"), ("clusterName", "c"), ("podCidr", "10.244.0.0/16"), ("serviceCidr", "10.96.0.0/16"), ("dnsDomain", "d")]
+        .iter()
+        .fold(text, |text, (name, value)| text.replace(&format!("{{{{parameters.{name}}}}}"), value))
 }
 
 #[cfg(test)]
@@ -121,19 +163,44 @@ mod tests {
 
     use super::*;
 
+    fn documents() -> Documents {
+        Documents::parse(&shipped()).unwrap()
+    }
+
     #[test]
     fn the_founders_configuration_has_what_only_the_node_knows() {
         let node = Node { name: "n1".into(), address: IpAddr::from([10, 0, 0, 5]) };
-        let text = shipped().for_founder(&Machine { processors: 2, memory: 4000 }, &node).unwrap();
+        let text = documents().for_founder(&node).unwrap();
         let documents = Documents::parse(&text).unwrap();
         let init = documents.of_kind("InitConfiguration").unwrap();
         assert_eq!(init["localAPIEndpoint"]["advertiseAddress"], "10.0.0.5");
         assert_eq!(init["nodeRegistration"]["criSocket"], "unix:///run/containerd/containerd.sock");
         let kubelet = documents.of_kind("KubeletConfiguration").unwrap();
-        assert_eq!(kubelet["systemReserved"]["memory"], "180Mi");
+        assert_eq!(kubelet["systemReserved"], Value::Null, "what suits the founder is not for every node");
         assert_eq!(kubelet["authentication"]["anonymous"]["enabled"], false);
         assert_eq!(documents.of_kind("KubeProxyConfiguration").unwrap()["clusterCIDR"], "10.244.0.0/16");
         assert_eq!(documents.first_node_range().as_deref(), Some("10.244.0.0/24"));
+    }
+
+    #[test]
+    fn a_workers_configuration_has_token_pin_and_the_name_that_all_nodes_know() {
+        let node = Node { name: "n2".into(), address: IpAddr::from([10, 0, 0, 6]) };
+        let grant = Grant { endpoint: "10.0.0.5:6443".parse().unwrap(), authorities: vec!["sha256:0".into()], token: "a.b".into() };
+        let join = Documents::parse(&documents().for_worker(&node, &grant).unwrap()).unwrap().of_kind("JoinConfiguration").unwrap();
+        let expected = json!({"token": "a.b", "apiServerEndpoint": "kube-api.chasi-bod.internal:6443", "caCertHashes": ["sha256:0"]});
+        assert_eq!(join["discovery"]["bootstrapToken"], expected);
+        assert_eq!(join["nodeRegistration"]["kubeletExtraArgs"][0]["value"], "10.0.0.6");
+        assert_eq!((&join["timeouts"]["discovery"], &join["timeouts"]["tlsBootstrap"]), (&json!("2m0s"), &json!("20m0s")));
+        assert_eq!(join["controlPlane"], Value::Null);
+    }
+
+    #[test]
+    fn the_machines_size_goes_to_the_kubelets_drop_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(dir.path());
+        Machine { processors: 2, memory: 4000 }.write(&host).unwrap();
+        let written: Value = serde_json::from_str(&host.read(SIZES).unwrap().unwrap()).unwrap();
+        assert_eq!((&written["kind"], &written["systemReserved"]["memory"]), (&json!("KubeletConfiguration"), &json!("180Mi")));
     }
 
     #[test]

@@ -4,7 +4,10 @@
 
 mod api;
 mod files;
+mod join;
 mod kubeadm;
+mod routes;
+mod seed;
 
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
@@ -12,16 +15,21 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use layers::membership::Secret;
 use layers::node::KUBERNETES;
-use layers::settings::{Role, Settings};
+use layers::settings::Role;
 use layers::{Context, Error, Fault, Result};
+use serde::{Deserialize, Serialize};
 
-use crate::exec;
+use crate::config;
 use crate::host::{Host, STATE};
 use crate::status::State;
 
-/// Names of the steps, in their order.
-pub const NAMES: [&str; 2] = ["runtime", "cluster"];
+/// Names of the steps of this image, in their order.
+pub fn names(host: &Host) -> Vec<&'static str> {
+    let steps = [("runtime", is_wanted(host)), ("cluster", is_wanted(host)), (seed::STEP, is_wanted(host) && seed::is_wanted(host))];
+    steps.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| name).collect()
+}
 
 const CONTAINERD: &str = "run/containerd/containerd.sock";
 const POLL: Duration = Duration::from_millis(100);
@@ -31,7 +39,7 @@ const CALM: Duration = Duration::from_secs(2);
 /// The condition of one step.
 #[derive(Debug)]
 pub struct Report {
-    /// One of [`NAMES`].
+    /// One of [`names`].
     pub step: &'static str,
     /// Condition.
     pub state: State,
@@ -54,18 +62,26 @@ pub struct Node {
     pub address: IpAddr,
 }
 
+/// What the node is in its cluster, kept in the state as soon as it is so.
+#[derive(Debug, Serialize, Deserialize)]
+struct Formed {
+    /// Name of the Node object; a host name that is changed later does not change it.
+    node: String,
+    /// Address that a founder founded its cluster with.
+    address: Option<IpAddr>,
+}
+
 /// Starts forming or rejoining the cluster; the receiver gets every change of condition.
-pub fn start(settings: &Settings, addresses: Vec<IpAddr>, hostname: String) -> Receiver<Report> {
+pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
     let (sender, receiver) = channel();
-    let role = settings.role.as_ref().map(|role| role.value);
-    let node = Node { name: hostname.to_lowercase(), address: addresses.first().copied().unwrap_or(files::DUMMY) };
     std::thread::spawn(move || {
-        let reporter = Reporter { sender };
+        let reporter = Reporter { sender, up: None };
+        let reporter = Reporter { up: Some(seed::start(reporter.clone())), ..reporter };
         let host = Host::new("/");
         // Certificates and manifests need no containerd; the kubelet's unit waits for it.
         let (runtime, socket) = (reporter.clone(), host.path(CONTAINERD));
         std::thread::spawn(move || wait_for_runtime(&socket, &runtime));
-        while let Err(error) = follow(&host, role, &node, &reporter) {
+        while let Err(error) = follow(&host, &addresses, &reporter) {
             reporter.say("cluster", State::Failed, error.to_string(), error.hint());
             std::thread::sleep(RETRY);
         }
@@ -76,29 +92,64 @@ pub fn start(settings: &Settings, addresses: Vec<IpAddr>, hostname: String) -> R
 #[derive(Clone)]
 struct Reporter {
     sender: Sender<Report>,
+    /// Who waits for the cluster to be up.
+    up: Option<Sender<()>>,
 }
 
 impl Reporter {
     /// The agent that does not listen any more ends with this thread.
     fn say(&self, step: &'static str, state: State, detail: impl Into<String>, hint: Option<&str>) {
         let _ = self.sender.send(Report { step, state, detail: detail.into(), hint: hint.map(Into::into) });
+        if let Some(up) = self.up.as_ref().filter(|_| (step, state) == ("cluster", State::Done)) {
+            // Who has heard it once listens no more.
+            let _ = up.send(());
+        }
     }
 }
 
 /// From whatever the node is in to a node that is watched; returns only with an error.
-fn follow(host: &Host, role: Option<Role>, node: &Node, reporter: &Reporter) -> Result<()> {
-    match (exists(host, &formed_path()), role) {
-        (true, _) => reporter.say("cluster", State::Running, "starting", None),
-        (false, Some(Role::Founder)) => found(host, node, reporter)?,
-        (false, Some(Role::Member)) | (false, None) => {
-            let hint = "`chasi-bod config set cluster.role=founder` makes this node a cluster of its own";
-            reporter.say("cluster", State::Waiting, "no role given", Some(hint));
-            loop {
-                std::thread::park();
+fn follow(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<()> {
+    let formed = match host.read(&formed_path())? {
+        Some(text) => {
+            reporter.say("cluster", State::Running, "starting", None);
+            serde_json::from_str(&text).fault(Fault::Environment, || format!("reading /{}", formed_path()))?
+        }
+        None => {
+            let formed = form(host, addresses, reporter)?;
+            let text = serde_json::to_string(&formed).fault(Fault::Internal, || "encoding the node's membership".into())?;
+            host.write(&formed_path(), format!("{text}\n").as_bytes(), 0o600)?;
+            host.sync();
+            formed
+        }
+    };
+    api::watch(host, &formed, reporter)
+}
+
+/// Founds or joins a cluster as soon as the settings, which may change at any time, say what.
+fn form(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<Formed> {
+    loop {
+        let name = host.line("etc/hostname").to_lowercase();
+        match config::published(host).and_then(|settings| Some((settings.part()?, settings))) {
+            Some((Role::Founder, _)) => {
+                return found(host, &Node { name, address: addresses.first().copied().unwrap_or(files::DUMMY) }, reporter);
+            }
+            Some((Role::Member, settings)) => {
+                if let Some(formed) = join::join(host, &name, &settings, reporter)? {
+                    return Ok(formed);
+                }
+            }
+            None => {
+                let hint = "`chasi-bod config set cluster.role=founder` makes this node a cluster of its own, cluster.endpoint and cluster.secret let it join one";
+                reporter.say("cluster", State::Waiting, "for a role or an endpoint", Some(hint));
             }
         }
+        std::thread::sleep(CALM);
     }
-    api::watch(host, node, reporter)
+}
+
+/// What talks to the network without threads of its own.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().fault(Fault::Environment, || "starting the network's runtime".into())
 }
 
 fn wait_for_runtime(socket: &Path, reporter: &Reporter) {
@@ -116,40 +167,27 @@ fn formed_path() -> String {
 }
 
 /// Founds a cluster. kubeadm keeps every certificate and file that is there, so a run that was killed in any phase is simply made again.
-fn found(host: &Host, node: &Node, reporter: &Reporter) -> Result<()> {
+fn found(host: &Host, node: &Node, reporter: &Reporter) -> Result<Formed> {
     reporter.say("cluster", State::Running, "founding", None);
     let base = kubeadm::Documents::read(host)?;
     files::write(host, node, &base)?;
-    let config = base.for_founder(&kubeadm::Machine::of(host), node)?;
-    let path = "run/chasi-bod/kubeadm.yaml";
-    host.write(path, config.as_bytes(), 0o600)?;
-    let mut command = host.program("kubeadm");
-    command.args([
-        "init",
-        "--config",
-        "/run/chasi-bod/kubeadm.yaml",
-        // The last would restart the kubelet to make it read one line: `files::use_rotated_certificate` writes it for the next start.
-        "--skip-phases=preflight,kubelet-finalize",
-        "--skip-token-print",
-        "--skip-certificate-key-print",
-    ]);
-    exec::follow(&mut command, |line| {
-        if let Some(phase) = phase(line) {
-            reporter.say("cluster", State::Running, phase, None);
-        }
-    })?;
-    host.remove(path)?;
+    kubeadm::run(host, "init", &base.for_founder(node)?, reporter)?;
     files::use_rotated_certificate(host)?;
-    let text = serde_json::json!({"node": node.name, "address": node.address});
-    host.write(&formed_path(), format!("{text}\n").as_bytes(), 0o600)?;
-    host.sync();
-    Ok(())
+    Ok(Formed { node: node.name.clone(), address: Some(node.address) })
 }
 
-/// What kubeadm says of a phase: `[certs] Generating …`.
-fn phase(line: &str) -> Option<String> {
-    let (name, rest) = line.strip_prefix('[')?.split_once("] ")?;
-    Some(format!("{name}: {}", rest.trim_end_matches('.')))
+/// Gives the kubelet, before it starts, what depends on the size of this machine.
+pub fn prepare(host: &Host) -> Result<()> {
+    if is_wanted(host) { kubeadm::Machine::of(host).write(host) } else { Ok(()) }
+}
+
+/// The secret that further nodes join with.
+pub fn secret(host: &Host) -> Result<Secret> {
+    if !exists(host, "etc/kubernetes/admin.conf") {
+        return Err(Error::environment("reading the cluster's secret: this node is no control plane, or has not founded its cluster yet")
+            .with_hint("see `chasi-bod status`"));
+    }
+    join::open(host, config::published(host).as_ref())
 }
 
 /// Prints the operator's kubeconfig, optionally for another address of the API server.

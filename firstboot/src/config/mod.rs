@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use layers::Result;
 use layers::node::{IMAGE_SETTINGS, ImageRecord};
-use layers::settings::{Item, Settings, parse};
+use layers::settings::{Item, SECRET_KEY, Settings, parse};
 use serde::{Deserialize, Serialize};
 
 use std::sync::mpsc::Receiver;
@@ -59,7 +59,7 @@ pub fn collect(host: &Host, image: &ImageRecord) -> Result<Collected> {
     let mut kept = load(host, &kept_path());
     let mut problems = Vec::new();
     let mut items = image_settings(host, &mut problems);
-    items.extend(command_line(host));
+    items.extend(without_secret(command_line(host), &mut problems));
     for (name, said) in
         [("disk CHASI", chasi(host)), ("disk cidata", cidata::read(host)), ("SMBIOS", firmware::smbios(host)), ("OVF", firmware::ovf(host))]
     {
@@ -183,6 +183,14 @@ fn command_line(host: &Host) -> Vec<Item> {
     host.command_line().iter().filter_map(item).collect()
 }
 
+/// Whatever the kernel was started with, every user of the node can read.
+fn without_secret(items: Vec<Item>, problems: &mut Vec<String>) -> Vec<Item> {
+    let (open, rest): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.key == SECRET_KEY);
+    let why = "every user of the node can read it there; give it on a disk, by SMBIOS, OVF or URL, or on the console";
+    problems.extend(open.iter().map(|item| format!("{}: {}: {why}", item.source, item.key)));
+    rest
+}
+
 /// RFC 3986 percent-encoding; a `%` without two hex digits stays as it is.
 fn percent_decode(text: &str) -> String {
     let (bytes, mut out, mut n) = (text.as_bytes(), Vec::new(), 0);
@@ -254,6 +262,23 @@ mod tests {
         keep(&host, &collect(&host, &image).unwrap().kept).unwrap();
         std::fs::remove_dir_all(dir.path().join("volumes")).unwrap();
         assert_eq!(collect(&host, &image).unwrap().settings.hostname.value, "disk");
+    }
+
+    #[test]
+    fn f6_the_clusters_secret_is_not_taken_from_the_kernel_command_line() {
+        let (_dir, host, image) = fake();
+        let canary = "canary-in-the-coal-mine-0123456789";
+        host.write("proc/cmdline", format!("chasi.set=cluster.secret={canary} chasi.hostname=a").as_bytes(), 0o444).unwrap();
+        let found = collect(&host, &image).unwrap();
+        assert!(found.settings.secret.is_none() && found.settings.hostname.value == "a");
+        assert!(
+            found.problems.len() == 1 && found.problems[0].starts_with("kernel command line: cluster.secret: every user"),
+            "{:?}",
+            found.problems
+        );
+        assert!(!found.problems[0].contains(canary));
+        host.write("volumes/CHASI/chasi-bod.yaml", format!("cluster: {{secret: {canary}}}\n").as_bytes(), 0o644).unwrap();
+        assert_eq!(collect(&host, &image).unwrap().settings.secret.unwrap().value.reveal(), canary);
     }
 
     #[test]

@@ -119,7 +119,7 @@ fn json<T: Serialize>(value: &T) -> String {
 }
 
 /// Tells systemd something when it runs here; a folder has no systemd.
-fn systemctl(host: &Host, args: &[&str]) -> Result<()> {
+pub(crate) fn systemctl(host: &Host, args: &[&str]) -> Result<()> {
     if host.path("run/systemd/system").is_dir() {
         crate::exec::run(host.program("systemctl").args(args))?;
     }

@@ -44,6 +44,14 @@ impl Site<'_, '_> {
         out
     }
 
+    /// Bytes of a file that stands at a path of keys; none when it cannot be read, which is a problem.
+    pub fn bytes(&mut self, name: &str, at: &[&str]) -> Vec<u8> {
+        (self.read)(name).unwrap_or_else(|error| {
+            self.note(at, &error);
+            Vec::new()
+        })
+    }
+
     pub fn scripts(&mut self, scripts: &[Script]) -> Vec<PlannedScript> {
         let mut out = Vec::new();
         for (n, script) in scripts.iter().enumerate() {
@@ -117,13 +125,7 @@ impl Site<'_, '_> {
 
     fn source(&mut self, spec: &FileSpec, name: &str, at: &[&str]) -> Vec<u8> {
         let at = [at, &["source"]].concat();
-        let bytes = match (self.read)(name) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                self.note(&at, &error);
-                return Vec::new();
-            }
-        };
+        let bytes = self.bytes(name, &at);
         if !spec.template {
             return bytes;
         }

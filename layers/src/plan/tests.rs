@@ -21,7 +21,7 @@ fn no_file(name: &str) -> Result<Vec<u8>> {
 }
 
 fn planned(extra: Value, layers: &[&str]) -> Result<Plan> {
-    plan(&loaded(&extra), &layers.iter().map(|l| layer(l)).collect::<Vec<_>>(), &no_file, Vec::new())
+    plan(&loaded(&extra), &layers.iter().map(|l| layer(l)).collect::<Vec<_>>(), &BTreeMap::new(), &no_file, Vec::new())
 }
 
 fn refused(extra: Value, layers: &[&str]) -> String {
@@ -95,7 +95,8 @@ fn a1_all_problems_of_profile_and_layers_are_told_at_once_with_their_places() {
     let a = "name: a\nparameters:\n  size: {type: number, default: 3, description: d}\n  names: {type: list, default: [], description: d}\n  key: {type: text, description: what opens it}\n\
              files:\n- {path: /etc/a, source: rum.sh}\n- {path: /etc/t, source: x.tmpl, template: true}\npackages:\n- {name: curl, when: parameters.siez}\n";
     let b = "name: b\nrequires: [boto]\nfiles:\n- {path: /etc/l, link: '{{profile.hostnam}}', template: true}\nscripts: [{name: s, file: no.sh}]\n";
-    let error = plan(&loaded, &[layer(a), layer(b), layer("name: boot"), layer("name: toolchain")], &no_file, Vec::new()).unwrap_err();
+    let error =
+        plan(&loaded, &[layer(a), layer(b), layer("name: boot"), layer("name: toolchain")], &BTreeMap::new(), &no_file, Vec::new()).unwrap_err();
     let expected = "\
 checking site.yaml: 13 problems
 site.yaml:4:5: there is no layer `toolchian`
@@ -153,7 +154,7 @@ layers/b/layer.yaml:5:27: file `no.sh` is not in layers/b";
 fn a1_what_reading_the_layers_met_is_told_with_the_rest() {
     let loaded = loaded(&json!({"layers": [{"name": "mine", "path": "mine"}, "top", "zzz"]}));
     let met = loaded.document.spot(&["layers", "0", "path"]).problem("unreadable", None);
-    let shown = plan(&loaded, &[layer("name: top\nrequires: [mine]")], &no_file, vec![met]).unwrap_err().to_string();
+    let shown = plan(&loaded, &[layer("name: top\nrequires: [mine]")], &BTreeMap::new(), &no_file, vec![met]).unwrap_err().to_string();
     says(&shown, &["2 problems", "unreadable", "there is no layer `zzz`"]);
 }
 
@@ -267,6 +268,39 @@ fn images_are_made_of_declared_layers_and_only_those_are_planned() {
         &refused(json!({"layers": ["a", "b"]}), &[layer, &twice]),
         &["both declare image r.test/tool:1", "image layer `tool` is declared by a lower layer"],
     );
+}
+
+const CHART: &str = "name: web\nversion: 1.0.0\n";
+
+fn with_chart(text: &str, yaml: &str) -> LoadedLayer {
+    let files = BTreeMap::from([("charts/web/Chart.yaml".to_string(), text.into()), ("quota.yaml".to_string(), b"kind: ResourceQuota\n".to_vec())]);
+    LoadedLayer::new("layers/a", &format!("summary: s\n{yaml}"), files).unwrap()
+}
+
+#[test]
+fn releases_come_in_order_with_manifests_and_the_profiles_wins() {
+    let yaml = "name: a\ncharts:\n- {name: web, chart: charts/web}\n- {name: off, chart: ./charts/web, when: 'false'}\nmanifests: [quota.yaml]\n";
+    let site =
+        |extra: Value, folders: &BTreeMap<String, ChartFiles>| plan(&loaded(&extra), &[with_chart(CHART, yaml)], folders, &no_file, Vec::new());
+    let planned = site(json!({"layers": ["a"]}), &BTreeMap::new()).unwrap();
+    let names: Vec<_> = planned.charts.iter().map(|c| (c.spec.name.as_str(), c.spec.namespace.as_str(), c.files.len())).collect();
+    assert_eq!(names, [("web", "default", 1), ("manifests-a", "default", 3)]);
+    let own = json!({"layers": ["a"], "charts": [{"name": "web", "chart": "mine", "values": {"a": 1}}]});
+    let folder = ChartFiles::from([("Chart.yaml".to_string(), b"name: mine\nversion: 2.0.0\n".to_vec())]);
+    let changed = site(own, &BTreeMap::from([("mine".to_string(), folder)])).unwrap();
+    assert_eq!((changed.charts[0].layer.as_str(), changed.charts.len()), (PROFILE_LAYER, 2));
+    assert_ne!(changed.charts[0].request(), planned.charts[0].request());
+    assert!(changed.to_text().contains("release web of layer profile\n  folder mine into namespace default"), "{}", changed.to_text());
+}
+
+#[test]
+fn a1_mistakes_in_charts_are_told_at_their_places() {
+    let yaml = "name: a\ncharts:\n- {name: web, chart: charts/wbe}\nmanifests: [qouta.yaml]\n";
+    let error = plan(&loaded(&json!({"layers": ["a"]})), &[with_chart(CHART, yaml)], &BTreeMap::new(), &no_file, Vec::new()).unwrap_err().to_string();
+    says(&error, &["layers/a/layer.yaml:4:", "reading chart charts/wbe: there is no such folder", "layer.yaml:5:", "did you mean `quota.yaml`?"]);
+    let lost = with_chart("name: web\nversion: 1.0.0\ndependencies: [{name: redis}]\n", "name: a\ncharts:\n- {name: web, chart: charts/web}\n");
+    let error = plan(&loaded(&json!({"layers": ["a"]})), &[lost], &BTreeMap::new(), &no_file, Vec::new()).unwrap_err().to_string();
+    says(&error, &["layer.yaml:4:", "chart web needs the chart redis"]);
 }
 
 #[test]

@@ -196,6 +196,29 @@ mod tests {
     }
 
     #[test]
+    fn a1_mistakes_in_charts_are_told_at_their_places() {
+        let yaml = "charts:\n- {name: Web, chart: web, version: 1.0.0}\n- {name: a, chart: 'oci://r.test/x'}\n- {name: a, chart: x, repo: ftp://x, version: x, namespace: N}\n\
+                    - {name: b, chart: 'oci://r.test/x', repo: 'https://x.test', images: ['A B']}\n- {name: c, chrat: x}\nmanifests: ['']\n";
+        let all = wrong(yaml);
+        for says in [
+            "4:10: `Web` is not the name of a release",
+            "4:3: a chart that is a folder takes neither `version` nor `keyring`",
+            "5:3: a chart that is fetched needs a `version`",
+            "6:10: the name `a` is given twice, first in line 5",
+            "`ftp://x` is not a URL",
+            "`x` is not a version such as 1.2.3",
+            "`N` is not a namespace",
+            "7:3: a chart takes only one of `oci://` and `repo`",
+            "`A B` is not an image reference",
+            "unknown key `chrat`",
+            "did you mean `chart`?",
+            "9:13: `` is not a path",
+        ] {
+            assert!(all.contains(says), "`{says}` is not in:\n{all}");
+        }
+    }
+
+    #[test]
     fn the_name_profile_is_taken() {
         let shown = parse_layer("l", "name: profile\nsummary: s\n").unwrap_err().to_string();
         assert!(shown.contains("l:1:7: `profile` is not a layer name"), "{shown}");

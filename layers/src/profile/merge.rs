@@ -3,18 +3,19 @@
 //! - Maps merge by key.
 //! - Scalars and lists replace what was there, except for these lists:
 //! - `packages` is appended to, without duplicates.
-//! - `layers`, `users`, `images` and `network.interfaces` (by `name`), `files` and `disk.mounts` (by `path`) are lists of named things: an entry
+//! - `layers`, `users`, `images`, `charts` and `network.interfaces` (by `name`), `files` and `disk.mounts` (by `path`) are lists of named things: an entry
 //!   goes over the entry of the same name, which keeps its position; others are appended.
 //! - Keys of a named thing that exclude each other do so across files too: `source` of a file replaces a `content` below it.
 
 use super::tree::{Key, Kind, Node};
 
 /// The lists of named things: path, key of the name, keys of which each thing has one.
-const NAMED: [(&str, &str, &[&str]); 6] = [
+const NAMED: [(&str, &str, &[&str]); 7] = [
     ("layers", "name", &[]),
     ("users", "name", &[]),
     ("images", "name", &[]),
     ("files", "path", &["content", "source", "link"]),
+    ("charts", "name", &[]),
     ("network.interfaces", "name", &["match", "vlan", "bond", "bridge"]),
     ("disk.mounts", "path", &[]),
 ];

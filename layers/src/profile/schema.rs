@@ -13,7 +13,7 @@ pub fn json_schema() -> Value {
     let mut schema = of::<Profile>("chasi-bod profile");
     let extends = json!({
         "description": "Profiles that this one builds on: a path or a list of paths, relative to this file; later ones go over earlier ones.\n\
-            Maps merge by key, scalars and lists replace. `packages` appends; `layers`, `users`, `images`, `interfaces` (by `name`), `files` and `mounts` \
+            Maps merge by key, scalars and lists replace. `packages` appends; `layers`, `users`, `images`, `charts`, `interfaces` (by `name`), `files` and `mounts` \
             (by `path`) merge entry by entry.",
         "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
     });

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::diagnostic::suggest;
+use crate::chart::is_release_name;
 
 /// A rule for every text at a path (`[]` stands for each item of a list).
 pub(super) struct Rule {
@@ -55,6 +56,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("files.[].mode", is_mode, "an octal mode such as 0644"),
     rule("files.[].owner", is_owner, OWNER),
     rule("files.[].group", is_owner, OWNER),
+    rule("manifests.[]", is_line, "a path"),
     rule("network.dns.[]", is_ip, ADDRESS),
     rule("network.interfaces.[].name", is_device, DEVICE),
     rule("network.interfaces.[].match.mac", is_mac, "a hardware address such as 52:54:00:12:34:56"),
@@ -84,9 +86,29 @@ pub(super) const LAYER_RULES: &[Rule] = &[
     rule("units.disable.[]", is_unit, UNIT),
     rule("units.mask.[]", is_unit, UNIT),
     rule("scripts.[].file", is_line, "a path"),
+    rule("manifests.[]", is_line, "a path"),
     rule("initrdModules.[]", is_module, "the name of a kernel module"),
     rule("initrdModules.[].name", is_module, "the name of a kernel module"),
 ];
+
+/// The rules for single texts of charts, which profiles and layers have in common.
+pub(super) const CHART_RULES: &[Rule] = &[
+    rule("charts.[].name", is_release_name, "the name of a release: lower-case letters, digits, `-` and `.`, at most 53"),
+    rule("charts.[].chart", is_line, "a folder, a name or an oci:// reference"),
+    rule("charts.[].repo", is_url, URL),
+    rule("charts.[].version", is_chart_version, "a version such as 1.2.3"),
+    rule("charts.[].namespace", is_name, "a namespace: lower-case letters, digits and `-`, at most 63"),
+    rule("charts.[].keyring", is_line, "a path"),
+    rule("charts.[].images.[]", is_image, "an image reference such as nginx:1.29 or registry.k8s.io/pause:3.10.2"),
+];
+
+fn is_chart_version(text: &str) -> bool {
+    semver::Version::parse(text.strip_prefix('v').unwrap_or(text)).is_ok()
+}
+
+fn is_image(text: &str) -> bool {
+    crate::reference::Reference::canonical(text).is_some()
+}
 
 /// The rules for single texts of a Go source.
 pub(super) const GO_RULES: &[Rule] = &[

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::types_network::Network;
+use crate::chart::ChartSpec;
 use crate::image::PulledUse;
 use crate::source::Source;
 use crate::units::Bytes;
@@ -50,6 +51,12 @@ pub struct Profile {
     /// Container images to pull, instead of those of the same name that layers declare, and further ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<PulledUse>,
+    /// Helm charts that the cluster gets when it is founded, after those of the layers; one of a layer's name takes that one's place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub charts: Vec<ChartSpec>,
+    /// Plain manifests (YAML files, relative to this file) that the cluster gets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub manifests: Vec<String>,
     /// Kernel parameters by their dotted name.
     #[serde(default)]
     pub sysctl: BTreeMap<String, Scalar>,

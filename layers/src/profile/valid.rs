@@ -8,7 +8,7 @@ use super::Disk;
 use super::diagnostic::{Place, Problem, quote};
 use super::merge::{name_key, name_of};
 use super::network;
-use super::syntax::{self, GO_RULES, Rule, URL, is_module_path, is_module_version, is_name, is_url};
+use super::syntax::{self, CHART_RULES, GO_RULES, Rule, URL, is_module_path, is_module_version, is_name, is_url};
 use super::tree::Node;
 
 /// Paths below which the running system mounts something over the image.
@@ -43,7 +43,29 @@ pub(super) fn content(root: &Node, problems: &mut Vec<Problem>) {
     parents(root, problems);
     sources(root, problems);
     references(root, problems);
+    charts(root, problems);
     sysctl(root, problems);
+}
+
+/// A chart's keys fit where it comes from.
+fn charts(root: &Node, problems: &mut Vec<Problem>) {
+    texts(root, CHART_RULES, problems);
+    unique(root, "charts", problems);
+    for chart in at(root, "charts.[]") {
+        let registry = chart.get("chart").and_then(Node::text).is_some_and(|text| text.starts_with("oci://"));
+        let given = given(chart, &["repo", "version", "keyring"]);
+        let mut told = |message: &str, hint: &str| problems.push(Problem::new(chart.place, message).hint(Some(hint.into())));
+        match (registry, given.contains(&"repo")) {
+            (true, true) => told("a chart takes only one of `oci://` and `repo`", "leave out `repo`"),
+            (true, false) | (false, true) if !given.contains(&"version") => {
+                told("a chart that is fetched needs a `version`", "such as `version: 1.2.3`")
+            }
+            (false, false) if !given.is_empty() => {
+                told("a chart that is a folder takes neither `version` nor `keyring`", "give `repo` if it is the name of a chart in a repository")
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Images have whole references; a name has a tag or a digest, so that a node can ask for it.

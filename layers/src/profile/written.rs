@@ -136,9 +136,23 @@ fn locate(root: &mut Node, path: &str) {
         let Some(Kind::List(items)) = entry(root, list).map(|n| &mut n.kind) else { continue };
         items.iter_mut().filter_map(|item| entry(item, key)).for_each(|node| locate_one(node, path));
     }
+    if let Some(Kind::List(items)) = entry(root, "manifests").map(|n| &mut n.kind) {
+        items.iter_mut().for_each(|node| locate_one(node, path));
+    }
+    if let Some(Kind::List(items)) = entry(root, "charts").map(|n| &mut n.kind) {
+        items.iter_mut().for_each(|item| locate_chart(item, path));
+    }
     if let Some(node) = entry(root, "debian").and_then(|n| entry(n, "keyring")) {
         locate_one(node, path);
     }
+}
+
+/// A chart is a path unless it is in a registry or repository; the keyring always is one.
+fn locate_chart(chart: &mut Node, path: &str) {
+    let elsewhere =
+        chart.get("repo").is_some_and(|n| !n.is_null()) || chart.get("chart").and_then(Node::text).is_some_and(|t| t.starts_with("oci://"));
+    let keys = if elsewhere { &["keyring"][..] } else { &["chart", "keyring"] };
+    keys.iter().for_each(|key| entry(chart, key).into_iter().for_each(|node| locate_one(node, path)));
 }
 
 fn entry<'a>(node: &'a mut Node, key: &str) -> Option<&'a mut Node> {

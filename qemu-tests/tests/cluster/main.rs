@@ -1,5 +1,8 @@
 //! The shipped `standalone` profile under User-Mode Linux: a machine that boots is a cluster.
 
+mod join;
+mod seed;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -120,6 +123,11 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     images_are_mounted_from_the_root(&node);
     strangers_see_nothing_else(&node);
     f6_secrets_lie_enciphered(&node);
+    seed::seeded(&node, &mut vm, "done");
+    seed::helm_lists_the_releases(&node);
+    seed::a_volume_is_made_and_written(&node, "first");
+    seed::the_service_answers_by_its_name(&node, "first");
+    seed::kubectl_top_works(&node);
     let listed = kubectl(folder.path(), &node, &net, &["get", "nodes", "--no-headers"]);
     assert!(listed.contains(" Ready ") && listed.contains("v1.36.3"), "{listed}");
     node.shut_down(vm).unwrap();
@@ -128,6 +136,11 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     let (ready, all) = formed(&node, &mut vm);
     println!("UML later boot: node Ready {ready} s, CoreDNS and kube-proxy {all} s");
     pods_have_names_and_services(&node, "second");
+    seed::seeded(&node, &mut vm, "unchanged");
+    seed::helm_lists_the_releases(&node);
+    seed::a_volume_is_made_and_written(&node, "second");
+    seed::the_service_answers_by_its_name(&node, "second");
+    seed::kubectl_top_works(&node);
     node.shut_down(vm).unwrap();
 }
 

@@ -57,11 +57,16 @@ pub struct Keyring(Vec<Cert>);
 impl Keyring {
     /// Reads a file of certificates, binary or armoured.
     pub fn open(path: &Path) -> Result<Self> {
-        let broken = |e| Error::input(format!("reading keyring {}: {e:#}", path.display()));
         let bytes = std::fs::read(path).context(|| format!("reading keyring {}", path.display()))?;
-        let certs = CertParser::from_bytes(&bytes).and_then(Iterator::collect::<sequoia_openpgp::Result<Vec<_>>>).map_err(broken)?;
+        Self::from_bytes(&bytes, &path.display().to_string())
+    }
+
+    /// Reads certificates, binary or armoured; `name` is for messages.
+    pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
+        let broken = |e| Error::input(format!("reading keyring {name}: {e:#}"));
+        let certs = CertParser::from_bytes(bytes).and_then(Iterator::collect::<sequoia_openpgp::Result<Vec<_>>>).map_err(broken)?;
         if certs.is_empty() {
-            return Err(Error::input(format!("reading keyring {}: it holds no certificate", path.display())));
+            return Err(Error::input(format!("reading keyring {name}: it holds no certificate")));
         }
         Ok(Self(certs))
     }

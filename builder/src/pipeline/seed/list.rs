@@ -1,0 +1,138 @@
+//! What a seed holds and why, from a profile and its lock or from a built image.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use layers::lock::Lock;
+use layers::plan::Plan;
+use layers::seed::{DOCUMENTS, INDEX, Image, ImageIndex, LAYERS, Release, SEED, Seed, chain_ids};
+use layers::units::{Bytes, Digest};
+use layers::{Context, Error, Fault, Result};
+use serde::Serialize;
+
+use crate::inspect::files::Root;
+use crate::pipeline;
+
+/// Releases and images, in the order in which they are installed and by name.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listing {
+    /// Releases.
+    pub releases: Vec<Release>,
+    /// Images.
+    pub images: Vec<ListedImage>,
+}
+
+/// An image and why it is there.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListedImage {
+    /// Full reference.
+    pub name: String,
+    /// Bytes of its files, those that it shares with others among them; not known before the image was built.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<Bytes>,
+    /// Layers, releases and components that ask for it.
+    pub wanted_by: Vec<String>,
+}
+
+/// The seed of a profile by its lock, of a disk image, or of a folder of artifacts.
+pub fn listing(path: &Path) -> Result<Listing> {
+    if path.is_dir() {
+        return of_image(&artifact(path)?);
+    }
+    if path.extension().is_some_and(|e| e == "yaml" || e == "yml") {
+        let planned = pipeline::plan(path)?;
+        return Ok(of_lock(&planned.plan, &pipeline::read_lock(path)?));
+    }
+    of_image(path)
+}
+
+/// A disk image in a folder of artifacts.
+fn artifact(folder: &Path) -> Result<PathBuf> {
+    let files = std::fs::read_dir(folder).context(|| format!("listing {}", folder.display()))?;
+    let images = files.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "qcow2" || e == "raw"));
+    images.max().ok_or_else(|| Error::input(format!("listing {}: it has neither a qcow2 nor a raw image", folder.display())))
+}
+
+fn of_lock(plan: &Plan, lock: &Lock) -> Listing {
+    let mut images = BTreeMap::<String, Vec<String>>::new();
+    for image in &plan.images {
+        images.entry(image.image.name.clone()).or_default().push(format!("layer {}", image.layer));
+    }
+    for image in &lock.images {
+        images.entry(image.name.clone()).or_default().extend(image.wanted_by.clone());
+    }
+    for wanted in &lock.wanted {
+        // What is pulled says so itself.
+        if let Some(made) = images.get_mut(&wanted.image).filter(|_| lock.images.iter().all(|image| image.name != wanted.image)) {
+            made.extend(wanted.wanted_by.clone());
+        }
+    }
+    let images = images.into_iter().map(|(name, wanted_by)| ListedImage { name, size: None, wanted_by });
+    Listing { releases: super::releases(plan, lock).releases, images: images.collect() }
+}
+
+fn of_image(path: &Path) -> Result<Listing> {
+    let root = Root::open(path, None)?;
+    let seed: Seed = json(&root, SEED)?.unwrap_or_default();
+    let index: ImageIndex = json(&root, INDEX)?.unwrap_or_default();
+    let mut sizes = BTreeMap::<String, u64>::new();
+    if !index.images.is_empty() {
+        for file in root.list(Some(&format!("{LAYERS}/**")))? {
+            let layer = file.path.trim_start_matches(LAYERS).trim_start_matches('/').split('/').next().unwrap_or_default().to_string();
+            *sizes.entry(layer).or_default() += file.size.unwrap_or(0);
+        }
+    }
+    let image = |image: &Image| {
+        let size = layers_of(&root, &index, image)?.iter().map(|layer| sizes.get(layer).copied().unwrap_or(0)).sum();
+        Ok(ListedImage { name: image.name.clone(), size: Some(Bytes(size)), wanted_by: image.wanted_by.clone() })
+    };
+    let images = index.images.iter().map(image).collect::<Result<_>>()?;
+    Ok(Listing { releases: seed.releases, images })
+}
+
+/// A JSON file of the root; nothing when there is none.
+fn json<T: serde::de::DeserializeOwned>(root: &Root, path: &str) -> Result<Option<T>> {
+    if root.list(Some(path)).is_err() {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    root.cat(path, &mut text)?;
+    serde_json::from_slice(&text).map(Some).fault(Fault::Input, || format!("reading {path}"))
+}
+
+/// Folders of an image's layers.
+fn layers_of(root: &Root, index: &ImageIndex, image: &Image) -> Result<Vec<String>> {
+    let config: serde_json::Value = json(root, &format!("{DOCUMENTS}/{}", image.config.hex()))?.unwrap_or_default();
+    let diff_ids = config["rootfs"]["diff_ids"].as_array().into_iter().flatten().filter_map(|id| id.as_str()?.parse().ok());
+    let chains = chain_ids(&diff_ids.collect::<Vec<Digest>>());
+    Ok(chains.iter().filter_map(|id| Some(index.chains.get(id)?.layer.clone())).collect())
+}
+
+impl fmt::Display for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = |size: Option<Bytes>| size.map_or("-".into(), |size| size.to_string());
+        let releases = self
+            .releases
+            .iter()
+            .map(|r| [r.name.clone(), r.namespace.clone(), format!("{} {}", r.chart, r.version), size(Some(r.size)), r.wanted_by.clone()]);
+        table(f, ["RELEASE", "NAMESPACE", "CHART", "SIZE", "WANTED BY"], releases.collect())?;
+        writeln!(f)?;
+        let images = self.images.iter().map(|i| [i.name.clone(), size(i.size), i.wanted_by.join(", ")]);
+        table(f, ["IMAGE", "SIZE", "WANTED BY"], images.collect())
+    }
+}
+
+/// Columns as wide as their longest word, the last one as it comes.
+fn table<const N: usize>(f: &mut fmt::Formatter<'_>, head: [&str; N], rows: Vec<[String; N]>) -> fmt::Result {
+    let rows: Vec<_> = [head.map(str::to_string)].into_iter().chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(|column| if column + 1 == N { 0 } else { width(column) });
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}

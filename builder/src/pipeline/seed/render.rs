@@ -1,0 +1,167 @@
+//! What the releases and kubeadm ask for, found by the very programs of the image: `helm template` and `kubeadm config images list` run in the
+//! build sandbox, without network, and what they print is read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use layers::chart::PlannedChart;
+use layers::lock::Lock;
+use layers::plan::{Body, Plan};
+use layers::profile::Diagnostics;
+use layers::reference::Reference;
+use layers::{Context, Error, Result, manifest};
+
+use crate::assemble::merge::behind_links;
+use crate::assemble::scratch::{Options, Root};
+use crate::pipeline::sources;
+use crate::source::deb::Archive;
+use crate::store::Store;
+use crate::tree::{Kind, Node, Tree, TreePath};
+
+/// Where the image has helm and kubeadm.
+const HELM: &str = "/usr/bin/helm";
+const KUBEADM: &str = "/usr/bin/kubeadm";
+/// The longest that one program may take.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Images with those that ask for them.
+pub type Askers = BTreeMap<Reference, BTreeSet<String>>;
+
+/// Finds every image that the plan's releases and kubeadm ask for.
+pub fn wanted(site: &Archive<'_>, plan: &Plan, lock: &Lock) -> Result<Askers> {
+    if !plan.charts.is_empty() && !can_render(plan) {
+        let error = Error::input("rendering charts: no layer of the profile brings helm and kubeadm");
+        return Err(error.with_hint("list the layer `orchestration` under `layers`"));
+    }
+    let mut found = Askers::new();
+    if can_render(plan) {
+        sources::fetch(site, lock)?;
+        eprintln!("looking for the images of {} releases", plan.charts.len());
+        let kitchen = Kitchen::new(site.store, plan, lock)?;
+        let version = kitchen.kubernetes(&mut found)?;
+        for (planned, _, archive) in super::archives(site.store, plan, lock)? {
+            kitchen.release(planned, &archive, &version, &mut found).map_err(|e| located(planned, &e))?;
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the plan has what charts are rendered with.
+pub fn can_render(plan: &Plan) -> bool {
+    origin(plan, HELM).is_some() && origin(plan, KUBEADM).is_some()
+}
+
+/// The source that a path of the image comes from, behind links, with the file of its archive.
+fn origin<'a>(plan: &'a Plan, path: &str) -> Option<(&'a str, Option<&'a str>)> {
+    let mut path = TreePath::new(path).ok()?;
+    // More links than this are a circle.
+    for _ in 0..8 {
+        let file = plan.layers.iter().rev().flat_map(|layer| &layer.files).find(|file| TreePath::new(&file.path).is_ok_and(|p| p == path))?;
+        match &file.body {
+            Body::From { source, member } => return Some((source, member.as_deref())),
+            Body::Link(target) => {
+                let from = if target.starts_with('/') { TreePath::root() } else { path.parent()? };
+                path = behind_links(&Tree::default(), &from.join(target.as_bytes())).ok()?;
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// A root with helm and kubeadm, and a folder that is /work in it.
+struct Kitchen {
+    root: Root,
+    work: crate::workspace::Scratch,
+}
+
+impl Kitchen {
+    fn new(store: &Store, plan: &Plan, lock: &Lock) -> Result<Self> {
+        let mut tree = Tree::default();
+        for (source, name) in [(HELM, "bin/helm"), (KUBEADM, "bin/kubeadm")] {
+            let origin = origin(plan, source).ok_or_else(|| Error::internal(format!("looking for {source}: no source gives it")))?;
+            let content = sources::file(store, plan, lock, origin)?;
+            let path = TreePath::new(name).map_err(Error::internal)?;
+            tree.ensure_parents(&path, 0);
+            tree.insert(path, Node::new(Kind::File(content), 0o755, 0));
+        }
+        Ok(Self { root: Root::materialize(store, &tree)?, work: store.scratch()? })
+    }
+
+    fn run(&self, argv: &[&str]) -> Result<String> {
+        let env = [("HOME", "/tmp"), ("HELM_CACHE_HOME", "/tmp/cache"), ("HELM_CONFIG_HOME", "/tmp/config"), ("HELM_DATA_HOME", "/tmp/data")];
+        let env = env.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        let done = self.root.run_with_work(argv, self.work.path(), &Options { limit: LIMIT, epoch: 0, env })?;
+        if done.status == 0 {
+            return Ok(done.log);
+        }
+        Err(Error::input(done.log.trim().to_string()))
+    }
+
+    /// The images that kubeadm of this version asks for; returns that version.
+    fn kubernetes(&self, found: &mut Askers) -> Result<String> {
+        let said = self.run(&["/bin/kubeadm", "version", "--output", "short"]).context(|| "asking kubeadm for its version".into())?;
+        let version = said.lines().find(|line| line.starts_with('v')).unwrap_or_default().to_string();
+        let said = self.run(&["/bin/kubeadm", "config", "images", "list", "--kubernetes-version", &version]);
+        // Warnings are among the lines.
+        let images = said.context(|| "asking kubeadm for its images".into())?;
+        for image in images.lines().filter(|line| line.contains('/') && !line.contains(' ')).filter_map(Reference::with_tag) {
+            found.entry(image).or_default().insert("kubeadm".into());
+        }
+        Ok(version)
+    }
+
+    /// Renders a release and reads every manifest that comes out.
+    fn release(&self, planned: &PlannedChart, archive: &[u8], version: &str, found: &mut Askers) -> Result<()> {
+        let (spec, out) = (&planned.spec, self.work.path().join(&planned.spec.name));
+        let write = |name: &str, bytes: &[u8]| fs::write(self.work.path().join(name), bytes).context(|| format!("writing {name}"));
+        write("chart.tgz", archive)?;
+        write("values.json", &serde_json::to_vec(&spec.values).map_err(|e| Error::internal(format!("encoding values: {e}")))?)?;
+        let rendered = format!("/work/{}", spec.name);
+        let words = ["/bin/helm", "template", &spec.name, "/work/chart.tgz", "--namespace", &spec.namespace, "--values", "/work/values.json"];
+        let more = ["--include-crds", "--kube-version", version, "--output-dir", &rendered];
+        self.run(&[&words[..], &more].concat())?;
+        let mut images = Askers::new();
+        let mut texts = BTreeMap::new();
+        if out.is_dir() {
+            read_below(&out, "", &mut texts)?;
+        }
+        for (template, text) in &texts {
+            for image in manifest::images(text).context(|| format!("reading {template}"))? {
+                images.entry(image).or_default().insert(format!("chart {}: {template}", spec.name));
+            }
+        }
+        for image in spec.images.iter().filter_map(|text| Reference::with_tag(text)) {
+            images.entry(image).or_default().insert(format!("chart {}: images", spec.name));
+        }
+        if images.is_empty() {
+            eprintln!("notice: release {} names no image", spec.name);
+        }
+        images.into_iter().for_each(|(image, by)| found.entry(image).or_default().extend(by));
+        Ok(())
+    }
+}
+
+/// The error at the place where the chart is declared.
+pub(super) fn located(planned: &PlannedChart, error: &Error) -> Error {
+    let message = format!("release {}: {error}", planned.spec.name);
+    let problem = planned.at.problem(message.clone(), error.hint().map(str::to_string));
+    Diagnostics::gather(&problem.file.clone(), vec![problem]).map_or_else(Error::from, |()| Error::internal(message))
+}
+
+/// Text files below a folder by relative path.
+fn read_below(dir: &Path, prefix: &str, out: &mut BTreeMap<String, String>) -> Result<()> {
+    for entry in fs::read_dir(dir).context(|| format!("reading {}", dir.display()))? {
+        let path = entry.context(|| format!("reading {}", dir.display()))?.path();
+        let name = format!("{prefix}{}", path.file_name().unwrap_or_default().to_string_lossy());
+        if path.is_dir() {
+            read_below(&path, &format!("{name}/"), out)?;
+        } else {
+            let text = fs::read_to_string(&path).context(|| format!("reading {}", path.display()))?;
+            out.insert(name, text);
+        }
+    }
+    Ok(())
+}

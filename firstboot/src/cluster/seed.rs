@@ -1,0 +1,215 @@
+//! The releases that the image brings, installed with helm once the cluster is up, so that `helm list` tells the truth.
+//!
+//! What was installed is noted in the cluster by the digest of chart and values: a release whose digest is noted is left alone, whatever people
+//! made of it since. A run that was killed is made again; one release that fails does not keep the others from coming.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Api, Client};
+use layers::seed::{CHARTS, Release, SEED, Seed};
+use layers::{Context, Error, Fault, Result};
+
+use super::{Reporter, api};
+use crate::exec;
+use crate::host::{Host, RUN, STATE};
+use crate::status::State;
+
+/// Name of the step.
+pub const STEP: &str = "seed";
+
+/// Credentials that only control planes have.
+const ADMIN: &str = "etc/kubernetes/admin.conf";
+/// Waits before each further try of one release.
+const PAUSES: [u64; 4] = [5, 15, 45, 120];
+/// How long helm waits for what a release starts.
+const PATIENCE: &str = "10m";
+/// The ConfigMap in kube-system that notes what was installed.
+const RECORD: &str = "chasi-bod-seed";
+/// States in which helm leaves a release when it is killed.
+const PENDING: &str = "owner=helm,status in (pending-install,pending-upgrade,pending-rollback)";
+
+/// Whether the image brings any release.
+pub fn is_wanted(host: &Host) -> bool {
+    super::exists(host, SEED)
+}
+
+/// Starts the thread that installs the releases as soon as the cluster is said to be up.
+pub fn start(reporter: Reporter) -> Sender<()> {
+    let (up, waiting) = channel();
+    std::thread::spawn(move || {
+        let host = Host::new("/");
+        if waiting.recv().is_ok() && is_wanted(&host) {
+            follow(&host, &reporter);
+        }
+    });
+    up
+}
+
+fn follow(host: &Host, reporter: &Reporter) {
+    if !super::exists(host, ADMIN) {
+        return reporter.say(STEP, State::Unchanged, "control planes install it", None);
+    }
+    match install(host, reporter) {
+        Ok((state, detail)) => reporter.say(STEP, state, detail, None),
+        Err(error) => reporter.say(STEP, State::Failed, error.to_string(), error.hint()),
+    }
+}
+
+/// Installs what is not noted yet; the error names every release that could not be installed.
+fn install(host: &Host, reporter: &Reporter) -> Result<(State, String)> {
+    let text = host.read(SEED)?.unwrap_or_default();
+    let seed: Seed = serde_json::from_str(&text).fault(Fault::Internal, || format!("reading {SEED}"))?;
+    let cluster = Cluster::new(host)?;
+    let (mut noted, mut failed, mut made) = (patiently(|| cluster.record())?, Vec::new(), 0);
+    let all = seed.releases.len();
+    for (n, release) in seed.releases.iter().enumerate() {
+        let spec = release.spec().to_string();
+        if noted.get(&release.name) == Some(&spec) {
+            continue;
+        }
+        reporter.say(STEP, State::Running, format!("installing {} ({} of {all})", release.name, n + 1), None);
+        let done = patiently(|| one(host, &cluster, release).inspect_err(|error| retrying(reporter, release, error)));
+        match done {
+            Ok(()) => {
+                made += 1;
+                noted.insert(release.name.clone(), spec);
+                patiently(|| cluster.note(&noted))?;
+            }
+            Err(error) => failed.push(format!("{}: {error}", release.name)),
+        }
+    }
+    if !failed.is_empty() {
+        let error = Error::environment(format!("installing {}", failed.join("; ")));
+        return Err(error.with_hint("see `helm list -A` and `journalctl -u chasi-bod-agent.service`; the next start of the agent tries again"));
+    }
+    let names: Vec<_> = seed.releases.iter().map(|release| release.name.as_str()).collect();
+    Ok((if made > 0 { State::Done } else { State::Unchanged }, names.join(", ")))
+}
+
+fn retrying(reporter: &Reporter, release: &Release, error: &Error) {
+    let why = error.to_string().lines().last().unwrap_or_default().trim().to_string();
+    reporter.say(STEP, State::Waiting, format!("for another try of {}: {why}", release.name), Some("see `kubectl get pods -A`"));
+}
+
+/// Does something again after longer and longer pauses, until it works or the last try has failed.
+fn patiently<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    for pause in PAUSES {
+        match work() {
+            Ok(done) => return Ok(done),
+            Err(_) => std::thread::sleep(Duration::from_secs(pause)),
+        }
+    }
+    work()
+}
+
+/// Installs or upgrades one release. The mark tells a later run that this one may have been killed at it.
+fn one(host: &Host, cluster: &Cluster, release: &Release) -> Result<()> {
+    let mark = format!("{STATE}/installing");
+    if host.read(&mark)?.is_some_and(|name| name == release.name) {
+        cluster.forget_pending(release)?;
+    }
+    let values = format!("{RUN}/values.json");
+    let text = serde_json::to_string(&release.values).fault(Fault::Internal, || format!("writing /{values}"))?;
+    host.write(&values, text.as_bytes(), 0o600)?;
+    host.write(&mark, release.name.as_bytes(), 0o600)?;
+    host.sync();
+    let done = exec::follow(&mut helm(host, release, &values), |_| {});
+    // helm has ended by itself: what it left is no pending state, unless it was killed alone.
+    if done.is_ok() {
+        host.remove(&mark)?;
+    }
+    done
+}
+
+/// `helm upgrade --install` without a home, with the operator's credentials.
+fn helm(host: &Host, release: &Release, values: &str) -> Command {
+    let mut command = host.program("helm");
+    command.args(["upgrade", "--install", &release.name]).arg(format!("{CHARTS}/{}", release.file));
+    command.args(["--namespace", &release.namespace, "--create-namespace", "--values"]).arg(format!("/{values}"));
+    command.args(["--wait", "--timeout", PATIENCE, "--history-max", "5", "--kubeconfig"]).arg(format!("/{}", ADMIN));
+    for (variable, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data"), ("HOME", "home")] {
+        command.env(variable, format!("/{RUN}/helm/{folder}"));
+    }
+    command
+}
+
+/// The API, asked from a thread of its own.
+struct Cluster {
+    runtime: tokio::runtime::Runtime,
+    client: Client,
+}
+
+impl Cluster {
+    fn new(host: &Host) -> Result<Self> {
+        let runtime = super::runtime()?;
+        let client = runtime.block_on(api::client(host, api::PATIENCE))?;
+        Ok(Self { runtime, client })
+    }
+
+    /// Digests of what was installed, by release.
+    fn record(&self) -> Result<BTreeMap<String, String>> {
+        let found = self.runtime.block_on(Api::<ConfigMap>::namespaced(self.client.clone(), "kube-system").get_opt(RECORD));
+        let object = found.fault(Fault::Environment, || format!("reading ConfigMap {RECORD}"))?;
+        Ok(object.and_then(|object| object.data).unwrap_or_default())
+    }
+
+    fn note(&self, data: &BTreeMap<String, String>) -> Result<()> {
+        let object = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": RECORD}, "data": data});
+        let maps = Api::<ConfigMap>::namespaced(self.client.clone(), "kube-system");
+        let written = self.runtime.block_on(maps.patch(RECORD, &PatchParams::apply("chasi-bod").force(), &Patch::Apply(object)));
+        written.map(drop).fault(Fault::Environment, || format!("writing ConfigMap {RECORD}"))
+    }
+
+    /// Removes the record of an operation that ended with its helm; what it made stays, and the next one takes it over.
+    fn forget_pending(&self, release: &Release) -> Result<()> {
+        let secrets = Api::<Secret>::namespaced(self.client.clone(), &release.namespace);
+        let which = ListParams::default().labels(&format!("{PENDING},name={}", release.name));
+        let gone = self.runtime.block_on(secrets.delete_collection(&DeleteParams::default(), &which));
+        gone.map(drop).fault(Fault::Environment, || format!("clearing the unfinished operation of release {}", release.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use layers::units::{Bytes, Digest};
+
+    use super::*;
+
+    fn release() -> Release {
+        Release {
+            name: "web".into(),
+            namespace: "shop".into(),
+            chart: "web".into(),
+            version: "1.0.0".into(),
+            file: "web-1.0.0.tgz".into(),
+            sha256: Digest::of(b"chart"),
+            size: Bytes(1),
+            values: BTreeMap::from([("replicas".to_string(), 2.into())]),
+            wanted_by: "profile".into(),
+        }
+    }
+
+    #[test]
+    fn helm_waits_bounded_and_touches_no_home() {
+        let dir = tempfile::tempdir().unwrap();
+        let command = helm(&Host::new(dir.path()), &release(), "run/values.json");
+        let line = exec::show(&command);
+        let expected = "upgrade --install web /usr/lib/chasi-bod/charts/web-1.0.0.tgz --namespace shop --create-namespace --values /run/values.json --wait --timeout 10m";
+        assert!(line.contains(expected), "{line}");
+        assert!(command.get_envs().all(|(_, value)| value.is_some_and(|v| v.to_string_lossy().starts_with("/run/chasi-bod/helm/"))));
+    }
+
+    #[test]
+    fn a_changed_value_or_chart_is_another_specification() {
+        let (a, mut b, mut c) = (release(), release(), release());
+        b.values.insert("replicas".into(), 3.into());
+        c.sha256 = Digest::of(b"other");
+        assert_eq!(a.spec(), release().spec());
+        assert!(a.spec() != b.spec() && a.spec() != c.spec());
+    }
+}
