@@ -1,8 +1,9 @@
 //! The SBOM: an SPDX 2.3 document (ISO/IEC 5962) of what is in an image: Debian packages, programs with the Go modules that they are made of,
-//! downloads, container images with what their recipes hold; each with the licences that its own files name.
+//! downloads, charts, container images with what their recipes hold; each with the licences that its own files name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use layers::chart::LockedChart;
 use layers::lock::{Lock, Package};
 use layers::plan::{Body, Plan, PlannedFile};
 use layers::seed::Image;
@@ -55,6 +56,7 @@ pub fn document(subject: &Subject<'_>, seed: &Seed) -> Value {
     let host = subject.plan.layers.iter().flat_map(|layer| &layer.files);
     host.filter_map(|file| element(file, subject.lock)).for_each(|id| entries.relate(IMAGE, "CONTAINS", &id));
     subject.holdings.images.iter().for_each(|image| entries.container(image, subject));
+    subject.lock.charts.iter().for_each(|locked| entries.add(IMAGE, "CONTAINS", chart(locked)));
     json!({
         "spdxVersion": "SPDX-2.3", "dataLicense": "CC0-1.0", "SPDXID": "SPDXRef-DOCUMENT",
         "name": format!("{}-{}", subject.name, subject.version),
@@ -227,6 +229,12 @@ fn download(id: String, name: &str, file: &LockedFile) -> Value {
     element_of(id, name, None, json!({"downloadLocation": place, "checksums": sha256(&file.sha256)}))
 }
 
+fn chart(locked: &LockedChart) -> Value {
+    let place = locked.from.iter().find(|url| url.starts_with("http")).map_or("NOASSERTION", String::as_str);
+    let more = json!({"downloadLocation": place, "checksums": sha256(&locked.sha256), "sourceInfo": format!("installed as {}", locked.name)});
+    element_of(spdx_id("chart", &locked.name), &locked.chart, Some(&locked.version), more)
+}
+
 /// A container image, by the digest that its registry would give.
 fn container(id: String, image: &Image) -> Value {
     let (repository, tag) = image.name.rsplit_once(':').unwrap_or((&image.name, ""));
@@ -288,7 +296,17 @@ mod tests {
         let file = LockedFile { from: vec!["https://z.test/z".into()], sha256: Digest::of(b"z"), size: Bytes(1) };
         let source = |name: &str, go, url| LockedSource { name: name.into(), request: Digest::of(b"r"), go, url };
         let sources = vec![source("tool", Some(go), None), source("z", None, Some(file))];
-        Lock { packages: vec![debian("libc6", "2.41")], sources, ..Lock::default() }
+        let chart = LockedChart {
+            name: "web".into(),
+            request: Digest::of(b"r"),
+            chart: "nginx".into(),
+            version: "1.2.0".into(),
+            sha256: Digest::of(b"chart"),
+            size: Bytes(1),
+            from: vec!["oci://r.test/nginx".into()],
+            signed_by: None,
+        };
+        Lock { packages: vec![debian("libc6", "2.41")], sources, charts: vec![chart], ..Lock::default() }
     }
 
     fn plan() -> Plan {
@@ -361,6 +379,7 @@ mod tests {
             "DOCUMENT DESCRIBES image",
             "container-r.test.2f.a.2f.tool.3a.1.2 CONTAINS deb-libc6",
             "container-r.test.2f.a.2f.tool.3a.1.2 CONTAINS program-tool",
+            "image CONTAINS chart-web",
             "image CONTAINS chasi-bod-node",
             "image CONTAINS container-r.test.2f.a.2f.tool.3a.1.2",
             "image CONTAINS container-r.test.3a.5000.2f.pulled.3a.2",
@@ -392,6 +411,7 @@ mod tests {
         // An expression cannot have NOASSERTION in it.
         assert_eq!((&unknown["licenseDeclared"], &unknown["licenseComments"]), (&json!("NOASSERTION"), &json!("found: MIT AND NOASSERTION")));
         assert_eq!(get("download-z")["downloadLocation"], "https://z.test/z");
+        assert_eq!((&get("chart-web")["name"], &get("chart-web")["versionInfo"]), (&json!("nginx"), &json!("1.2.0")));
     }
 
     #[test]
