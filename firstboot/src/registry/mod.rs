@@ -46,7 +46,9 @@ pub fn answer(tree: &Tree, method: &Method, path: &str, query: &str) -> Reply {
     match route.kind {
         Kind::Manifest => manifest(tree, &images, &repository, route.reference),
         Kind::Blob => blob(tree, &images, route.reference),
-        Kind::Tags => plain(&json!({"name": repository, "tags": images.iter().filter(|i| !i.name.contains('@')).map(|i| split(&i.name).1).collect::<Vec<_>>()})),
+        Kind::Tags => {
+            plain(&json!({"name": repository, "tags": images.iter().filter(|i| !i.name.contains('@')).map(|i| split(&i.name).1).collect::<Vec<_>>()}))
+        }
     }
 }
 
