@@ -15,14 +15,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use layers::units::Digest;
-use layers::{Context, Error, Result};
+use layers::{Context, Error, Fault, Result};
 use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
 
 use crate::tree::Content;
 use crate::workspace::Scratch;
@@ -243,6 +244,31 @@ impl PackWriter<'_> {
         Ok(content)
     }
 
+    /// Adds a content as it comes, without holding it in memory; one that the pack has already takes no room.
+    pub fn add_from(&mut self, mut reader: impl Read) -> Result<Content> {
+        let writing = |key: &Digest| format!("writing pack {}", key.short());
+        let (mut hasher, mut size, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 18]);
+        loop {
+            let n = reader.read(&mut buffer).fault(Fault::Input, || "reading the content".into())?;
+            if n == 0 {
+                break;
+            }
+            hasher.update(&buffer[..n]);
+            self.file.write_all(&buffer[..n]).context(|| writing(&self.key))?;
+            size += n as u64;
+        }
+        let sha256 = Digest(hasher.finalize().into());
+        if let Some(known) = self.seen.get(&sha256).cloned() {
+            let back = self.file.seek(SeekFrom::Start(self.offset)).and_then(|_| self.file.get_ref().as_file().set_len(self.offset));
+            back.context(|| writing(&self.key))?;
+            return Ok(known);
+        }
+        let content = Content { sha256, size, pack: self.key, offset: self.offset };
+        self.offset += size;
+        self.seen.insert(sha256, content.clone());
+        Ok(content)
+    }
+
     /// Gives the pack its final name.
     pub fn finish(self) -> Result<()> {
         let path = self.store.pack(&self.key);
@@ -267,6 +293,21 @@ mod tests {
         pack.finish().unwrap();
         assert_eq!((a.clone(), fs::metadata(store.pack(&key)).unwrap().len()), (c, 5));
         assert_eq!((store.read(&a).unwrap(), store.read(&b).unwrap()), (b"hello".to_vec(), Vec::new()));
+    }
+
+    #[test]
+    fn streamed_contents_are_kept_once_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let key = Digest::of(b"key");
+        let mut pack = store.new_pack(key).unwrap();
+        let long = vec![7; 3 << 20];
+        let (a, b) = (pack.add(b"hello").unwrap(), pack.add_from(long.as_slice()).unwrap());
+        assert_eq!((pack.add_from(long.as_slice()).unwrap(), pack.add_from(b"hello".as_slice()).unwrap()), (b.clone(), a.clone()));
+        let c = pack.add_from(b"last".as_slice()).unwrap();
+        pack.finish().unwrap();
+        assert_eq!(fs::metadata(store.pack(&key)).unwrap().len(), 5 + (3 << 20) + 4);
+        assert_eq!((store.read(&a).unwrap(), store.read(&b).unwrap(), store.read(&c).unwrap()), (b"hello".to_vec(), long, b"last".to_vec()));
     }
 
     #[test]

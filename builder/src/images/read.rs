@@ -18,8 +18,10 @@ use crate::tree::{Kind, Node, Tree, TreePath, Xattrs};
 const ENTRIES: u64 = 1 << 20;
 /// Most bytes of paths, links and xattrs of one layer, which stay in memory.
 const METADATA: u64 = 256 << 20;
-/// Largest single file: it is held in memory once.
+/// Largest single file.
 const FILE_LIMIT: u64 = 2 << 30;
+/// Largest file that is held in memory.
+const SMALL: u64 = 1 << 20;
 
 /// Reads a whole tar, adding its contents to `pack`; directories that the tar does not name are not in the tree.
 pub fn layer(reader: impl Read, pack: &mut PackWriter<'_>) -> Result<Tree> {
@@ -199,12 +201,16 @@ fn content<R: Read>(entry: &mut tar::Entry<'_, R>, path: &TreePath, pack: &mut P
     if entry.size() > FILE_LIMIT {
         return Err(Error::input(format!("file {path} has {} bytes, more than 2 GiB", entry.size())));
     }
-    let mut bytes = Vec::new();
-    entry.read_to_end(&mut bytes).fault(layers::Fault::Input, || format!("entry {path}"))?;
-    if bytes.len() as u64 != entry.size() {
-        return Err(Error::input(format!("file {path} is cut short")));
-    }
-    pack.add(&bytes)
+    let naming = || format!("entry {path}");
+    let size = entry.size();
+    let content = if size > SMALL {
+        pack.add_from(entry).context(naming)?
+    } else {
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).fault(layers::Fault::Input, naming)?;
+        pack.add(&bytes)?
+    };
+    if content.size == size { Ok(content) } else { Err(Error::input(format!("file {path} is cut short"))) }
 }
 
 fn kind<R: Read>(entry: &tar::Entry<'_, R>, path: &TreePath) -> Result<Kind> {

@@ -23,12 +23,12 @@ pub fn next(from: &str, location: &str) -> Result<String> {
         _ if location.starts_with('/') => format!("{scheme}://{authority}{location}"),
         _ => format!("{scheme}://{authority}/{folder}{location}"),
     };
-    let uri: Uri = target.parse().map_err(|_| refused("which is no address"))?;
-    match (scheme, uri.scheme_str()) {
-        (_, Some("https")) | ("http", Some("http")) => {}
-        (_, Some("http")) => return Err(refused("from TLS to plain text")),
+    match (scheme, target.split(':').next().unwrap_or_default().to_lowercase().as_str()) {
+        (_, "https") | ("http", "http") => {}
+        (_, "http") => return Err(refused("from TLS to plain text")),
         _ => return Err(refused("which is no web address")),
     }
+    let uri: Uri = target.parse().map_err(|_| refused("which is no address"))?;
     let host = host(&uri).ok_or_else(|| refused("which names no host"))?;
     if is_loopback(&host) && !from.parse::<Uri>().is_ok_and(|uri| self::host(&uri).is_some_and(|host| is_loopback(&host))) {
         return Err(refused("which is this very machine"));
