@@ -125,7 +125,7 @@ impl Bench {
             labels: BTreeMap::from([("b".into(), "1".into()), ("a".into(), "2".into())]),
             ..Settings::default()
         };
-        let recipe = Recipe { name: name.into(), layers, config, architecture: "amd64".into(), wanted_by: vec!["layer x".into()], parts: Vec::new() };
+        let recipe = Recipe { name: name.into(), layers, config, architecture: "amd64".into(), wanted_by: vec!["layer x".into()] };
         recipe::build(&recipe, &self.store, EPOCH).unwrap()
     }
 
@@ -353,18 +353,7 @@ fn image_of(name: &str, layers: &[(Digest, Tree)]) -> BuiltImage {
     let digest = Digest::of(name.as_bytes());
     let documents = BTreeMap::from([(digest, name.as_bytes().to_vec())]);
     let (media_type, origin) = (made::MANIFEST.to_string(), Origin::Pulled);
-    BuiltImage {
-        name: name.into(),
-        digest,
-        media_type,
-        manifest: digest,
-        config: digest,
-        documents,
-        layers,
-        wanted_by: Vec::new(),
-        origin,
-        parts: Vec::new(),
-    }
+    BuiltImage { name: name.into(), digest, media_type, manifest: digest, config: digest, documents, layers, wanted_by: Vec::new(), origin }
 }
 
 #[test]
