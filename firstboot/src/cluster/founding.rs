@@ -20,6 +20,8 @@ fn mark() -> String {
 pub fn begin(host: &Host, reporter: &Reporter) -> Result<()> {
     if super::exists(host, &mark()) {
         reporter.say("cluster", State::Running, "undoing a founding that was cut off", None);
+        // What it has started runs there.
+        super::wait_for_runtime(&host.path(super::CONTAINERD), reporter);
         undo(host)?;
     }
     host.write(&mark(), b"", 0o600)?;
@@ -60,6 +62,8 @@ mod tests {
         let reporter = Reporter { sender, up: None };
         let script = format!("#!/bin/sh\ntest ! -e {0}/etc/kubernetes/admin.conf && echo \"$*\" >> {0}/said\n", dir.path().display());
         host.write("usr/bin/kubeadm", script.as_bytes(), 0o755).unwrap();
+        std::fs::create_dir_all(host.path("run/containerd")).unwrap();
+        let _containerd = std::os::unix::net::UnixListener::bind(host.path(crate::cluster::CONTAINERD)).unwrap();
         begin(&host, &reporter).unwrap();
         assert_eq!(said.try_iter().count(), 0);
         let half = ["etc/kubernetes/admin.conf", "etc/kubernetes/pki/ca.crt", "var/lib/etcd/member/wal", "etc/cni/net.d/10-chasi-bod.conflist"];
