@@ -10,7 +10,7 @@ NODE := target/node/$(CARGO_TARGET)/node/chasi-bod-node
 # Static, so that one file serves as init of the initramfs and as the agent; without paths of this machine, so that images do not carry them.
 NODE_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(HOME)/.cargo/registry/src=/crates --remap-path-prefix=$(CURDIR)=/src
 
-.PHONY: help setup tools image minimal standalone run test lint unit uml vm soak fuzz bench bench-boot clean
+.PHONY: help setup tools image minimal standalone run test lint unit uml vm images soak fuzz bench bench-boot clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,10 @@ vm: minimal ## tests in QEMU (TCG)
 
 uml: minimal standalone ## tests under User-Mode Linux: the images' own userland without emulation, a node a core
 	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test uml --test cluster -- --nocapture --test-threads=2
+
+images: standalone ## the standalone image's own containerd with images of its root, natively (as root)
+	@scripts/setup test
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test containerd
 
 soak: minimal standalone ## proofs too long for CI (tests named soak_…): run before resolving an issue
 	@scripts/setup test
