@@ -1,5 +1,6 @@
 //! The shipped `standalone` profile under User-Mode Linux: a machine that boots is a cluster.
 
+mod images;
 mod join;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -120,6 +121,8 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     println!("memory in use: {}", node.ssh("awk '/MemTotal/ {t=$2} /MemAvailable/ {print int((t-$2)/1024) \" MiB\"}' /proc/meminfo").unwrap());
     pods_have_names_and_services(&node, "first");
     images_are_mounted_from_the_root(&node);
+    images::g8_collected_images_stay_and_pods_come_back(&node);
+    images::f1_running_pods_outlive_the_image_service_and_containerd(&node);
     strangers_see_nothing_else(&node);
     f6_secrets_lie_enciphered(&node);
     let listed = kubectl(folder.path(), &node, &net, &["get", "nodes", "--no-headers"]);
@@ -130,6 +133,8 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     let (ready, all) = formed(&node, &mut vm);
     println!("UML later boot: node Ready {ready} s, CoreDNS and kube-proxy {all} s");
     pods_have_names_and_services(&node, "second");
+    images_are_mounted_from_the_root(&node);
+    images::nothing_was_reconciled(&node);
     node.shut_down(vm).unwrap();
 }
 
