@@ -2,6 +2,7 @@
 
 mod cis;
 mod hardening;
+mod images;
 mod join;
 mod power_cuts;
 mod seed;
@@ -124,6 +125,8 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     println!("memory in use: {}", node.ssh("awk '/MemTotal/ {t=$2} /MemAvailable/ {print int((t-$2)/1024) \" MiB\"}' /proc/meminfo").unwrap());
     pods_have_names_and_services(&node, "first");
     images_are_mounted_from_the_root(&node);
+    images::g8_collected_images_stay_and_pods_come_back(&node);
+    images::f1_running_pods_outlive_the_image_service_and_containerd(&node);
     strangers_see_nothing_else(&node);
     f6_secrets_lie_enciphered(&node);
     cis::g9_every_check_of_the_table_passes_or_says_why_not(&node);
@@ -147,6 +150,8 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     seed::the_service_answers_by_its_name(&node, "second");
     seed::kubectl_top_works(&node);
     hardening::last_boot(&node, &mut vm);
+    images_are_mounted_from_the_root(&node);
+    images::nothing_was_reconciled(&node);
     node.shut_down(vm).unwrap();
 }
 

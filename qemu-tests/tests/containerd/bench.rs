@@ -215,8 +215,8 @@ impl Bench {
     }
 
     /// Starts a pod on the network of the host; returns its id.
-    pub fn pod(&self, name: &str) -> String {
-        self.ask(&["runp", &self.file("pod.json", &pod(name))])
+    pub fn pod(&self, name: &str) -> layers::Result<String> {
+        self.crictl(&["runp", &self.file("pod.json", &pod(name))])
     }
 
     /// Starts a container in a pod; its id.
@@ -230,7 +230,7 @@ impl Bench {
 
     /// Starts a container of an image in a pod of its own; what it sees as its root, its id and its pod's.
     pub fn run(&self, name: &str, image: &str) -> Running {
-        let pod = self.pod(name);
+        let pod = self.pod(name).unwrap_or_else(|error| panic!("{error}\n{}", tail(&self.log("containerd.log"))));
         let id = self.container(&pod, name, name, image);
         let id = id.unwrap_or_else(|error| panic!("{error}\n{}\n{}", tail(&self.log("containerd.log")), tail(&self.log("images.log"))));
         let told: Value = serde_json::from_str(&self.ask(&["inspect", &id])).unwrap();
@@ -243,6 +243,11 @@ impl Bench {
             fs::read_dir(self.root("var/lib/chasi-bod/s")).unwrap().flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
+    }
+
+    /// Waits until containerd, which collects in the background, has left no snapshot.
+    pub fn collected(&self) {
+        self.wait("garbage collection", |bench| bench.snapshots().is_empty());
     }
 
     /// Everything below the root's images, as one digest.

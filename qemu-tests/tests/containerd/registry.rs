@@ -62,7 +62,12 @@ impl Registry {
     }
 }
 
-fn talk(stream: &TcpStream, content: &Mutex<Content>, pause: Duration) {
+fn talk(mut stream: &TcpStream, content: &Mutex<Content>, pause: Duration) {
+    // containerd tries TLS first on an unknown port of loopback, and HTTP when the answer looks like it.
+    if first(stream) == 0x16 {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        return;
+    }
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     while let Some(request) = lines.next() {
         let headers: Vec<_> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
@@ -79,6 +84,11 @@ fn talk(stream: &TcpStream, content: &Mutex<Content>, pause: Duration) {
             return;
         }
     }
+}
+
+fn first(stream: &TcpStream) -> u8 {
+    let mut byte = [0];
+    stream.peek(&mut byte).map_or(0, |_| byte[0])
 }
 
 fn answer(mut stream: &TcpStream, method: &str, found: Option<(String, Vec<u8>)>, start: usize, pause: Duration) -> std::io::Result<()> {
