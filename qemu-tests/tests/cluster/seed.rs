@@ -21,7 +21,7 @@ pub fn seeded(node: &Node, vm: &mut Vm, how: &str) {
 pub fn helm_lists_the_releases(node: &Node) {
     let listed = kube(node, "helm list -A --no-headers --kubeconfig /etc/kubernetes/admin.conf");
     for (name, namespace) in [("metrics-server", "metrics-server"), ("local-path", "local-path-storage"), ("welcome", "default")] {
-        let line = listed.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("{name} is not in\n{listed}"));
+        let line = listed.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap_or_else(|| panic!("{name} is not in\n{listed}"));
         let words: Vec<_> = line.split_whitespace().collect();
         assert!(words[1..3] == [namespace, "1"] && line.contains("deployed"), "{line}");
     }
