@@ -307,8 +307,10 @@ fn equal_inputs_give_equal_trees_and_documents_in_whatever_order_they_come() {
     let made = |reversed: bool| {
         let bench = Bench::new();
         let tree = bench.tree(&entries());
-        let mut images =
-            vec![bench.recipe("r.test/a:1", std::slice::from_ref(&tree)), bench.recipe("r.test/b:1", &[tree, bench.tree(&[Entry::File("x", 0o644, b"")])])];
+        let mut images = vec![
+            bench.recipe("r.test/a:1", std::slice::from_ref(&tree)),
+            bench.recipe("r.test/b:1", &[tree, bench.tree(&[Entry::File("x", 0o644, b"")])]),
+        ];
         images.push(bench.pull(&made::image("amd64", &[tar(&entries())]), Limits::default()).unwrap());
         if reversed {
             images.reverse();

@@ -90,11 +90,17 @@ fn archive<'a>(store: &'a Store, progress: &'a Progress) -> Archive<'a> {
     }
 }
 
+/// The folder of charts that the shipped profiles name.
+fn charts(dir: &Path) {
+    std::os::unix::fs::symlink(common::workspace().join("profiles/charts"), dir.join("charts")).unwrap();
+}
+
 /// The shipped profile in a folder, with the server's address and the stand-ins' digests in the place of upstream's.
 fn site(dir: &Path) -> PathBuf {
     for name in ["minimal.yaml", "standalone.yaml", "standalone.lock", PROFILE] {
         fs::copy(common::workspace().join("profiles").join(name), dir.join(name)).unwrap();
     }
+    charts(dir);
     let profile = dir.join(PROFILE);
     let files = stand_ins(&pipeline::plan(&profile).unwrap().plan);
     let mut text = fs::read_to_string(&profile).unwrap();
@@ -185,6 +191,7 @@ fn each_image_comes_from_its_registry_by_its_digest() {
         files.extend(served.into_iter().map(|(path, bytes)| (format!("v2/{repository}/{path}"), bytes)));
     }
     fs::copy(shipped.join("standalone.yaml"), dir.path().join("standalone.yaml")).unwrap();
+    charts(dir.path());
     let profile = dir.path().join("site.yaml");
     fs::write(&profile, text).unwrap();
     let plan = pipeline::plan(&profile).unwrap().plan;

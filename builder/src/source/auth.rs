@@ -88,8 +88,13 @@ impl Access {
         self.header.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
-    /// Answers the challenges (`WWW-Authenticate`) with which the server at `url` refused a request; the next request may then be allowed.
-    pub fn answer(&self, url: &str, challenges: &[&str]) -> Result<()> {
+    /// Answers the challenges (`WWW-Authenticate`) with which the server at `url` refused a request that showed `shown`; the next request may
+    /// then be allowed.
+    pub fn answer(&self, url: &str, shown: Option<&Secret>, challenges: &[&str]) -> Result<()> {
+        // A request beside this one has learnt the answer meanwhile.
+        if self.header().as_ref() != shown {
+            return Ok(());
+        }
         let parsed: Vec<_> = challenges.iter().flat_map(|text| parse(text)).collect();
         let header = match parsed.iter().find(|c| c.scheme == "bearer").or_else(|| parsed.iter().find(|c| c.scheme == "basic")) {
             Some(challenge) if challenge.scheme == "bearer" => self.token(url, challenge)?,

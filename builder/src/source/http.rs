@@ -243,7 +243,8 @@ impl Client {
         if let Some(types) = self.accept {
             request = request.header("Accept", types);
         }
-        if let Some(Secret(value)) = access.and_then(|access| access.header()).or_else(|| self.authorization.clone().filter(|_| own)) {
+        let shown = access.and_then(|access| access.header());
+        if let Some(Secret(value)) = shown.clone().or_else(|| self.authorization.clone().filter(|_| own)) {
             request = request.header("Authorization", value);
         }
         if from > 0 {
@@ -252,7 +253,7 @@ impl Client {
         let response = request.call().map_err(transport)?;
         let Some(access) = access.filter(|_| response.status() == 401) else { return Ok(response) };
         let challenges = response.headers().get_all("www-authenticate").iter().filter_map(|value| value.to_str().ok());
-        access.answer(place, &challenges.collect::<Vec<_>>()).map_err(Failure::Fatal)?;
+        access.answer(place, shown.as_ref(), &challenges.collect::<Vec<_>>()).map_err(Failure::Fatal)?;
         Err(Failure::Challenged)
     }
 
