@@ -42,6 +42,7 @@ test: ## all set-up and all tests that CI runs
 	@scripts/stage standalone $(MAKE) --no-print-directory standalone
 	@scripts/stage lint $(MAKE) --no-print-directory lint
 	@scripts/stage native $(MAKE) --no-print-directory unit
+	@scripts/stage images $(MAKE) --no-print-directory images
 	@scripts/stage uml-kernel scripts/uml-kernel
 	@scripts/stage uml $(MAKE) --no-print-directory uml
 	@scripts/stage tcg $(MAKE) --no-print-directory vm
@@ -61,7 +62,6 @@ uml: minimal standalone ## tests under User-Mode Linux: the images' own userland
 	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test uml --test cluster -- --nocapture --test-threads=2
 
 images: standalone ## the standalone image's own containerd with images of its root, natively (as root)
-	@scripts/setup test
 	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test containerd
 
 soak: minimal standalone ## proofs too long for CI (tests named soak_…): run before resolving an issue
