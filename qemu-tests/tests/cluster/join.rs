@@ -96,10 +96,10 @@ fn uml_a_second_node_joins_and_pods_on_both_reach_each_other() {
     let mut member_vm = member.start(start_member).unwrap();
     member_vm.wait("cluster waiting for 10.77.0.11:6444: ", 300).unwrap();
     println!("UML two nodes: founder Ready and whole {:?} s", formed(&founder, &mut founder_vm));
-    if let Err(error) = member_vm.wait("cluster done", 300) {
-        panic!("{error}\n{}\n{}", account(&founder), account(&member));
+    match member_vm.wait("cluster done", 300) {
+        Ok(line) => println!("UML two nodes: {line}"),
+        Err(error) => panic!("{error}\n{}\n{}", account(&founder), account(&member)),
     }
-    println!("UML two nodes: member Ready {} s", formed(&member, &mut member_vm).1);
     assert_eq!(founder.ssh("chasi-bod cluster secret").unwrap(), SECRET);
     let nodes = kube(&founder, "kubectl get nodes -o wide --no-headers");
     assert!(nodes.lines().count() == 2 && nodes.lines().all(|line| line.contains(" Ready ")) && nodes.contains("10.77.0.12"), "{nodes}");
