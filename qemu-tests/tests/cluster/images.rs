@@ -23,7 +23,9 @@ pub fn g8_collected_images_stay_and_pods_come_back(node: &Node) {
     assert_eq!(count(node), before, "an image of the root was collected");
     assert_eq!(node.ssh("crictl images --output json | grep -c '\"pinned\": *false' || true").unwrap(), "0");
     kube(node, "kubectl -n kube-system delete pod -l k8s-app=kube-dns --wait=true");
-    kube(node, "kubectl -n kube-system wait pod -l k8s-app=kube-dns --for=condition=Ready --timeout=300s");
+    // The one in its place may not be there yet, and then there is nothing to wait for.
+    let wait = "kubectl -n kube-system wait pod -l k8s-app=kube-dns --for=condition=Ready --timeout=10s";
+    kube(node, &format!("for i in $(seq 60); do {wait} 2>/dev/null && exit 0; sleep 1; done; exit 1"));
 }
 
 /// The images service and containerd die at once: no container notices, and new ones start.
