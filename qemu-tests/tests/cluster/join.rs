@@ -108,6 +108,9 @@ fn uml_a_second_node_joins_and_pods_on_both_reach_each_other() {
     let mut founder_vm = founder.start(start_founder).unwrap();
     println!("UML two nodes: founder Ready and whole after a reboot {:?} s", formed(&founder, &mut founder_vm));
     eventually(&founder, "kubectl wait nodes --all --for=condition=Ready --timeout=5s");
+    // The kubelet ends pods when its machine shuts down, and nobody makes a bare one again.
+    kube(&founder, "kubectl delete pod,service one two");
+    start_pods(&founder);
     pods_reach_each_other(&founder, &member);
     member.shut_down(member_vm).unwrap();
     founder.shut_down(founder_vm).unwrap();
