@@ -131,7 +131,7 @@ impl Node {
     pub fn ssh(&self, command: &str) -> Result<String> {
         let key = self.folder.join("key");
         let (key, port) = (text(&key), if self.link.is_some() { "22".into() } else { self.port.to_string() });
-        let fixed = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=15";
+        let fixed = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=30";
         let mut args: Vec<&str> = vec!["-i", &key, "-p", &port];
         args.extend(fixed.split(' '));
         let host = self.link.as_ref().map_or("127.0.0.1".into(), uml::Link::address);
