@@ -59,7 +59,8 @@ vm: minimal ## tests in QEMU (TCG)
 	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --quiet --locked --release -p qemu-tests --lib --test boot --test grub --test init --test power_cuts -- --test-threads=1
 
 uml: minimal standalone ## tests under User-Mode Linux: the images' own userland without emulation, a node a core
-	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test uml --test cluster -- --nocapture --test-threads=2
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test uml -- --nocapture --test-threads=1
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test cluster -- --nocapture --test-threads=2
 
 images: standalone ## the standalone image's own containerd with images of its root, natively (as root)
 	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test containerd
