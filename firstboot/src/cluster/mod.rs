@@ -85,7 +85,7 @@ pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
         let reporter = Reporter { sender, up: None };
         let reporter = Reporter { up: Some(seed::start(reporter.clone())), ..reporter };
         let host = Host::new("/");
-        // Certificates and manifests need no containerd; the kubelet's unit waits for it.
+        // Only reported here: kubeadm waits for containerd by itself, and the kubelet's unit does.
         let (runtime, socket) = (reporter.clone(), host.path(CONTAINERD));
         std::thread::spawn(move || wait_for_runtime(&socket, &runtime));
         let keeper = reporter.clone();
