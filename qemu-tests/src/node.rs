@@ -15,7 +15,7 @@ use crate::{serial, slots};
 /// Longest time from power-on to `ready`, in seconds; emulation on a busy machine is slow.
 pub const READY: u64 = 180;
 /// Longest time for a shutdown, in seconds.
-pub const DOWN: u64 = 90;
+pub const DOWN: u64 = 180;
 
 /// The folder of a built profile's artifacts, newest version; `make image` has put them there.
 pub fn artifacts(profile: &str) -> Result<PathBuf> {
@@ -131,7 +131,8 @@ impl Node {
     pub fn ssh(&self, command: &str) -> Result<String> {
         let key = self.folder.join("key");
         let (key, port) = (text(&key), if self.link.is_some() { "22".into() } else { self.port.to_string() });
-        let fixed = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=30";
+        let fixed = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=30 \
+                     -o ServerAliveInterval=20";
         let mut args: Vec<&str> = vec!["-i", &key, "-p", &port];
         args.extend(fixed.split(' '));
         let host = self.link.as_ref().map_or("127.0.0.1".into(), uml::Link::address);
@@ -167,8 +168,8 @@ impl Node {
 
     /// Shuts the machine down in order.
     pub fn shut_down(&self, mut vm: Vm) -> Result<()> {
-        // The connection ends with the machine: its status says nothing.
-        let _ = self.ssh("systemctl poweroff --no-block; sync");
+        // The connection must end before the machine does: a machine that is gone says nothing, and ssh would wait for it.
+        self.ssh("systemd-run --quiet sh -c 'sleep 1; systemctl poweroff'")?;
         vm.wait_end(DOWN).map(drop)
     }
 }

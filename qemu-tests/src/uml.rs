@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use layers::{Context, Error, Result};
 
@@ -87,10 +88,15 @@ impl Link {
     }
 }
 
+/// How many nodes this process has started: they take the cores in turn.
+static START: AtomicUsize = AtomicUsize::new(0);
+
 /// Arguments for `nsenter` that start a node in its namespace: serial line on standard input and output, memory in /dev/shm.
 pub fn arguments(kernel: &Path, initrd: &Path, disks: &[&Path], memory: u32, folder: &Path, link: &Link, line: &str) -> Vec<String> {
     let (kernel, folder) = (kernel.display().to_string(), folder.display());
-    let mut args = link.inside(&["env", "TMPDIR=/dev/shm", &kernel]);
+    // A system call of the guest is a switch between two processes of the host, five times as fast when both share a core.
+    let core = START.fetch_add(1, Ordering::Relaxed) % std::thread::available_parallelism().map_or(1, usize::from);
+    let mut args = link.inside(&["env", "TMPDIR=/dev/shm", "taskset", "--cpu-list", &core.to_string(), &kernel]);
     args.extend([format!("mem={memory}M"), format!("initrd={}", initrd.display())]);
     args.extend(disks.iter().enumerate().map(|(number, disk)| format!("ubd{number}={}", disk.display())));
     args.extend([format!("uml_dir={folder}/"), "umid=uml".into()]);
