@@ -149,17 +149,18 @@ async fn unready_addons(client: &Client) -> std::result::Result<Vec<String>, kub
 async fn stale_pods(client: &Client, host: &Host, name: &str) -> std::result::Result<Vec<String>, kube::Error> {
     let here = ListParams::default().fields(&format!("spec.nodeName={name}"));
     let pods = Api::<Pod>::namespaced(client.clone(), "kube-system").list(&here).await?;
-    let stat = host.read("proc/stat").ok().flatten().unwrap_or_default();
-    let boot = stat.lines().find_map(|line| line.strip_prefix("btime ")?.parse().ok()).unwrap_or(0);
-    Ok(pods.iter().filter(|pod| !runs_since(pod, boot)).filter_map(|pod| pod.metadata.name.clone()).collect())
+    Ok(pods.iter().filter(|pod| !runs(pod, |id| super::exists(host, &format!("{TASKS}/{id}")))).filter_map(|pod| pod.metadata.name.clone()).collect())
 }
 
-/// Whether a pod has ended for good, or all its containers run and are ready since a time in seconds since 1970.
-fn runs_since(pod: &Pod, boot: i64) -> bool {
+/// Containerd's folder of each container that runs; gone with the boot that started it. Times would not do: a clock may be set.
+const TASKS: &str = "run/containerd/io.containerd.runtime.v2.task/k8s.io";
+
+/// Whether a pod has ended for good, or all its containers are ready and run on this node in this boot.
+fn runs(pod: &Pod, has_task: impl Fn(&str) -> bool) -> bool {
     let Some(status) = &pod.status else { return false };
-    let since = |container: &ContainerStatus| container.state.as_ref()?.running.as_ref()?.started_at.as_ref().map(|time| time.0.as_second());
+    let here = |container: &ContainerStatus| container.container_id.as_deref().and_then(|id| id.strip_prefix("containerd://")).is_some_and(&has_task);
     let containers = status.container_statuses.as_deref().unwrap_or_default();
-    let fresh = !containers.is_empty() && containers.iter().all(|container| container.ready && since(container).is_some_and(|time| time >= boot));
+    let fresh = !containers.is_empty() && containers.iter().all(|container| container.ready && here(container));
     fresh || status.phase.as_deref() == Some("Succeeded")
 }
 
@@ -191,16 +192,16 @@ mod tests {
     #[test]
     fn a_pod_from_before_the_boot_does_not_count_as_running() {
         let pod = |text: &str| serde_json::from_str::<Pod>(&format!(r#"{{"status":{text}}}"#)).unwrap();
-        let running = |ready: bool, at: &str| {
-            format!(
-                r#"{{"containerStatuses":[{{"name":"a","ready":{ready},"restartCount":0,"image":"i","imageID":"i","state":{{"running":{{"startedAt":"{at}"}}}}}}]}}"#
-            )
+        let ready = |ready: bool, id: &str| {
+            pod(&format!(
+                r#"{{"containerStatuses":[{{"name":"a","ready":{ready},"restartCount":0,"image":"i","imageID":"i","containerID":"containerd://{id}"}}]}}"#
+            ))
         };
-        let boot = 1_767_225_600; // 2026-01-01T00:00:00Z
-        assert!(runs_since(&pod(&running(true, "2026-01-01T00:00:05Z")), boot));
-        assert!(!runs_since(&pod(&running(true, "2025-12-31T23:59:59Z")), boot));
-        assert!(!runs_since(&pod(&running(false, "2026-01-01T00:00:05Z")), boot));
-        assert!(!runs_since(&pod(r#"{"phase":"Pending"}"#), boot));
-        assert!(runs_since(&pod(r#"{"phase":"Succeeded"}"#), boot));
+        let has_task = |id: &str| id == "new";
+        assert!(runs(&ready(true, "new"), has_task));
+        assert!(!runs(&ready(true, "old"), has_task));
+        assert!(!runs(&ready(false, "new"), has_task));
+        assert!(!runs(&pod(r#"{"phase":"Pending"}"#), has_task));
+        assert!(runs(&pod(r#"{"phase":"Succeeded"}"#), has_task));
     }
 }
