@@ -55,12 +55,13 @@ lint: ## formatting, clippy without warnings, licences and advisories of depende
 unit: minimal ## native tests, some of them on the built image's packages
 	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) cargo test --quiet --locked --release --no-fail-fast -p layers -p builder -p firstboot
 
-vm: minimal ## tests in QEMU (TCG)
-	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --quiet --locked --release -p qemu-tests --lib --test boot --test grub --test init --test power_cuts -- --test-threads=1
+vm: minimal standalone ## tests in QEMU (TCG)
+	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) cargo test --locked --release -p qemu-tests --lib --test grub --test init -- --test-threads=2
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test boot --test cluster -- --nocapture --test-threads=1 --skip uml_
 
 uml: minimal standalone ## tests under User-Mode Linux: the images' own userland without emulation, a node a core
-	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test uml -- --nocapture --test-threads=1
-	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test cluster -- --nocapture --test-threads=2
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test uml --test power_cuts -- --nocapture --test-threads=2
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test cluster -- --nocapture --test-threads=2 uml_
 
 images: standalone ## the standalone image's own containerd with images of its root, natively (as root)
 	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test containerd

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use layers::{Context, Error, Result};
@@ -127,6 +128,13 @@ impl Node {
         Ok((vm, uptime))
     }
 
+    /// Runs a program of this machine where the node can be reached.
+    pub fn beside(&self, program: &str, args: &[&str]) -> Result<Output> {
+        let Some(link) = &self.link else { return exec::run(program, args) };
+        let words = link.inside(&[&[program][..], args].concat());
+        exec::run("nsenter", &words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
     /// Runs a command on the node as root; it must succeed.
     pub fn ssh(&self, command: &str) -> Result<String> {
         let key = self.folder.join("key");
@@ -134,18 +142,13 @@ impl Node {
         let fixed = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=30 \
                      -o ServerAliveInterval=20";
         let mut args: Vec<&str> = vec!["-i", &key, "-p", &port];
-        args.extend(fixed.split(' '));
+        args.extend(fixed.split_whitespace());
         let host = self.link.as_ref().map_or("127.0.0.1".into(), uml::Link::address);
         let host = format!("root@{host}");
         args.extend([host.as_str(), command]);
-        let entered = self.link.as_ref().map(|link| link.inside(&[&["ssh"][..], &args].concat()));
-        let (program, args) = match &entered {
-            Some(words) => ("nsenter", words.iter().map(String::as_str).collect()),
-            None => ("ssh", args),
-        };
         let end = Instant::now() + Duration::from_secs(180);
         loop {
-            match exec::run(program, &args) {
+            match self.beside("ssh", &args) {
                 Ok(output) => return Ok(String::from_utf8_lossy(&output.stdout).trim().to_string()),
                 // sshd may start a moment after the agent is ready; 255 is ssh's own failure to connect.
                 Err(e) if e.to_string().contains("exit status: 255") && Instant::now() < end => std::thread::sleep(Duration::from_millis(500)),
@@ -175,7 +178,7 @@ impl Node {
 }
 
 /// A TCP port of loopback that is free now.
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").context(|| "looking for a free port".into())?;
     Ok(listener.local_addr().context(|| "looking for a free port".into())?.port())
 }

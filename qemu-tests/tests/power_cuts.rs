@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use qemu_tests::node::{Node, READY, artifact, artifacts};
-use qemu_tests::slots;
+use qemu_tests::uml::Net;
 use qemu_tests::vm::Firmware;
 
 /// What a first boot says, in order.
@@ -31,69 +31,65 @@ const LAID: &str = "cd /run/chasi-bod/state && find etc/upper var/lib/chasi-bod 
 
 struct Site {
     scratch: tempfile::TempDir,
-    firmware: Firmware,
+    net: Net,
 }
 
 impl Site {
     fn new() -> Self {
-        let scratch = tempfile::tempdir().unwrap();
-        let folder = artifacts("minimal").unwrap();
-        let firmware = slots::direct(&artifact(&folder, "raw").unwrap(), scratch.path()).unwrap();
-        Self { scratch, firmware }
+        Self { scratch: tempfile::tempdir().unwrap(), net: Net::new(1).unwrap() }
     }
 
-    /// A machine that has never run.
-    fn machine(&self, name: &str) -> Node {
+    /// A machine that has never run. All of them have one place on the network: they run one after another.
+    fn machine(&self, name: &str) -> (Node, Firmware) {
         let folder = self.scratch.path().join(name);
         std::fs::create_dir(&folder).unwrap();
-        Node::of_artifact(&folder, &artifact(&artifacts("minimal").unwrap(), "qcow2").unwrap()).unwrap()
-    }
-
-    /// Pulls the plug this long after the line.
-    fn cut(&self, node: &Node, line: &str, pause: Duration) {
-        let mut vm = node.start(self.firmware.clone()).unwrap();
-        vm.wait(line, READY).unwrap();
-        std::thread::sleep(pause);
-        vm.kill();
-    }
-
-    /// Boots to the end; what has been laid and whether all is well.
-    fn end_state(&self, node: &Node) -> String {
-        let (vm, _) = node.boot(self.firmware.clone()).unwrap();
-        let status = node.status().unwrap();
-        let steps = status["steps"].as_array().unwrap();
-        assert!(steps.iter().all(|s| s["state"] == "done" || s["state"] == "unchanged"), "{status:#}");
-        assert_eq!(node.ssh("systemctl --failed --no-legend --plain").unwrap(), "", "failed units");
-        // One machine id, whole; private and public host keys that belong together.
-        assert_eq!(node.ssh("grep -cxE '[0-9a-f]{32}' /etc/machine-id").unwrap(), "1");
-        let pairs =
-            "for k in /etc/ssh/ssh_host_*_key; do [ \"$(ssh-keygen -y -f $k | cut -d' ' -f2)\" = \"$(cut -d' ' -f2 $k.pub)\" ] || echo $k; done";
-        assert_eq!(node.ssh(pairs).unwrap(), "", "host keys that do not fit");
-        let laid = node.ssh(LAID).unwrap();
-        node.shut_down(vm).unwrap();
-        laid
+        Node::in_uml(&folder, &artifact(&artifacts("minimal").unwrap(), "raw").unwrap(), &self.net, 1).unwrap()
     }
 }
 
+/// Pulls the plug this long after the line.
+fn cut((node, firmware): &(Node, Firmware), line: &str, pause: Duration) {
+    let mut vm = node.start(firmware.clone()).unwrap();
+    vm.wait(line, READY).unwrap();
+    std::thread::sleep(pause);
+    vm.kill();
+}
+
+/// Boots to the end; what has been laid and whether all is well.
+fn end_state((node, firmware): &(Node, Firmware)) -> String {
+    let (vm, _) = node.boot(firmware.clone()).unwrap();
+    let status = node.status().unwrap();
+    let steps = status["steps"].as_array().unwrap();
+    assert!(steps.iter().all(|s| s["state"] == "done" || s["state"] == "unchanged"), "{status:#}");
+    assert_eq!(node.ssh("systemctl --failed --no-legend --plain").unwrap(), "", "failed units");
+    // One machine id, whole; private and public host keys that belong together.
+    assert_eq!(node.ssh("grep -cxE '[0-9a-f]{32}' /etc/machine-id").unwrap(), "1");
+    let pairs = "for k in /etc/ssh/ssh_host_*_key; do [ \"$(ssh-keygen -y -f $k | cut -d' ' -f2)\" = \"$(cut -d' ' -f2 $k.pub)\" ] || echo $k; done";
+    assert_eq!(node.ssh(pairs).unwrap(), "", "host keys that do not fit");
+    let laid = node.ssh(LAID).unwrap();
+    node.shut_down(vm).unwrap();
+    laid
+}
+
 #[test]
-fn f1_power_cuts_in_init_and_in_steps_converge() {
+fn uml_f1_power_cuts_in_init_and_in_steps_converge() {
     let site = Site::new();
     let (whole, torn) = (site.machine("whole"), site.machine("torn"));
-    let expected = site.end_state(&whole);
-    for (line, pause) in [("init root", 300), ("config running", 0), ("identity running", 100), ("network running", 0)] {
-        site.cut(&torn, line, Duration::from_millis(pause));
+    let expected = end_state(&whole);
+    for (line, pause) in [("init root", 60), ("config running", 0), ("identity running", 20), ("network running", 0)] {
+        cut(&torn, line, Duration::from_millis(pause));
     }
-    assert_eq!(site.end_state(&torn), expected);
+    assert_eq!(end_state(&torn), expected);
 }
 
 #[test]
 #[ignore = "soak: a machine for every line"]
-fn soak_f1_a_power_cut_at_every_line_of_the_first_boot_converges() {
+fn soak_uml_f1_a_power_cut_at_every_line_of_the_first_boot_converges() {
     let site = Site::new();
-    let expected = site.end_state(&site.machine("whole"));
+    let expected = end_state(&site.machine("whole"));
     for (index, line) in LINES.iter().enumerate() {
-        let node = site.machine(&index.to_string());
-        site.cut(&node, line, Duration::from_millis([0, 100, 400][index % 3]));
-        assert_eq!(site.end_state(&node), expected, "after a power cut at `{line}`");
+        let machine = site.machine(&index.to_string());
+        cut(&machine, line, Duration::from_millis([0, 20, 80][index % 3]));
+        assert_eq!(end_state(&machine), expected, "after a power cut at `{line}`");
     }
 }

@@ -1,20 +1,20 @@
-//! The shipped `standalone` profile under User-Mode Linux: a machine that boots is a cluster.
+//! The shipped `standalone` profile as clusters: most of it under User-Mode Linux, one proof in emulation.
 
 mod cis;
 mod hardening;
 mod images;
 mod join;
 mod power_cuts;
+mod proof;
 mod seed;
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use qemu_tests::exec;
 use qemu_tests::node::{Node, artifact, artifacts};
-use qemu_tests::slots;
 use qemu_tests::uml::Net;
-use qemu_tests::vm::{Machine, Vm};
+use qemu_tests::vm::Vm;
 
 /// Seconds until a cluster has formed on a machine that does other work, too.
 const FORMED: u64 = 600;
@@ -64,21 +64,18 @@ fn pods_have_names_and_services(node: &Node, pod: &str) {
     assert_eq!(kube(node, &format!("kubectl logs {pod}")), "ok");
 }
 
-/// The programs of the image on this machine, as an operator's workstation has them.
-fn kubectl(folder: &Path, node: &Node, net: &Net, args: &[&str]) -> String {
-    let (program, config) = (folder.join("kubectl"), folder.join("kubeconfig"));
-    if !program.exists() {
-        let qcow2 = artifact(&artifacts("standalone").unwrap(), "qcow2").unwrap();
-        let chasi_bod = std::env::var_os("CHASI_BOD_BIN").map_or_else(|| PathBuf::from("../target/release/chasi-bod"), PathBuf::from);
-        let bytes = exec::run(chasi_bod, &["inspect", qcow2.to_str().unwrap(), "--cat", "/usr/lib/chasi-bod/bin/kube"]).unwrap().stdout;
-        std::fs::write(&program, bytes).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        std::fs::write(&config, node.ssh("chasi-bod kubeconfig --server 10.77.0.11").unwrap()).unwrap();
-    }
-    let words = [&[program.to_str().unwrap(), "--kubeconfig", config.to_str().unwrap()][..], args].concat();
-    let words = net.link(1).inside(&words);
-    let words: Vec<_> = words.iter().map(String::as_str).collect();
-    String::from_utf8(exec::run("nsenter", &words).unwrap().stdout).unwrap()
+/// `kubectl get nodes` from outside, as an operator's workstation asks: with the image's program and the kubeconfig that the node gives out.
+fn an_operator_sees_the_node(node: &Node, server: &str) {
+    let (program, config) = (node.folder.join("kubectl"), node.folder.join("kubeconfig"));
+    let qcow2 = artifact(&artifacts("standalone").unwrap(), "qcow2").unwrap();
+    let chasi_bod = std::env::var_os("CHASI_BOD_BIN").map_or_else(|| PathBuf::from("../target/release/chasi-bod"), PathBuf::from);
+    let bytes = exec::run(chasi_bod, &["inspect", qcow2.to_str().unwrap(), "--cat", "/usr/lib/chasi-bod/bin/kube"]).unwrap().stdout;
+    std::fs::write(&program, bytes).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(&config, node.ssh(&format!("chasi-bod kubeconfig --server {server}")).unwrap()).unwrap();
+    let listed = node.beside(program.to_str().unwrap(), &["--kubeconfig", config.to_str().unwrap(), "get", "nodes", "--no-headers"]).unwrap().stdout;
+    let listed = String::from_utf8(listed).unwrap();
+    assert!(listed.contains(" Ready ") && listed.contains("v1.36.3"), "{listed}");
 }
 
 /// Without credentials only health and the object that joining nodes read.
@@ -136,8 +133,7 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     seed::a_volume_is_made_and_written(&node, "first");
     seed::the_service_answers_by_its_name(&node, "first");
     seed::kubectl_top_works(&node);
-    let listed = kubectl(folder.path(), &node, &net, &["get", "nodes", "--no-headers"]);
-    assert!(listed.contains(" Ready ") && listed.contains("v1.36.3"), "{listed}");
+    an_operator_sees_the_node(&node, "10.77.0.11");
     node.shut_down(vm).unwrap();
 
     let mut vm = node.start(firmware).unwrap();
@@ -153,20 +149,4 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     images_are_mounted_from_the_root(&node);
     images::nothing_was_reconciled(&node);
     node.shut_down(vm).unwrap();
-}
-
-/// No card, no command, nothing to type: all there is is the serial line. The bars of these figures want a machine that does nothing else.
-#[test]
-#[ignore = "soak: some minutes of emulation"]
-fn soak_tcg_power_on_without_any_network_is_a_ready_cluster() {
-    let folder = tempfile::tempdir().unwrap();
-    let (raw, disk) = (artifact(&artifacts("standalone").unwrap(), "raw").unwrap(), folder.path().join("disk.raw"));
-    exec::run("cp", &["--sparse=always", raw.to_str().unwrap(), disk.to_str().unwrap()]).unwrap();
-    let mut machine = Machine::new(slots::direct(&disk, folder.path()).unwrap(), &[&disk]);
-    machine.memory = 4096;
-    let mut vm = machine.start(folder.path()).unwrap();
-    for line in ["runtime done", "Starting the kubelet", "kube-apiserver is healthy", "node is up", "cluster done"] {
-        println!("{} ({:.0} s since power-on)", vm.wait(line, 1200).unwrap(), vm.age().as_secs_f64());
-    }
-    vm.kill();
 }

@@ -1,0 +1,43 @@
+//! The whole promise in an emulated machine: the shipped QCOW2 through its firmware, on a link that leads to the harness and nowhere else.
+
+use qemu_tests::node::{Node, artifact, artifacts, free_port};
+use qemu_tests::slots;
+use qemu_tests::vm::{Firmware, Machine};
+
+use super::{an_operator_sees_the_node, exec, formed, kube, seed};
+
+#[test]
+fn tcg_power_on_is_a_cluster_that_serves_and_a_reboot_brings_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = Node::of_artifact(folder.path(), &artifact(&artifacts("standalone").unwrap(), "qcow2").unwrap()).unwrap();
+    let api = free_port().unwrap();
+    node.memory = 4096;
+    node.forwards = format!(",hostfwd=tcp:127.0.0.1:{api}-:6443");
+    for (boot, how) in [("first", "done"), ("second", "unchanged")] {
+        let mut vm = node.start(Firmware::Bios).unwrap();
+        println!("TCG {boot} boot: Ready and whole {:?} s", formed(&node, &mut vm));
+        seed::seeded(&node, &mut vm, how);
+        println!("TCG {boot} boot: releases {:.0} s after power-on", vm.age().as_secs_f64());
+        seed::the_service_answers_by_its_name(&node, boot);
+        seed::kubectl_top_works(&node);
+        an_operator_sees_the_node(&node, &format!("127.0.0.1:{api}"));
+        assert_eq!(kube(&node, "kubectl get nodes --no-headers | wc -l"), "1");
+        node.shut_down(vm).unwrap();
+    }
+}
+
+/// No card at all: all there is is the serial line. The bars of these figures want a machine that does nothing else.
+#[test]
+#[ignore = "soak: some minutes of emulation"]
+fn soak_tcg_power_on_without_any_network_is_a_ready_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let (raw, disk) = (artifact(&artifacts("standalone").unwrap(), "raw").unwrap(), folder.path().join("disk.raw"));
+    exec::run("cp", &["--sparse=always", raw.to_str().unwrap(), disk.to_str().unwrap()]).unwrap();
+    let mut machine = Machine::new(slots::direct(&disk, folder.path()).unwrap(), &[&disk]);
+    machine.memory = 4096;
+    let mut vm = machine.start(folder.path()).unwrap();
+    for line in ["runtime done", "Starting the kubelet", "kube-apiserver is healthy", "node is up", "cluster done"] {
+        println!("{} ({:.0} s since power-on)", vm.wait(line, 1200).unwrap(), vm.age().as_secs_f64());
+    }
+    vm.kill();
+}
