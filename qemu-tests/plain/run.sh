@@ -4,7 +4,8 @@ set -eu
 export KUBECONFIG=/etc/kubernetes/admin.conf
 until ctr version >/dev/null 2>&1; do sleep 0.5; done
 echo "plain: containerd answers"
-for archive in /usr/lib/plain/*.tar; do ctr --namespace k8s.io images import "$archive" >/dev/null; done
+mount -r /dev/vdb /mnt
+for archive in /mnt/*.tar; do ctr --namespace k8s.io images import "$archive" >/dev/null; done
 echo "plain: images imported"
 mkdir -p /etc/cni/net.d
 cat >/etc/cni/net.d/10-plain.conflist <<'C'

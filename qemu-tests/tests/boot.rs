@@ -97,7 +97,8 @@ fn serve(document: &'static str) -> (String, String) {
 }
 
 #[test]
-fn d8_first_boot_forms_the_node_the_second_changes_nothing_and_a_twin_is_another() {
+#[ignore = "soak: CI boots the QCOW2 in the proof of `standalone`, the slots under UEFI"]
+fn soak_d8_first_boot_forms_the_node_the_second_changes_nothing_and_a_twin_is_another() {
     let folder = artifacts("minimal").unwrap();
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let node = Node::of_artifact(first.path(), &artifact(&folder, "qcow2").unwrap()).unwrap();

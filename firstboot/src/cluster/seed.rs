@@ -14,7 +14,7 @@ use kube::{Api, Client};
 use layers::seed::{CHARTS, Release, SEED, Seed};
 use layers::{Context, Error, Fault, Result};
 
-use super::{Reporter, api};
+use super::{Reporter, api, registry};
 use crate::exec;
 use crate::host::{Host, RUN, STATE};
 use crate::status::State;
@@ -117,6 +117,7 @@ fn one(host: &Host, cluster: &Cluster, release: &Release) -> Result<()> {
     if host.read(&mark)?.is_some_and(|name| name == release.name) {
         cluster.forget_pending(release)?;
     }
+    cluster.runtime.block_on(registry::vouch(host, &cluster.client, release))?;
     let values = format!("{RUN}/values.json");
     let text = serde_json::to_string(&release.values).fault(Fault::Internal, || format!("writing /{values}"))?;
     host.write(&values, text.as_bytes(), 0o600)?;

@@ -6,6 +6,7 @@ mod images;
 mod join;
 mod power_cuts;
 mod proof;
+mod registry;
 mod seed;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -64,12 +65,16 @@ fn pods_have_names_and_services(node: &Node, pod: &str) {
     assert_eq!(kube(node, &format!("kubectl logs {pod}")), "ok");
 }
 
+/// The builder's command.
+fn chasi_bod() -> PathBuf {
+    std::env::var_os("CHASI_BOD_BIN").map_or_else(|| PathBuf::from("../target/release/chasi-bod"), PathBuf::from)
+}
+
 /// `kubectl get nodes` from outside, as an operator's workstation asks: with the image's program and the kubeconfig that the node gives out.
 fn an_operator_sees_the_node(node: &Node, server: &str) {
     let (program, config) = (node.folder.join("kubectl"), node.folder.join("kubeconfig"));
     let qcow2 = artifact(&artifacts("standalone").unwrap(), "qcow2").unwrap();
-    let chasi_bod = std::env::var_os("CHASI_BOD_BIN").map_or_else(|| PathBuf::from("../target/release/chasi-bod"), PathBuf::from);
-    let bytes = exec::run(chasi_bod, &["inspect", qcow2.to_str().unwrap(), "--cat", "/usr/lib/chasi-bod/bin/kube"]).unwrap().stdout;
+    let bytes = exec::run(chasi_bod(), &["inspect", qcow2.to_str().unwrap(), "--cat", "/usr/lib/chasi-bod/bin/kube"]).unwrap().stdout;
     std::fs::write(&program, bytes).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::write(&config, node.ssh(&format!("chasi-bod kubeconfig --server {server}")).unwrap()).unwrap();
@@ -133,6 +138,7 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     seed::a_volume_is_made_and_written(&node, "first");
     seed::the_service_answers_by_its_name(&node, "first");
     seed::kubectl_top_works(&node);
+    registry::an_image_that_was_pushed_runs_under_any_name(&node);
     an_operator_sees_the_node(&node, "10.77.0.11");
     node.shut_down(vm).unwrap();
 
@@ -145,6 +151,7 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     seed::a_volume_is_made_and_written(&node, "second");
     seed::the_service_answers_by_its_name(&node, "second");
     seed::kubectl_top_works(&node);
+    registry::what_was_pushed_outlives_a_reboot(&node);
     hardening::last_boot(&node, &mut vm);
     images_are_mounted_from_the_root(&node);
     images::nothing_was_reconciled(&node);

@@ -20,7 +20,9 @@ pub fn seeded(node: &Node, vm: &mut Vm, how: &str) {
 /// Releases as `helm list` tells them, each of revision 1: nothing was installed twice.
 pub fn helm_lists_the_releases(node: &Node) {
     let listed = kube(node, "helm list -A --no-headers --kubeconfig /etc/kubernetes/admin.conf");
-    for (name, namespace) in [("metrics-server", "metrics-server"), ("local-path", "local-path-storage"), ("welcome", "default")] {
+    for (name, namespace) in
+        [("metrics-server", "metrics-server"), ("local-path", "local-path-storage"), ("registry", "registry"), ("welcome", "default")]
+    {
         let line = listed.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap_or_else(|| panic!("{name} is not in\n{listed}"));
         let words: Vec<_> = line.split_whitespace().collect();
         assert!(words[1..3] == [namespace, "1"] && line.contains("deployed"), "{line}");
@@ -52,9 +54,10 @@ pub fn a_volume_is_made_and_written(node: &Node, boot: &str) {
     }
 }
 
-/// The profile's own chart answers a pod by the name of its Service.
+/// The profile's own chart answers a pod by the name of its Service; soon after a reboot the Service may not know yet that its pod is back.
 pub fn the_service_answers_by_its_name(node: &Node, boot: &str) {
-    kube(node, &format!("kubectl run asks-{boot} --image={SHELL} --restart=Never --command -- wget -qO- http://welcome.default.svc.cluster.local/"));
+    let ask = "n=60; until wget -qO- http://welcome.default.svc.cluster.local/; do n=$((n-1)); [ $n -gt 0 ] || exit 1; sleep 2; done";
+    kube(node, &format!("kubectl run asks-{boot} --image={SHELL} --restart=Never --command -- sh -c '{ask}'"));
     kube(node, &format!("kubectl wait pod/asks-{boot} --for=jsonpath='{{.status.phase}}'=Succeeded --timeout=240s"));
     let page = kube(node, &format!("kubectl logs asks-{boot}"));
     assert!(page.contains("This cluster is ready") && page.contains("v1.36.3"), "{page}");

@@ -1,0 +1,64 @@
+//! The writable registry inside the cluster: what an operator pushes there, pods pull under any name.
+
+use std::fs;
+use std::path::Path;
+
+use layers::units::Digest;
+use qemu_tests::exec;
+use qemu_tests::node::{Node, artifact, artifacts};
+use serde_json::json;
+
+use super::{chasi_bod, kube};
+
+const ADDRESS: &str = "10.96.0.5:5000";
+
+/// An image of one program, the node's own static shell, in an OCI layout (image-layout.md of the OCI image specification).
+fn layout(folder: &Path) {
+    let (layout, tree) = (folder.join("layout"), folder.join("tree"));
+    fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
+    fs::create_dir_all(&tree).unwrap();
+    let qcow2 = artifact(&artifacts("standalone").unwrap(), "qcow2").unwrap();
+    let program = exec::run(chasi_bod(), &["inspect", qcow2.to_str().unwrap(), "--cat", "/usr/bin/busybox"]).unwrap().stdout;
+    fs::write(tree.join("busybox"), program).unwrap();
+    let tar = exec::run("tar", &["-C", tree.to_str().unwrap(), "--mode=0755", "-cf", "-", "busybox"]).unwrap().stdout;
+    let blob = |kind: &str, bytes: &[u8]| {
+        let digest = Digest::of(bytes);
+        fs::write(layout.join("blobs/sha256").join(digest.hex()), bytes).unwrap();
+        json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest.to_string(), "size": bytes.len()})
+    };
+    let layer = blob("layer.v1.tar", &tar);
+    let config = json!({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]}});
+    let config = blob("config.v1+json", config.to_string().as_bytes());
+    let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": [layer]});
+    let manifest = blob("manifest.v1+json", manifest.to_string().as_bytes());
+    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).unwrap();
+    fs::write(layout.join("index.json"), json!({"schemaVersion": 2, "manifests": [manifest]}).to_string()).unwrap();
+}
+
+/// Pushed from the neighbourhood over TLS by the cluster's authority; nothing on the node says where the name `example.org` is.
+pub fn an_image_that_was_pushed_runs_under_any_name(node: &Node) {
+    layout(&node.folder);
+    let authority = node.folder.join("authority");
+    fs::create_dir_all(&authority).unwrap();
+    fs::write(authority.join("ca.crt"), node.ssh("cat /etc/kubernetes/pki/ca.crt").unwrap()).unwrap();
+    node.beside("ip", &["route", "replace", "10.96.0.0/16", "via", "10.77.0.11"]).unwrap();
+    let (source, target) = (format!("oci:{}", node.folder.join("layout").display()), format!("docker://{ADDRESS}/team/tool:1"));
+    let copy = ["--insecure-policy", "copy", "--dest-cert-dir", authority.to_str().unwrap(), &source, &target];
+    node.beside("skopeo", &copy).unwrap();
+    kube(node, "kubectl run pushed --image=example.org/team/tool:1 --restart=Never --command -- /busybox echo came-from-the-registry");
+    pushed_is_done(node);
+}
+
+/// Ran to its end, and can be read.
+fn pushed_is_done(node: &Node) {
+    kube(node, "kubectl wait pod/pushed --for=jsonpath='{.status.phase}'=Succeeded --timeout=180s");
+    assert_eq!(kube(node, "kubectl logs pushed; kubectl delete pod pushed --wait=true >&2"), "came-from-the-registry");
+}
+
+/// After a reboot the registry has what it had: the image is pulled anew, once the node's copy is gone.
+pub fn what_was_pushed_outlives_a_reboot(node: &Node) {
+    node.ssh("crictl rmi example.org/team/tool:1").unwrap();
+    kube(node, "kubectl -n registry rollout status deployment/registry --timeout=180s");
+    kube(node, "kubectl run pushed --image=example.org/team/tool:1 --restart=Never --command -- /busybox echo came-from-the-registry");
+    pushed_is_done(node);
+}
