@@ -5,13 +5,15 @@ use std::path::Path;
 use std::process::Command;
 
 use builder::progress::Progress;
+use builder::source;
 use builder::source::auth::DockerConfig;
-use builder::source::oci::{self, Registries, Repository};
+use builder::source::oci::{self, Registries};
 use builder::store::Store;
 use layers::Result;
+use layers::chart::{ChartFiles, ChartSpec, PlannedChart};
 use layers::image::LockedImage;
 use layers::lock::Lock;
-use layers::reference::Reference;
+use layers::profile::Spot;
 use layers::seed::ImageIndex;
 use layers::units::Digest;
 use serde_json::json;
@@ -172,31 +174,46 @@ fn tls_child() {
     assert!(bench.has(&image));
 }
 
-/// What a helm chart in a registry is: a manifest with another configuration, one layer.
-#[test]
-fn other_artifacts_are_read_by_the_same_client_and_are_no_images() {
-    let registry = Registry::open();
-    let chart = made::gzip(b"a chart");
-    let mut image = made::image_of("amd64", &[("application/vnd.cncf.helm.chart.content.v1.tar+gzip", chart.clone(), Digest::of(b"a chart"))]);
+/// What `helm push` makes of a chart: a manifest with another configuration, the archive as its one layer.
+fn chart(archive: &[u8]) -> made::Image {
+    let mut image = made::image_of("amd64", &[("application/vnd.cncf.helm.chart.content.v1.tar+gzip", archive.to_vec(), Digest::of(archive))]);
     let mut manifest: serde_json::Value = serde_json::from_slice(&image.target).unwrap();
     manifest["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json");
     image.target = manifest.to_string().into_bytes();
     image.manifests = vec![(made::MANIFEST.into(), image.target.clone())];
-    registry.push("charts/x", "1.0.0", &image);
+    image
+}
+
+#[test]
+fn a_chart_is_locked_by_its_version_and_fetched_again_by_digest() {
+    let registry = Registry::open();
+    let archive = made::gzip(&made::tar(&[("web/Chart.yaml", b"apiVersion: v2\nname: web\nversion: 1.0.0+b1\n")]));
+    registry.push("charts/web", "1.0.0_b1", &chart(&archive));
     let bench = anonymous(&[]);
-    let reference: Reference = registry.name("charts/x:1.0.0").parse().unwrap();
     let site = site(&bench.store, &bench.progress);
-    let repository = Repository::open(&site.http, &bench.registries, &reference).unwrap();
-    let document = repository.manifest(&reference.wanted()).unwrap();
-    let oci::Kind::Manifest(manifest) = &document.kind else { panic!("{document:?}") };
-    let layer = &manifest.layers()[0];
-    let of = layers::image::Descriptor {
-        media_type: layer.media_type().to_string(),
-        digest: layer.digest().to_string().parse().unwrap(),
-        size: layers::units::Bytes(layer.size()),
+    let planned = |path: &str| {
+        let spec = ChartSpec {
+            name: "shop".into(),
+            chart: format!("oci://{}", registry.name(path)),
+            version: Some("1.0.0+b1".into()),
+            ..ChartSpec::default()
+        };
+        PlannedChart { layer: "profile".into(), spec, files: ChartFiles::new(), keyring: Vec::new(), at: Spot::default() }
     };
-    assert_eq!(repository.blob(&of).unwrap(), chart);
-    let error = bench.lock(&reference.to_string(), &reference.to_string()).unwrap_err().to_string();
+    let locked = source::chart::lock(&site, &bench.registries, &planned("charts/web")).unwrap();
+    assert_eq!((locked.chart.as_str(), locked.version.as_str(), locked.sha256), ("web", "1.0.0+b1", Digest::of(&archive)));
+    fs::remove_file(bench.store.blob(&locked.sha256)).unwrap();
+    // The tag may move: the digest is what counts.
+    registry.push("charts/web", "1.0.0_b1", &chart(&made::gzip(b"another")));
+    source::chart::fetch(&site, &bench.registries, &locked).unwrap();
+    assert_eq!(fs::read(bench.store.blob(&locked.sha256)).unwrap(), archive);
+
+    let error = |path: &str| source::chart::lock(&site, &bench.registries, &planned(path)).unwrap_err().to_string();
+    assert!(error("charts/missing").contains("charts/missing: the registry does not have it"), "{}", error("charts/missing"));
+    registry.push("some/image", "1.0.0_b1", &some_image("amd64"));
+    assert!(error("some/image").contains("it is no chart"), "{}", error("some/image"));
+    let name = registry.name("charts/web:1.0.0_b1");
+    let error = bench.lock(&name, &name).unwrap_err().to_string();
     assert!(error.contains("it is no container image: its configuration is `application/vnd.cncf.helm.config"), "{error}");
 }
 

@@ -35,11 +35,14 @@ pub struct Link {
 impl Net {
     /// A bridge with places for nodes 1 to `nodes`; needs user namespaces or root.
     pub fn new(nodes: u8) -> Result<Self> {
-        let links =
-            (1..=nodes).map(|n| format!("ip link add vn{n} type veth peer name vb{n}; ip link set vb{n} master br0 up; ip link set vn{n} up; "));
+        // A node's card takes single frames: of what the host would cut up later it loses a part.
+        const FRAMES: &str = "gso_max_segs 1 gso_max_size 1514";
+        let links = (1..=nodes).map(|n| {
+            format!("ip link add vn{n} type veth peer name vb{n}; ip link set vb{n} master br0 {FRAMES} up; ip link set vn{n} {FRAMES} up; ")
+        });
         let links: String = links.collect();
         let script = format!(
-            "set -e; ip link set lo up; ip link add br0 type bridge; ip addr add 10.77.0.1/24 dev br0; ip link set br0 up; {links}echo made; exec cat"
+            "set -e; ip link set lo up; ip link add br0 type bridge; ip link set br0 {FRAMES}; ip addr add 10.77.0.1/24 dev br0; ip link set br0 up; {links}echo made; exec cat"
         );
         let mut holder = exec::start("unshare", &["--user", "--map-root-user", "--net", "sh", "-c", &script].map(String::from))?;
         let mut line = String::new();

@@ -36,7 +36,7 @@ pub fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result<()> {
             if formed.address.is_some()
                 && let Err(error) = routes::permit(&brief).await
             {
-                reporter.say("cluster", State::Waiting, format!("for the API: {error}"), Some(KUBELET));
+                reporter.say("cluster", State::Waiting, format!("for the API: {}", reason(&error)), Some(KUBELET));
                 sleep(POLL * 5).await;
                 continue;
             }
@@ -52,10 +52,22 @@ pub fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result<()> {
                     Err(error) => break error,
                 }
             };
-            reporter.say("cluster", State::Waiting, format!("for the API: {error}"), Some(KUBELET));
+            reporter.say("cluster", State::Waiting, format!("for the API: {}", reason(&error)), Some(KUBELET));
             sleep(POLL * 5).await;
         }
     })
+}
+
+/// What a person needs of an error: the API's own sentence, or the innermost cause.
+fn reason(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return status.message.clone();
+    }
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 /// The node's condition with what is in the way of its neighbours' pods; on a founder, further nodes may come from now on.

@@ -1,5 +1,6 @@
 //! The certificate of the writable registry inside the cluster: a Secret that is there before the registry's release, signed by the cluster's
-//! authority, so that every node can check it with the file that it has already (`hosts.toml`, DESIGN §4).
+//! authority, so that every node can check it with the file that it has already (`hosts.toml`, DESIGN §4). With it lies the authority, for the
+//! registry to check who comes: nodes pull with their kubelets' certificates, operators push with their own, pods have none.
 
 use std::net::IpAddr;
 use std::time::SystemTime;
@@ -19,7 +20,7 @@ use x509_cert::builder::{Builder as _, CertificateBuilder, Profile};
 use x509_cert::der::asn1::Ia5String;
 use x509_cert::der::{Decode as _, DecodePem as _, EncodePem as _};
 use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{ExtendedKeyUsage, SubjectAltName};
+use x509_cert::ext::pkix::{AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName, SubjectKeyIdentifier};
 use x509_cert::name::Name;
 use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
@@ -43,10 +44,11 @@ pub async fn vouch(host: &Host, client: &Client, release: &Release) -> Result<()
         return Ok(());
     }
     let read = |path: &str| host.read(path)?.ok_or_else(|| Error::environment(format!("reading /{path}: it is not there")));
-    let (certificate, key) = issue(&read(CA)?, &read(CA_KEY)?, &name)?;
+    let ca = read(CA)?;
+    let (certificate, key) = issue(&ca, &read(CA_KEY)?, &name)?;
     let namespace: Namespace = object(json!({"metadata": {"name": RELEASE}}))?;
-    let secret: Secret =
-        object(json!({"metadata": {"name": SECRET}, "type": "kubernetes.io/tls", "stringData": {"tls.crt": certificate, "tls.key": key}}))?;
+    let data = json!({"ca.crt": ca, "tls.crt": certificate, "tls.key": key});
+    let secret: Secret = object(json!({"metadata": {"name": SECRET}, "type": "kubernetes.io/tls", "stringData": data}))?;
     exists(Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await).fault(Fault::Environment, failed)?;
     exists(secrets.create(&PostParams::default(), &secret).await).fault(Fault::Environment, failed)
 }
@@ -90,9 +92,17 @@ fn issue(ca: &str, ca_key: &str, name: &str) -> Result<(String, String)> {
     // A clock that was wrong when the cluster was founded may be before the authority.
     validity.not_before = if validity.not_before.to_system_time() > SystemTime::now() { validity.not_before } else { now };
     let subject: Name = "CN=registry".parse().fault(Fault::Internal, failed)?;
-    let profile = Profile::Leaf { issuer: authority.tbs_certificate.subject, enable_key_agreement: false, enable_key_encipherment: false };
+    // The authority's key identifier is its own: it need not be the digest that the builder would take (Go has another one).
+    let identifier = authority.tbs_certificate.get::<SubjectKeyIdentifier>().fault(Fault::Environment, || format!("reading /{CA}"))?;
+    let profile = Profile::Manual { issuer: Some(authority.tbs_certificate.subject.clone()) };
     let serial = SerialNumber::new(&serial).fault(Fault::Internal, failed)?;
     let mut builder = CertificateBuilder::new(profile, serial, validity, subject, public, &signer).fault(Fault::Internal, failed)?;
+    if let Some((_, SubjectKeyIdentifier(octets))) = identifier {
+        let of_authority = AuthorityKeyIdentifier { key_identifier: Some(octets), ..AuthorityKeyIdentifier::default() };
+        builder.add_extension(&of_authority).fault(Fault::Internal, failed)?;
+    }
+    builder.add_extension(&BasicConstraints { ca: false, path_len_constraint: None }).fault(Fault::Internal, failed)?;
+    builder.add_extension(&KeyUsage(KeyUsages::DigitalSignature.into())).fault(Fault::Internal, failed)?;
     let mut names = vec![name.to_string(), format!("{RELEASE}.{RELEASE}.svc")];
     names.dedup();
     let names = names.iter().map(|name| general(name)).collect::<Result<_>>()?;
@@ -127,9 +137,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &path("ca.key")]);
-        let usage = ["-addext", "keyUsage=critical,keyCertSign"];
-        let request = ["req", "-x509", "-new", "-key", &path("ca.key"), "-subj", "/CN=kubernetes", "-days", "3650", "-out", &path("ca.crt")];
-        openssl(&[&request[..], &usage].concat());
+        let usage = "basicConstraints = critical, CA:true\nkeyUsage = critical, keyCertSign\nsubjectKeyIdentifier = 0a0b0c0d\n";
+        std::fs::write(path("ca.conf"), format!("[req]\ndistinguished_name = name\nx509_extensions = usage\n[name]\n[usage]\n{usage}")).unwrap();
+        let request = ["req", "-x509", "-new", "-config", &path("ca.conf"), "-key", &path("ca.key"), "-subj", "/CN=kubernetes"];
+        openssl(&[&request[..], &["-days", "3650", "-out", &path("ca.crt")]].concat());
         let read = |name: &str| std::fs::read_to_string(path(name)).unwrap();
         for name in ["10.96.0.5", "fd00::5", "registry.example.org"] {
             let (certificate, key) = issue(&read("ca.crt"), &read("ca.key"), name).unwrap();

@@ -14,6 +14,8 @@ const PINNED: &str = "containerd/pinned.toml";
 /// The mirrors of every registry (containerd, docs/hosts.md); `/etc/containerd/certs.d/_default` is a link to its folder.
 const HOSTS: &str = "registries/hosts.toml";
 const CLUSTER_CA: &str = "etc/kubernetes/pki/ca.crt";
+/// Certificate and key of the kubelet, which it keeps fresh.
+const NODE_CERTIFICATE: &str = "var/lib/kubelet/pki/kubelet-client-current.pem";
 
 /// Writes which images are part of the root. They take no room, so dropping them frees none.
 pub fn write_pinned(host: &Host, images: &[Image]) -> Result<Change> {
@@ -32,14 +34,16 @@ pub fn write_hosts(host: &Host, port: u16) -> Result<Change> {
         Some(text) => serde_saphyr::from_str(&text).fault(Fault::Internal, || format!("reading {REGISTRIES}"))?,
         None => Registries::default(),
     };
-    let ca = host.path(CLUSTER_CA);
-    let vouched = registries.cluster.starts_with("http://") || ca.exists();
+    let plain = registries.cluster.starts_with("http://");
+    let files = [CLUSTER_CA, NODE_CERTIFICATE].map(|path| host.path(path));
+    let vouched = plain || files.iter().all(|path| path.exists());
     let mut mirrors = vec![Mirror { url: format!("http://127.0.0.1:{port}"), further: String::new() }];
     if !registries.cluster.is_empty() && vouched {
-        let ca = format!("ca = {}\n", quoted(&ca.display().to_string()));
-        let ca = if registries.cluster.starts_with("http://") { "" } else { &*ca };
+        let [ca, node] = files.map(|path| quoted(&path.display().to_string()));
+        // It knows its nodes by their kubelets' certificates.
+        let trust = if plain { String::new() } else { format!("ca = {ca}\nclient = [[{node}, {node}]]\n") };
         // Before the cluster runs nobody answers there.
-        mirrors.push(Mirror { url: registries.cluster, further: format!("dial_timeout = \"2s\"\n{ca}") });
+        mirrors.push(Mirror { url: registries.cluster, further: format!("dial_timeout = \"2s\"\n{trust}") });
     }
     host.write(&format!("{RUN}/{HOSTS}"), hosts(mirrors, registries.upstream).as_bytes(), 0o644)
 }
@@ -92,8 +96,11 @@ mod tests {
         host.write("usr/lib/chasi-bod/registries.yaml", b"cluster: https://10.96.0.9:5000\nupstream: false\n", 0o644).unwrap();
         assert!(!read().contains("10.96"), "nobody vouches for it yet");
         host.write(CLUSTER_CA, b"x", 0o644).unwrap();
+        assert!(!read().contains("10.96"), "the node could not say who it is");
+        host.write(NODE_CERTIFICATE, b"x", 0o600).unwrap();
         let text = read();
         assert!(text.starts_with("server = \"https://10.96.0.9:5000\"\n") && text.contains("pki/ca.crt"), "{text}");
+        assert!(text.contains("client = [[\"") && text.contains("kubelet-client-current.pem\"]]"), "{text}");
         assert!(text.contains("[host.\"http://127.0.0.1:955\"]"), "{text}");
         host.write("usr/lib/chasi-bod/registries.yaml", b"cluster: http://10.96.0.9:5000\n", 0o644).unwrap();
         assert!(!read().contains("ca =") && read().starts_with("server = \"http://10.96"), "{}", read());

@@ -1,8 +1,12 @@
 //! The images of the root on the running node: they are pinned, survive kills and are back after a reboot.
 
-use qemu_tests::node::Node;
+use std::path::Path;
 
-use super::kube;
+use qemu_tests::exec;
+use qemu_tests::node::{Node, artifact, artifacts};
+use qemu_tests::uml::Net;
+
+use super::{chasi_bod, formed, kube};
 
 fn count(node: &Node) -> usize {
     node.ssh("crictl images --quiet | sort -u | wc -l").unwrap().parse().unwrap()
@@ -41,4 +45,49 @@ pub fn f1_running_pods_outlive_the_image_service_and_containerd(node: &Node) {
 pub fn nothing_was_reconciled(node: &Node) {
     assert_eq!(node.ssh("systemctl show -P ConditionResult chasi-bod-reconcile.service").unwrap(), "no");
     assert_eq!(node.ssh("systemctl show -P Result chasi-bod-images.service").unwrap(), "success");
+}
+
+/// Bytes that a machine has read of its disk when its cluster is up.
+fn read_until_ready(raw: &Path) -> i64 {
+    let (folder, net) = (tempfile::tempdir().unwrap(), Net::new(1).unwrap());
+    let (node, firmware) = Node::in_uml(folder.path(), raw, &net, 1).unwrap();
+    let mut vm = node.start(firmware).unwrap();
+    formed(&node, &mut vm);
+    let sectors: i64 = node.ssh("awk '$3 == \"ubda\" {print $6}' /proc/diskstats").unwrap().parse().unwrap();
+    vm.kill();
+    sectors * 512
+}
+
+/// `standalone` with two files of noise as an image that no pod asks for.
+fn with_300_mb_more(folder: &Path) -> std::path::PathBuf {
+    let shipped = Path::new("../profiles/standalone.yaml").canonicalize().unwrap();
+    let charts = shipped.with_file_name("charts").display().to_string();
+    let profile = std::fs::read_to_string(&shipped).unwrap().replace("name: standalone", "name: more");
+    let profile =
+        profile.replace("chart: charts/", &format!("chart: {charts}/")).replace("- toolchain\n", "- toolchain\n- {name: more, path: layer}\n");
+    std::fs::create_dir_all(folder.join("layer")).unwrap();
+    std::fs::write(folder.join("more.yaml"), profile).unwrap();
+    let files = "[{path: /a, source: a}, {path: /b, source: b}]";
+    let layer = format!(
+        "name: more\nsummary: Images that no pod asks for.\nrequires: [orchestration]\nimageLayers: {{more: {{files: {files}}}}}\nimages: [{{name: 'example.org/more:1', layers: [more]}}]\n"
+    );
+    std::fs::write(folder.join("layer/layer.yaml"), layer).unwrap();
+    for name in ["a", "b"] {
+        let target = folder.join("layer").join(name).display().to_string();
+        exec::run("sh", &["-c", &format!("head -c 150000000 /dev/urandom > {target}")]).unwrap();
+    }
+    let node = std::env::var("CHASI_BOD_NODE").expect("CHASI_BOD_NODE names the node's binary");
+    let (profile, output) = (folder.join("more.yaml").display().to_string(), folder.join("out").display().to_string());
+    exec::run(chasi_bod(), &["build", &profile, "--format", "raw", "--output", &output, "--node-binary", &node]).unwrap();
+    folder.join("out/more/0.1.0/more-0.1.0.raw")
+}
+
+#[test]
+#[ignore = "soak: builds another image"]
+fn soak_uml_300_mb_more_of_images_are_not_read_before_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = read_until_ready(&with_300_mb_more(folder.path()));
+    let shipped = read_until_ready(&artifact(&artifacts("standalone").unwrap(), "raw").unwrap());
+    println!("read until Ready: {shipped} bytes, with 300 MB more of images {more}");
+    assert!(more - shipped <= 2_000_000, "{} bytes more are read", more - shipped);
 }

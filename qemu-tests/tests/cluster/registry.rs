@@ -35,14 +35,23 @@ fn layout(folder: &Path) {
     fs::write(layout.join("index.json"), json!({"schemaVersion": 2, "manifests": [manifest]}).to_string()).unwrap();
 }
 
-/// Pushed from the neighbourhood over TLS by the cluster's authority; nothing on the node says where the name `example.org` is.
+/// Pushed from the neighbourhood with an operator's certificate; nothing on the node says where the name `example.org` is.
 pub fn an_image_that_was_pushed_runs_under_any_name(node: &Node) {
     layout(&node.folder);
     let authority = node.folder.join("authority");
     fs::create_dir_all(&authority).unwrap();
+    let text = |name: &str| authority.join(name).display().to_string();
     fs::write(authority.join("ca.crt"), node.ssh("cat /etc/kubernetes/pki/ca.crt").unwrap()).unwrap();
     node.beside("ip", &["route", "replace", "10.96.0.0/16", "via", "10.77.0.11"]).unwrap();
     let (source, target) = (format!("oci:{}", node.folder.join("layout").display()), format!("docker://{ADDRESS}/team/tool:1"));
+    let ask =
+        ["--silent", "--show-error", "--cacert", "ca.crt", &format!("https://{ADDRESS}/v2/")].map(|word| word.replace("ca.crt", &text("ca.crt")));
+    let refused = node.beside("curl", &ask.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err().to_string();
+    assert!(refused.contains("certificate required"), "whoever has no certificate is let in: {refused}");
+    let field = |name: &str| format!("sed -n 's/.*{name}: //p' /etc/kubernetes/admin.conf | base64 -d");
+    for (file, name) in [("client.cert", "client-certificate-data"), ("client.key", "client-key-data")] {
+        fs::write(authority.join(file), node.ssh(&field(name)).unwrap() + "\n").unwrap();
+    }
     let copy = ["--insecure-policy", "copy", "--dest-cert-dir", authority.to_str().unwrap(), &source, &target];
     node.beside("skopeo", &copy).unwrap();
     kube(node, "kubectl run pushed --image=example.org/team/tool:1 --restart=Never --command -- /busybox echo came-from-the-registry");
