@@ -151,9 +151,9 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     seed::a_volume_is_made_and_written(&node, "second");
     seed::the_service_answers_by_its_name(&node, "second");
     seed::kubectl_top_works(&node);
+    images_are_mounted_from_the_root(&node);
     registry::what_was_pushed_outlives_a_reboot(&node);
     hardening::last_boot(&node, &mut vm);
-    images_are_mounted_from_the_root(&node);
     images::nothing_was_reconciled(&node);
     node.shut_down(vm).unwrap();
 }

@@ -58,15 +58,15 @@ pub fn an_image_that_was_pushed_runs_under_any_name(node: &Node) {
     pushed_is_done(node);
 }
 
-/// Ran to its end, and can be read.
+/// Ran to its end, and can be read; afterwards the node has it no more.
 fn pushed_is_done(node: &Node) {
     kube(node, "kubectl wait pod/pushed --for=jsonpath='{.status.phase}'=Succeeded --timeout=180s");
     assert_eq!(kube(node, "kubectl logs pushed; kubectl delete pod pushed --wait=true >&2"), "came-from-the-registry");
+    node.ssh("crictl rmi example.org/team/tool:1").unwrap();
 }
 
-/// After a reboot the registry has what it had: the image is pulled anew, once the node's copy is gone.
+/// After a reboot the registry has what it had: the image is pulled anew.
 pub fn what_was_pushed_outlives_a_reboot(node: &Node) {
-    node.ssh("crictl rmi example.org/team/tool:1").unwrap();
     kube(node, "kubectl -n registry rollout status deployment/registry --timeout=180s");
     kube(node, "kubectl run pushed --image=example.org/team/tool:1 --restart=Never --command -- /busybox echo came-from-the-registry");
     pushed_is_done(node);
