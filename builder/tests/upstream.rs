@@ -139,7 +139,7 @@ fn each_program_comes_from_its_release_file() {
     assert_eq!(names, [&expected[..], &["kube-proxy", "kube-scheduler", "kubeadm", "kubectl", "kubelet"]].concat());
     let left: Vec<_> = plan.sources.iter().filter(|source| source.source.go.is_some()).map(|source| source.name.as_str()).collect();
     let seed = ["helm", "local-path-provisioner", "metrics-server"];
-    assert_eq!(left, [&["containerd", "containerd-shim-runc-v2"], &seed[..], &["pause"]].concat(), "what the profile leaves alone");
+    assert_eq!(left, [&["containerd", "containerd-shim-runc-v2"], &seed[..], &["pause", "registry"]].concat(), "what the profile leaves alone");
 }
 
 #[test]
