@@ -88,7 +88,8 @@ impl Bench {
         seed.write(&self.root(""));
     }
 
-    /// The shipped configuration with this node's folders; cgroups are those of a machine without systemd.
+    /// The shipped configuration with this node's folders; cgroups are those of a machine without systemd, and the runtime is this machine's runc,
+    /// as crun of older Debian does not know containerd's configurations.
     fn configure(&self) {
         let shipped = fs::read_to_string("../layers/defs/runtime/files/containerd.toml").unwrap();
         let text = ["/var/lib/", "/run/chasi-bod/", "/run/containerd", "/etc/"]
@@ -98,7 +99,11 @@ impl Bench {
             let socket = self.root(&format!("run/containerd/containerd.sock{}", if name == "ttrpc" { ".ttrpc" } else { "" }));
             format!("[plugins.\"io.containerd.server.v1.{name}\"]\naddress = \"{}\"\n", socket.display())
         });
-        fs::write(self.root("config.toml"), text.replace("SystemdCgroup = true", "SystemdCgroup = false") + &sockets.concat()).unwrap();
+        fs::write(
+            self.root("config.toml"),
+            text.replace("SystemdCgroup = true", "SystemdCgroup = false").replace("/usr/bin/crun", "runc") + &sockets.concat(),
+        )
+        .unwrap();
         fs::create_dir_all(self.root("etc/containerd/certs.d")).unwrap();
         fs::create_dir_all(self.root("etc/containerd/conf.d")).unwrap();
         // Not every machine lets its root protect processes from running out of memory.
