@@ -86,8 +86,10 @@ fn with_300_mb_more(folder: &Path) -> std::path::PathBuf {
 #[ignore = "soak: builds another image"]
 fn soak_uml_300_mb_more_of_images_are_not_read_before_ready() {
     let folder = tempfile::tempdir().unwrap();
-    let more = read_until_ready(&with_300_mb_more(folder.path()));
-    let shipped = read_until_ready(&artifact(&artifacts("standalone").unwrap(), "raw").unwrap());
+    // Two boots of one image differ by some MB, as programs race: the lesser of two counts.
+    let least = |raw: &Path| (0..2).map(|_| read_until_ready(raw)).min().unwrap();
+    let more = least(&with_300_mb_more(folder.path()));
+    let shipped = least(&artifact(&artifacts("standalone").unwrap(), "raw").unwrap());
     println!("read until Ready: {shipped} bytes, with 300 MB more of images {more}");
     assert!(more - shipped <= 2_000_000, "{} bytes more are read", more - shipped);
 }
