@@ -18,12 +18,12 @@ use super::kubeadm::Documents;
 use super::{DUMMY, Formed, Node, Reporter, api, formed_path};
 use crate::exec;
 use crate::host::{Host, RUN};
+use crate::images::config::NODE_CERTIFICATE as KUBELET;
 use crate::status::State;
 
 const ETC: &str = "etc/kubernetes";
 /// Kubeconfigs with a certificate inside that kubeadm renews.
 const KUBECONFIGS: [&str; 4] = ["admin.conf", "super-admin.conf", "controller-manager.conf", "scheduler.conf"];
-const KUBELET: &str = "var/lib/kubelet/pki/kubelet-client-current.pem";
 const KUBELET_CONFIG: &str = "etc/kubernetes/kubelet.conf";
 /// What there was before a renewal, until it is through: kubeadm takes names from the old files and writes over them.
 const SAVED: &str = "etc/kubernetes/chasi-bod/before-renewal";

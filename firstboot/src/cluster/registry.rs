@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::PostParams;
 use kube::{Api, Client};
-use layers::seed::{REGISTRIES, Registries, Release};
+use layers::seed::Release;
 use layers::{Context, Error, Fault, Result};
 use p256::SecretKey;
 use p256::ecdsa::{DerSignature, SigningKey};
@@ -27,12 +27,12 @@ use x509_cert::spki::SubjectPublicKeyInfoOwned;
 use x509_cert::time::Validity;
 
 use crate::host::Host;
+use crate::images::config::{CLUSTER_CA as CA, registries};
 
 /// Name and namespace of the layer `seed`'s release, and of its Service.
 const RELEASE: &str = "registry";
 /// The Secret that its chart mounts.
 const SECRET: &str = "registry-tls";
-const CA: &str = "etc/kubernetes/pki/ca.crt";
 const CA_KEY: &str = "etc/kubernetes/pki/ca.key";
 
 /// Makes the Secret when this release is the registry that nodes are told to trust; one that is there is left alone.
@@ -67,8 +67,7 @@ fn exists<T>(made: kube::Result<T>) -> kube::Result<()> {
 
 /// Host of the registry inside the cluster; none when there is no such registry, or a plain one.
 fn address(host: &Host) -> Result<Option<String>> {
-    let Some(text) = host.read(REGISTRIES.trim_start_matches('/'))? else { return Ok(None) };
-    let registries: Registries = serde_saphyr::from_str(&text).fault(Fault::Internal, || format!("reading {REGISTRIES}"))?;
+    let registries = registries(host)?;
     let Some(rest) = registries.cluster.strip_prefix("https://") else { return Ok(None) };
     let uri: ureq::http::uri::Authority =
         rest.trim_end_matches('/').parse().fault(Fault::Input, || format!("reading the registry's address {}", registries.cluster))?;
@@ -122,6 +121,8 @@ fn general(name: &str) -> Result<GeneralName> {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
+
+    use layers::seed::REGISTRIES;
 
     use super::*;
 

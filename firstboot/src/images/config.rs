@@ -13,9 +13,10 @@ use crate::registry::split;
 const PINNED: &str = "containerd/pinned.toml";
 /// The mirrors of every registry (containerd, docs/hosts.md); `/etc/containerd/certs.d/_default` is a link to its folder.
 const HOSTS: &str = "registries/hosts.toml";
-const CLUSTER_CA: &str = "etc/kubernetes/pki/ca.crt";
+/// Certificate of the cluster's authority.
+pub const CLUSTER_CA: &str = "etc/kubernetes/pki/ca.crt";
 /// Certificate and key of the kubelet, which it keeps fresh.
-const NODE_CERTIFICATE: &str = "var/lib/kubelet/pki/kubelet-client-current.pem";
+pub const NODE_CERTIFICATE: &str = "var/lib/kubelet/pki/kubelet-client-current.pem";
 
 /// Writes which images are part of the root. They take no room, so dropping them frees none.
 pub fn write_pinned(host: &Host, images: &[Image]) -> Result<Change> {
@@ -27,13 +28,16 @@ pub fn write_pinned(host: &Host, images: &[Image]) -> Result<Change> {
     host.write(&format!("{RUN}/{PINNED}"), text.as_bytes(), 0o644)
 }
 
+/// Which registries the image names.
+pub fn registries(host: &Host) -> Result<Registries> {
+    let Some(text) = host.read(REGISTRIES.trim_start_matches('/'))? else { return Ok(Registries::default()) };
+    serde_saphyr::from_str(&text).fault(Fault::Internal, || format!("reading {REGISTRIES}"))
+}
+
 /// Writes in which order registries are asked: the images of the root, the registry inside the cluster as soon as there is a cluster to vouch
 /// for it, the image's own registry where the profile allows it. containerd reads the file at each pull.
 pub fn write_hosts(host: &Host, port: u16) -> Result<Change> {
-    let registries: Registries = match host.read(REGISTRIES.trim_start_matches('/'))? {
-        Some(text) => serde_saphyr::from_str(&text).fault(Fault::Internal, || format!("reading {REGISTRIES}"))?,
-        None => Registries::default(),
-    };
+    let registries = registries(host)?;
     let plain = registries.cluster.starts_with("http://");
     let files = [CLUSTER_CA, NODE_CERTIFICATE].map(|path| host.path(path));
     let vouched = plain || files.iter().all(|path| path.exists());

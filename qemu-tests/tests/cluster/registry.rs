@@ -40,13 +40,11 @@ pub fn an_image_that_was_pushed_runs_under_any_name(node: &Node) {
     layout(&node.folder);
     let authority = node.folder.join("authority");
     fs::create_dir_all(&authority).unwrap();
-    let text = |name: &str| authority.join(name).display().to_string();
     fs::write(authority.join("ca.crt"), node.ssh("cat /etc/kubernetes/pki/ca.crt").unwrap()).unwrap();
     node.beside("ip", &["route", "replace", "10.96.0.0/16", "via", "10.77.0.11"]).unwrap();
     let (source, target) = (format!("oci:{}", node.folder.join("layout").display()), format!("docker://{ADDRESS}/team/tool:1"));
-    let ask =
-        ["--silent", "--show-error", "--cacert", "ca.crt", &format!("https://{ADDRESS}/v2/")].map(|word| word.replace("ca.crt", &text("ca.crt")));
-    let refused = node.beside("curl", &ask.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err().to_string();
+    let (ca, url) = (authority.join("ca.crt").display().to_string(), format!("https://{ADDRESS}/v2/"));
+    let refused = node.beside("curl", &["--silent", "--show-error", "--cacert", &ca, &url]).unwrap_err().to_string();
     assert!(refused.contains("certificate required"), "whoever has no certificate is let in: {refused}");
     let field = |name: &str| format!("sed -n 's/.*{name}: //p' /etc/kubernetes/admin.conf | base64 -d");
     for (file, name) in [("client.cert", "client-certificate-data"), ("client.key", "client-key-data")] {
@@ -54,12 +52,12 @@ pub fn an_image_that_was_pushed_runs_under_any_name(node: &Node) {
     }
     let copy = ["--insecure-policy", "copy", "--dest-cert-dir", authority.to_str().unwrap(), &source, &target];
     node.beside("skopeo", &copy).unwrap();
-    kube(node, "kubectl run pushed --image=example.org/team/tool:1 --restart=Never --command -- /busybox echo came-from-the-registry");
-    pushed_is_done(node);
+    the_pushed_image_runs(node);
 }
 
-/// Ran to its end, and can be read; afterwards the node has it no more.
-fn pushed_is_done(node: &Node) {
+/// Pulled, run to its end and read; afterwards the node has it no more.
+fn the_pushed_image_runs(node: &Node) {
+    kube(node, "kubectl run pushed --image=example.org/team/tool:1 --restart=Never --command -- /busybox echo came-from-the-registry");
     kube(node, "kubectl wait pod/pushed --for=jsonpath='{.status.phase}'=Succeeded --timeout=180s");
     assert_eq!(kube(node, "kubectl logs pushed; kubectl delete pod pushed --wait=true >&2"), "came-from-the-registry");
     node.ssh("crictl rmi example.org/team/tool:1").unwrap();
@@ -68,6 +66,5 @@ fn pushed_is_done(node: &Node) {
 /// After a reboot the registry has what it had: the image is pulled anew.
 pub fn what_was_pushed_outlives_a_reboot(node: &Node) {
     kube(node, "kubectl -n registry rollout status deployment/registry --timeout=180s");
-    kube(node, "kubectl run pushed --image=example.org/team/tool:1 --restart=Never --command -- /busybox echo came-from-the-registry");
-    pushed_is_done(node);
+    the_pushed_image_runs(node);
 }

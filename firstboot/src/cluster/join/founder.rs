@@ -21,9 +21,9 @@ use super::{Answer, Grant, Request, serve};
 use crate::cluster::{POLL, RETRY, api, files};
 use crate::config;
 use crate::host::{Host, STATE};
+use crate::images::config::CLUSTER_CA as AUTHORITY;
 
 const SECRET: &str = "cluster-secret";
-const AUTHORITY: &str = "etc/kubernetes/pki/ca.crt";
 const API_PORT: u16 = 6443;
 /// Life of a token: longer than one run of `kubeadm join` waits for the kubelet on a slow machine.
 const LIFE: SignedDuration = SignedDuration::from_mins(30);

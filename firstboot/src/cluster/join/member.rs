@@ -10,6 +10,7 @@ use super::{Grant, Request, Trouble, VERSION, Wants, ask};
 use crate::cluster::kubeadm::{self, ENDPOINT_NAME};
 use crate::cluster::{Formed, Node, Reporter, exists, runtime};
 use crate::host::Host;
+use crate::images::config::CLUSTER_CA as AUTHORITY;
 use crate::status::State;
 use crate::steps::{set_further_names, systemctl};
 
@@ -17,8 +18,6 @@ use crate::steps::{set_further_names, systemctl};
 const CREDENTIALS: &str = "etc/kubernetes/kubelet.conf";
 /// Credentials of the token, useless when the kubelet has its own.
 const BOOTSTRAP: &str = "etc/kubernetes/bootstrap-kubelet.conf";
-/// kubeadm keeps the one that is there, which may be of a cluster that this node tried to join before.
-const AUTHORITY: &str = "etc/kubernetes/pki/ca.crt";
 
 /// Makes this machine a worker of the cluster at the configured endpoint. May be called in any state that a kill has left; `None` means that
 /// something is waited for, which has been reported.
@@ -61,6 +60,7 @@ fn run(host: &Host, node: &Node, grant: &Grant, reporter: &Reporter) -> Result<(
     reporter.say("cluster", State::Running, format!("joining {}", grant.endpoint), None);
     let config = kubeadm::Documents::read(host)?.for_worker(node, grant)?;
     set_further_names(host, &format!("{} {ENDPOINT_NAME}\n", grant.endpoint.ip()))?;
+    // kubeadm keeps the authority that is there, which may be of a cluster that this node tried to join before.
     [BOOTSTRAP, AUTHORITY].iter().try_for_each(|path| host.remove(path).map(|_| ()))?;
     kubeadm::run(host, "join", &config, reporter)
 }
