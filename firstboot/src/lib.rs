@@ -9,6 +9,7 @@ pub mod exec;
 pub mod host;
 pub mod images;
 pub mod init;
+pub mod oci_runtime;
 pub mod registry;
 pub mod snapshotter;
 pub mod status;

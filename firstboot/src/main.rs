@@ -1,11 +1,15 @@
-//! Entry point: the initramfs's `init` when it is process 1 and called so, else the node's command.
+//! Entry point: the initramfs's `init` when it is process 1 and called so, containerd's OCI runtime by its name, else the node's command.
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use firstboot::{cli, init, oci_runtime};
+
 fn main() -> ExitCode {
-    let name = std::env::args_os().next().unwrap_or_default();
-    if std::process::id() == 1 && std::path::Path::new(&name).file_name().is_some_and(|n| n == "init") {
-        firstboot::init::main();
+    let path = std::env::args_os().next().unwrap_or_default();
+    match Path::new(&path).file_name().and_then(|name| name.to_str()) {
+        Some("init") if std::process::id() == 1 => init::main(),
+        Some(oci_runtime::NAME) => oci_runtime::main(),
+        _ => cli::main(),
     }
-    firstboot::cli::main()
 }

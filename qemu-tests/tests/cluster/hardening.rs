@@ -13,6 +13,7 @@ pub fn first_boot(node: &Node) {
     image_volumes_show_images_of_the_root(node);
     the_kubelet_delays_a_shutdown(node);
     status_tells_of_state_clock_and_certificates(node);
+    timers_of_the_system_are_late_and_those_of_pods_are_not(node);
     certificates_are_renewed_while_the_api_answers(node);
 }
 
@@ -127,6 +128,16 @@ fn certificates_are_renewed_while_the_api_answers(node: &Node) {
         std::thread::sleep(std::time::Duration::from_secs(5));
     }
     kube(node, "kubectl --kubeconfig /etc/kubernetes/super-admin.conf get nodes; kubectl wait nodes --all --for=condition=Ready --timeout=60s");
+}
+
+/// Nanoseconds that timers may be late by.
+fn timers_of_the_system_are_late_and_those_of_pods_are_not(node: &Node) {
+    for program in ["kubelet", "containerd", "kube-apiserver", "etcd", "coredns"] {
+        assert_eq!(node.ssh(&format!("cat /proc/$(pgrep -ox {program})/timerslack_ns")).unwrap(), "4000000", "{program}");
+    }
+    kube(node, "kubectl run timers --image=registry.k8s.io/pause:3.10.2 && kubectl wait pod/timers --for=condition=Ready --timeout=180s");
+    let process = "$(crictl inspect --output go-template --template '{{.info.pid}}' $(crictl ps -q --name '^timers$'))";
+    assert_eq!(kube(node, &format!("cat /proc/{process}/timerslack_ns; kubectl delete pod timers >&2")), "50000");
 }
 
 /// The machine has swap; the kubelet runs with it, and its pods get none of it.

@@ -101,7 +101,7 @@ impl Bench {
         });
         fs::write(
             self.root("config.toml"),
-            text.replace("SystemdCgroup = true", "SystemdCgroup = false").replace("/usr/bin/crun", "runc") + &sockets.concat(),
+            text.replace("SystemdCgroup = true", "SystemdCgroup = false").replace("/usr/lib/chasi-bod/bin/oci-runtime", "runc") + &sockets.concat(),
         )
         .unwrap();
         fs::create_dir_all(self.root("etc/containerd/certs.d")).unwrap();
