@@ -47,11 +47,30 @@ fn proxy(dir: &Path) -> String {
     format!("file://{}", dir.join("proxy").display())
 }
 
+/// A layer with a program whose module it replaces by one of its own.
+fn layer(dir: &Path) {
+    let folder = dir.join("own/go/greeting");
+    fs::create_dir_all(folder.join("cmd/greet")).unwrap();
+    let main = format!("package main\n\nimport \"{MODULE}\"\n\nfunc main() {{ println(greeting.Text) }}\n");
+    let files = [
+        ("go.mod", format!("module {MODULE}\n\ngo 1.24\n")),
+        ("own.go", "package greeting\n\nvar Text = \"own\"\n".into()),
+        ("cmd/greet/main.go", main),
+    ];
+    files.iter().for_each(|(name, text)| fs::write(folder.join(name), text).unwrap());
+    let text = format!(
+        "name: own\nsummary: An own module.\nsources:\n  own-greet:\n    go:\n      package: {MODULE}/cmd/greet\n      toolchain: 1.26.8\n      require: {{{MODULE}: v1.0.0}}\n\
+         \x20     replace: {{{MODULE}: ./go/greeting}}\nfiles:\n- {{path: /usr/bin/own-greet, from: own-greet, mode: '0755'}}\n"
+    );
+    fs::write(dir.join("own/layer.yaml"), text).unwrap();
+}
+
 fn profile(dir: &Path) -> PathBuf {
     let path = common::site(dir);
+    layer(dir);
     let text = format!(
         "extends: minimal.yaml\nname: greeting\nversion: 1.0.0\nsources:\n  greet:\n    go:\n      package: {MODULE}/cmd/greet\n      toolchain: 1.26.8\n\
-         \x20     require: {{{MODULE}: v1.0.0}}\n      variables: {{{MODULE}.Text: hello from here}}\n\
+         \x20     require: {{{MODULE}: v1.0.0}}\n      variables: {{{MODULE}.Text: hello from here}}\nlayers:\n- {{name: own, path: own}}\n\
          files:\n- {{path: /usr/bin/greet, from: greet, mode: '0755'}}\n"
     );
     let site = path.with_file_name("site.yaml");
@@ -77,6 +96,7 @@ fn a_profiles_program_is_locked_built_without_network_and_runs() {
     let text = fs::read_to_string(dir.path().join("site.lock")).unwrap();
     let lock = Lock::from_yaml(&text, "site.lock").unwrap();
     let go = lock.sources[0].go.as_ref().unwrap();
+    assert!(lock.sources[1].name == "own-greet" && lock.sources[1].go.as_ref().unwrap().modules.is_empty());
     let module = &go.modules[0];
     assert_eq!((module.path.as_str(), module.version.as_str(), module.licence.as_deref()), (MODULE, "v1.0.0", Some("MIT")));
     assert_eq!(module.sha256, Digest::of(&fs::read(dir.path().join("proxy").join(PLACE).join("v1.0.0.zip")).unwrap()));
@@ -87,11 +107,13 @@ fn a_profiles_program_is_locked_built_without_network_and_runs() {
     common::good(common::chasi_bod(&build).arg(dir.path().join("online")).env("GOPROXY", "off"));
     common::good(common::chasi_bod(&build).arg(&out).arg("--offline"));
     let image = common::artifact(&out.join("greeting/1.0.0"), "qcow2");
-    let program = common::good(&mut common::chasi_bod(&["inspect", image.to_str().unwrap(), "--cat", "/usr/bin/greet"])).stdout;
-    let path = dir.path().join("greet");
-    fs::write(&path, program).unwrap();
-    common::good(Command::new("chmod").arg("755").arg(&path));
-    assert_eq!(String::from_utf8(common::good(&mut Command::new(&path)).stderr).unwrap(), "hello from here\n");
+    for (name, says) in [("greet", "hello from here\n"), ("own-greet", "own\n")] {
+        let program = common::good(&mut common::chasi_bod(&["inspect", image.to_str().unwrap(), "--cat", &format!("/usr/bin/{name}")])).stdout;
+        let path = dir.path().join(name);
+        fs::write(&path, program).unwrap();
+        common::good(Command::new("chmod").arg("755").arg(&path));
+        assert_eq!(String::from_utf8(common::good(&mut Command::new(&path)).stderr).unwrap(), says);
+    }
     // What its licence asks for beside it, and what it is made of.
     let notice = common::good(&mut common::chasi_bod(&["inspect", image.to_str().unwrap(), "--cat", "/usr/lib/chasi-bod/licences/greet.txt"])).stdout;
     let notice = String::from_utf8(notice).unwrap();

@@ -34,7 +34,8 @@ pub struct GoSource {
     pub main: Option<String>,
     /// Modules with their versions (`v1.2.3`).
     pub require: BTreeMap<String, String>,
-    /// Modules to take at other versions than their users ask for: `version`, or `module version` for a fork.
+    /// Modules to take otherwise than their users ask for: `version`, `module version` for a fork, or `./folder` of the layer for an own module
+    /// (`.go` files and a `go.mod`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub replace: BTreeMap<String, String>,
     /// Texts to set at link time (`-X`), by `package.variable`.
@@ -45,6 +46,13 @@ pub struct GoSource {
     pub tags: Vec<String>,
     /// Version of the Go toolchain, such as `1.26.8`.
     pub toolchain: String,
+}
+
+impl GoSource {
+    /// Folders of the layer that stand in for modules, by module.
+    pub fn own_modules(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.replace.iter().filter_map(|(module, to)| Some((module.as_str(), to.strip_prefix("./")?.trim_end_matches('/'))))
+    }
 }
 
 /// A download that is known by its digest.
@@ -71,7 +79,7 @@ pub struct PlannedSource {
     /// The declaration.
     #[serde(flatten)]
     pub source: Source,
-    /// Go files of an own main package, by name.
+    /// Go files of an own main package, by name, and those of own modules, by their path in the layer.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "digests")]
     pub files: BTreeMap<String, Vec<u8>>,
 }

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::join::Service;
 use super::kubeadm::Documents;
 use super::routes::{self, Troubles};
-use super::{CALM, Formed, POLL, Reporter, files, runtime};
+use super::{CALM, Formed, POLL, Reporter, files, policy, runtime};
 use crate::host::Host;
 use crate::status::State;
 
@@ -24,7 +24,7 @@ pub const ADMIN: &str = "etc/kubernetes/admin.conf";
 /// How long one request may take: a cluster that forms on a slow machine answers late.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Keeps the condition of the cluster step true, the routes to other nodes' pods and, on a control plane, the service that takes nodes in;
+/// Keeps the condition of the cluster step true, the routes to other nodes' pods, their policies and, on a control plane, the service that takes nodes in;
 /// returns only when this node's credentials cannot be read.
 pub fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result<()> {
     let pods = routes::of_pods(&Documents::read(host)?)?;
@@ -40,9 +40,10 @@ pub fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result<()> {
                 sleep(POLL * 5).await;
                 continue;
             }
-            let troubles = Troubles::default();
+            let troubles = [(Troubles::default(), ROUTES), (Troubles::default(), POLICIES)];
             let mut keeper = JoinSet::new();
-            keeper.spawn(routes::keep(patient, formed.node.clone(), pods, troubles.clone()));
+            keeper.spawn(routes::keep(patient.clone(), formed.node.clone(), pods, troubles[0].0.clone()));
+            keeper.spawn(policy::keep(patient, formed.node.clone(), troubles[1].0.clone()));
             let error = loop {
                 match observe(&brief, host, formed, &mut service, &troubles).await {
                     Ok((state, detail, hint)) => {
@@ -76,7 +77,7 @@ async fn observe(
     host: &Host,
     formed: &Formed,
     service: &mut Service,
-    troubles: &Troubles,
+    troubles: &[(Troubles, &'static str)],
 ) -> std::result::Result<Condition, kube::Error> {
     if let Some(address) = formed.address
         && let Err(error) = service.keep(host, address).await
@@ -84,10 +85,9 @@ async fn observe(
         return Ok((State::Failed, error.to_string(), None));
     }
     let (state, detail, hint) = look(client, host, &formed.node).await?;
-    Ok(match troubles.list().as_slice() {
-        many @ [_, ..] if state == State::Done => {
-            (State::Waiting, format!("{detail}; for {}", many.join(", ")), Some("see `ip route` and `kubectl get nodes -o wide`"))
-        }
+    let trouble = troubles.iter().map(|(troubles, hint)| (troubles.list(), *hint)).find(|(list, _)| !list.is_empty());
+    Ok(match trouble {
+        Some((list, hint)) if state == State::Done => (State::Waiting, format!("{detail}; for {}", list.join(", ")), Some(hint)),
         _ => (state, detail, hint),
     })
 }
@@ -113,6 +113,9 @@ fn credentials(host: &Host) -> Result<(&'static str, Kubeconfig)> {
 }
 
 const KUBELET: &str = "see `journalctl -u kubelet.service`";
+
+const ROUTES: &str = "see `ip route` and `kubectl get nodes -o wide`";
+const POLICIES: &str = "see `nft list table ip chasi-bod-policies` and `kubectl get networkpolicies -A`";
 
 type Condition = (State, String, Option<&'static str>);
 

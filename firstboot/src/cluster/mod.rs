@@ -9,6 +9,7 @@ mod files;
 mod founding;
 mod join;
 mod kubeadm;
+mod policy;
 mod registry;
 mod routes;
 mod seed;

@@ -72,7 +72,8 @@ impl Troubles {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, now: Vec<String>) {
+    /// Says what there is from now on.
+    pub fn set(&self, now: Vec<String>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 }
@@ -146,12 +147,15 @@ fn present(host: &Host) -> Result<Routes> {
     Ok(list.iter().filter_map(route).collect())
 }
 
-/// Lets nodes read each other's addresses and ranges: by itself a node may read its own object only.
+/// Lets nodes read each other's addresses and ranges, and what policies speak of: by itself a node may read its own object and pods only.
 pub async fn permit(client: &Client) -> std::result::Result<(), kube::Error> {
-    let name = "chasi-bod:node-routes";
+    let name = "chasi-bod:pod-network";
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
-        "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}],
+        "rules": [
+            {"apiGroups": [""], "resources": ["nodes", "namespaces", "pods"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["get", "list", "watch"]},
+        ],
     });
     let binding = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},

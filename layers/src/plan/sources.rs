@@ -33,7 +33,8 @@ fn declared<'a>(loaded: &'a Loaded, layers: &[&'a LoadedLayer], problems: &mut V
     for layer in layers {
         for (name, source) in &layer.definition.sources {
             let spot = layer.document.key_spot(&["sources", name]);
-            let files = main_files(layer, source, name, problems);
+            let mut files = main_files(layer, source, name, problems);
+            files.extend(module_files(layer, source, name, problems));
             let one = PlannedSource { name: name.clone(), layer: layer.definition.name.clone(), source: source.clone(), files };
             if let Some(other) = out.insert(name, one) {
                 problems.push(spot.problem(format!("layers `{}` and `{}` both declare source `{name}`", other.layer, layer.definition.name), None));
@@ -41,9 +42,11 @@ fn declared<'a>(loaded: &'a Loaded, layers: &[&'a LoadedLayer], problems: &mut V
         }
     }
     for (name, source) in &loaded.profile.sources {
-        if source.go.as_ref().is_some_and(|go| go.main.is_some()) {
-            let hint = Some("give `package`, or declare the source in a layer of your own".into());
-            problems.push(loaded.document.spot(&["sources", name, "go", "main"]).problem("a profile has no folder with Go files", hint));
+        let main = source.go.as_ref().filter(|go| go.main.is_some()).map(|_| vec!["sources", name, "go", "main"]);
+        let modules = source.go.iter().flat_map(|go| go.own_modules()).map(|(module, _)| vec!["sources", name, "go", "replace", module]);
+        for path in main.into_iter().chain(modules) {
+            let hint = Some("declare the source in a layer of your own".into());
+            problems.push(loaded.document.spot(&path).problem("a profile has no folder with Go files", hint));
         }
         let one = PlannedSource { name: name.clone(), layer: PROFILE_LAYER.into(), source: source.clone(), files: BTreeMap::new() };
         out.insert(name, one);
@@ -62,4 +65,19 @@ fn main_files(layer: &LoadedLayer, source: &Source, name: &str, problems: &mut V
         problems.push(spot.problem(format!("folder {} of {} has no Go files", quote(folder), layer.folder), None));
     }
     files
+}
+
+/// The files of modules that the layer has in place of others.
+fn module_files(layer: &LoadedLayer, source: &Source, name: &str, problems: &mut Vec<Diagnostic>) -> BTreeMap<String, Vec<u8>> {
+    let mut out = BTreeMap::new();
+    for (module, folder) in source.go.iter().flat_map(|go| go.own_modules()) {
+        let prefix = format!("{folder}/");
+        let files = layer.files.iter().filter(|(path, _)| path.starts_with(&prefix) && (path.ends_with(".go") || path.ends_with("/go.mod")));
+        out.extend(files.map(|(path, bytes)| (path.clone(), bytes.clone())));
+        if !out.contains_key(&format!("{prefix}go.mod")) {
+            let spot = layer.document.spot(&["sources", name, "go", "replace", module]);
+            problems.push(spot.problem(format!("folder {} of {} has no go.mod", quote(folder), layer.folder), None));
+        }
+    }
+    out
 }

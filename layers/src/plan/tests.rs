@@ -5,8 +5,14 @@ use crate::profile;
 
 fn layer(yaml: &str) -> LoadedLayer {
     let name = yaml.lines().find_map(|line| line.strip_prefix("name: ")).unwrap();
-    let files =
-        BTreeMap::from([("run.sh".to_string(), b"#!/bin/sh\n".to_vec()), ("x.tmpl".to_string(), b"one\nzone {{profile.time.zoen}}\n".to_vec())]);
+    let files = [
+        ("run.sh", "#!/bin/sh\n"),
+        ("x.tmpl", "one\nzone {{profile.time.zoen}}\n"),
+        ("go/own/go.mod", "module y.test/lib\n"),
+        ("go/own/x/x.go", "package x\n"),
+        ("go/own/notes.txt", "none\n"),
+    ];
+    let files = files.map(|(path, text)| (path.to_string(), text.as_bytes().to_vec())).into();
     LoadedLayer::new(&format!("layers/{name}"), &format!("{yaml}\nsummary: s\n"), files).unwrap_or_else(|e| panic!("{e}"))
 }
 
@@ -239,6 +245,16 @@ fn a_source_that_is_not_declared_or_declared_twice_is_named() {
         &["/x comes from `tol`, which no layer declares", "did you mean `tool`?", "one program, not an archive", "`a` and `b` both declare"],
     );
     says(&error, &["folder `gone` of layers/a has no Go files"]);
+}
+
+#[test]
+fn a_folder_of_the_layer_takes_the_place_of_a_module() {
+    let own = |folder: &str| PROGRAM.replace("require:", &format!("replace: {{y.test/lib: {folder}}}, require:"));
+    let plan = planned(json!({"layers": ["a"]}), &[&own("./go/own")]).unwrap();
+    assert_eq!(plan.sources[0].files.keys().collect::<Vec<_>>(), ["go/own/go.mod", "go/own/x/x.go"]);
+    says(&refused(json!({"layers": ["a"]}), &[&own("./go/none")]), &["folder `go/none` of layers/a has no go.mod"]);
+    let source = json!({"go": {"package": "x.test/a", "toolchain": "1.26.8", "require": {}, "replace": {"y.test/lib": "./go/own"}}});
+    says(&refused(json!({"layers": ["a"], "sources": {"tool": source}}), &[PROGRAM]), &["a profile has no folder with Go files"]);
 }
 
 #[test]

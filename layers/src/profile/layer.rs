@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn a1_mistakes_in_sources_are_told_at_their_places() {
-        let yaml = "sources:\n  Tool: {}\n  b: {go: {toolchain: '1.26', require: {'../x': latest}}}\n  c: {url: {from: [ftp://x], sha256: abc}}\n\
+        let yaml = "sources:\n  Tool: {}\n  b: {go: {toolchain: '1.26', require: {'../x': latest}, replace: {y.test: ./../y}}}\n  c: {url: {from: [ftp://x], sha256: abc}}\n\
                     files: [{path: /usr/bin/x, from: 'b#../y'}]\n";
         let all = wrong(yaml);
         for says in [
@@ -161,6 +161,7 @@ mod tests {
             "`1.26` is not a version of Go",
             "`../x` is not the path of a Go module",
             "`latest` is not a version such as v1.2.3",
+            "`./../y` is not a version such as v1.2.3",
             "`ftp://x` is not a URL",
             "`b#../y` is not the name of a source",
         ] {

@@ -97,19 +97,25 @@ fn sources(root: &Node, problems: &mut Vec<Problem>) {
         if let Some(go) = source.get("go") {
             exactly_one(go, &["package", "main"], "a Go program", problems);
             texts(go, GO_RULES, problems);
-            let modules = ["require", "replace"].into_iter().filter_map(|key| go.get(key)).flat_map(Node::entries);
-            for (module, version) in modules {
-                if !is_module_path(&module.text) {
-                    problems.push(Problem::new(module.place, format!("{} is not the path of a Go module", quote(&module.text))));
-                }
-                if version.text().is_some_and(|text| !is_module_version(text)) {
-                    let text = quote(version.text().unwrap_or_default());
-                    problems.push(Problem::new(version.place, format!("{text} is not a version such as v1.2.3, alone or behind a module's path")));
-                }
-            }
+            modules(go, problems);
         }
         for url in at(source, "url.from.[]").into_iter().filter(|node| node.text().is_some_and(|text| !is_url(text))) {
             problems.push(Problem::new(url.place, format!("{} is not {URL}", quote(url.text().unwrap_or_default()))));
+        }
+    }
+}
+
+/// The modules of a Go program: versions, and in `replace` folders of the layer.
+fn modules(go: &Node, problems: &mut Vec<Problem>) {
+    let of = |key| go.get(key).into_iter().flat_map(Node::entries).map(move |entry| (key, entry));
+    for (key, (module, version)) in of("require").chain(of("replace")) {
+        if !is_module_path(&module.text) {
+            problems.push(Problem::new(module.place, format!("{} is not the path of a Go module", quote(&module.text))));
+        }
+        let Some(text) = version.text() else { continue };
+        let is_folder = key == "replace" && text.strip_prefix("./").is_some_and(is_module_path);
+        if !is_folder && !is_module_version(text) {
+            problems.push(Problem::new(version.place, format!("{} is not a version such as v1.2.3, alone or behind a module's path", quote(text))));
         }
     }
 }

@@ -3,14 +3,14 @@
 use qemu_tests::node::{Node, artifact, artifacts};
 use qemu_tests::uml::Net;
 
-use super::{CLIENT, account, formed, kube};
+use super::{CLIENT, account, formed, kube, policies};
 
 const SECRET: &str = "canary-in-the-coal-mine-0123456789";
 /// Pod and node that it runs on.
 const PODS: [(&str, &str); 2] = [("one", "founder"), ("two", "member")];
 
 /// Runs a command on the founder until it succeeds, for some minutes.
-fn eventually(founder: &Node, command: &str) -> String {
+pub fn eventually(founder: &Node, command: &str) -> String {
     kube(founder, &format!("for try in $(seq 100); do ({command}) 2>/run/why && exit 0; sleep 2; done; cat /run/why >&2; exit 1"))
 }
 
@@ -24,7 +24,8 @@ fn start_pods(founder: &Node) {
     }
 }
 
-fn address(founder: &Node, pod: &str) -> String {
+/// The address of a pod.
+pub fn address(founder: &Node, pod: &str) -> String {
     kube(founder, &format!("kubectl get pod {pod} -o jsonpath='{{.status.podIP}}'"))
 }
 
@@ -101,6 +102,7 @@ fn uml_a_second_node_joins_and_pods_on_both_reach_each_other() {
     pods_reach_each_other(&founder, &member);
     [&founder, &member].into_iter().for_each(what_leaves_the_cluster_is_masqueraded);
     reservations_are_the_machines_own(&founder);
+    policies::policies_hold_on_one_bridge_and_between_nodes(&founder);
     f4_tokens_end_with_their_purpose(&founder);
     [&founder, &member].into_iter().for_each(f6_the_clusters_secret_is_nowhere_to_be_read);
 

@@ -4,6 +4,7 @@ mod cis;
 mod hardening;
 mod images;
 mod join;
+mod policies;
 mod power_cuts;
 mod proof;
 mod registry;

@@ -83,6 +83,10 @@ pub(super) fn write_program(to: &Path, planned: &PlannedSource, go: &GoSource) -
     fs::create_dir_all(to).context(|| format!("creating {}", to.display()))?;
     let write = |name: &str, bytes: &[u8]| fs::write(to.join(name), bytes).context(|| format!("writing {name} of {}", planned.name));
     write("go.mod", go_mod(go).as_bytes())?;
+    for name in planned.files.keys() {
+        let folder = to.join(name).parent().map_or(Ok(()), fs::create_dir_all);
+        folder.context(|| format!("creating the folder of {name} of {}", planned.name))?;
+    }
     planned.files.iter().try_for_each(|(name, bytes)| write(name, bytes))
 }
 
@@ -93,7 +97,7 @@ fn go_mod(go: &GoSource) -> String {
         let _ = writeln!(text, "require {module} {version}");
     }
     for (module, to) in &go.replace {
-        let to = if to.contains(' ') { to.clone() } else { format!("{module} {to}") };
+        let to = if to.contains(' ') || to.starts_with("./") { to.clone() } else { format!("{module} {to}") };
         let _ = writeln!(text, "replace {module} => {to}");
     }
     // A tool keeps its module required although no file imports it.
@@ -161,12 +165,12 @@ mod tests {
             package: Some("a.test/cmd/a".into()),
             main: None,
             require: map(&[("a.test", "v1.0.0")]),
-            replace: map(&[("b.test", "v0.1.0"), ("c.test", "d.test v2.0.0")]),
+            replace: map(&[("b.test", "v0.1.0"), ("c.test", "d.test v2.0.0"), ("e.test", "./go/e")]),
             variables: BTreeMap::new(),
             tags: Vec::new(),
             toolchain: "1.26.8".into(),
         };
-        let text = "module chasi.bod/program\n\ngo 1.26.8\n\nrequire a.test v1.0.0\nreplace b.test => b.test v0.1.0\nreplace c.test => d.test v2.0.0\ntool a.test/cmd/a\n";
+        let text = "module chasi.bod/program\n\ngo 1.26.8\n\nrequire a.test v1.0.0\nreplace b.test => b.test v0.1.0\nreplace c.test => d.test v2.0.0\nreplace e.test => ./go/e\ntool a.test/cmd/a\n";
         assert_eq!(go_mod(&go), text);
     }
 }

@@ -1,0 +1,3 @@
+module github.com/loft-sh/admin-apis
+
+go 1.25
