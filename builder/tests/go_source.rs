@@ -32,14 +32,18 @@ fn zip(files: &[(&str, &str)]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
+/// Prints the module's text.
+fn command() -> String {
+    format!("package main\n\nimport \"{MODULE}\"\n\nfunc main() {{ println(greeting.Text) }}\n")
+}
+
 /// A proxy with one module: a library and a command that prints its text.
 fn proxy(dir: &Path) -> String {
     let folder = dir.join("proxy").join(PLACE);
     fs::create_dir_all(&folder).unwrap();
     let go_mod = format!("module {MODULE}\n\ngo 1.24\n");
     let library = "package greeting\n\nvar Text = \"unset\"\n";
-    let command = format!("package main\n\nimport \"{MODULE}\"\n\nfunc main() {{ println(greeting.Text) }}\n");
-    let files = [("go.mod", go_mod.as_str()), ("greeting.go", library), ("cmd/greet/main.go", &command), ("LICENSE", MIT)];
+    let files = [("go.mod", go_mod.as_str()), ("greeting.go", library), ("cmd/greet/main.go", &command()), ("LICENSE", MIT)];
     fs::write(folder.join("v1.0.0.zip"), zip(&files)).unwrap();
     fs::write(folder.join("v1.0.0.mod"), &go_mod).unwrap();
     fs::write(folder.join("v1.0.0.info"), r#"{"Version":"v1.0.0","Time":"2024-01-01T00:00:00Z"}"#).unwrap();
@@ -51,11 +55,10 @@ fn proxy(dir: &Path) -> String {
 fn layer(dir: &Path) {
     let folder = dir.join("own/go/greeting");
     fs::create_dir_all(folder.join("cmd/greet")).unwrap();
-    let main = format!("package main\n\nimport \"{MODULE}\"\n\nfunc main() {{ println(greeting.Text) }}\n");
     let files = [
         ("go.mod", format!("module {MODULE}\n\ngo 1.24\n")),
         ("own.go", "package greeting\n\nvar Text = \"own\"\n".into()),
-        ("cmd/greet/main.go", main),
+        ("cmd/greet/main.go", command()),
     ];
     files.iter().for_each(|(name, text)| fs::write(folder.join(name), text).unwrap());
     let text = format!(

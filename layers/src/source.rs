@@ -51,7 +51,7 @@ pub struct GoSource {
 impl GoSource {
     /// Folders of the layer that stand in for modules, by module.
     pub fn own_modules(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.replace.iter().filter_map(|(module, to)| Some((module.as_str(), to.strip_prefix("./")?.trim_end_matches('/'))))
+        self.replace.iter().filter_map(|(module, to)| Some((module.as_str(), to.strip_prefix("./")?)))
     }
 }
 

@@ -45,7 +45,7 @@ fn declared<'a>(loaded: &'a Loaded, layers: &[&'a LoadedLayer], problems: &mut V
         let main = source.go.as_ref().filter(|go| go.main.is_some()).map(|_| vec!["sources", name, "go", "main"]);
         let modules = source.go.iter().flat_map(|go| go.own_modules()).map(|(module, _)| vec!["sources", name, "go", "replace", module]);
         for path in main.into_iter().chain(modules) {
-            let hint = Some("declare the source in a layer of your own".into());
+            let hint = Some("give `package` and versions of modules, or declare the source in a layer of your own".into());
             problems.push(loaded.document.spot(&path).problem("a profile has no folder with Go files", hint));
         }
         let one = PlannedSource { name: name.clone(), layer: PROFILE_LAYER.into(), source: source.clone(), files: BTreeMap::new() };

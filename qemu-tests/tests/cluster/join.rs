@@ -14,14 +14,19 @@ pub fn eventually(founder: &Node, command: &str) -> String {
     kube(founder, &format!("for try in $(seq 100); do ({command}) 2>/run/why && exit 0; sleep 2; done; cat /run/why >&2; exit 1"))
 }
 
-/// A pod on each node that answers HTTP on port 8001 with what the API says to it, and a Service of the pod's name.
+/// A pod on each node, and a Service of the pod's name.
 fn start_pods(founder: &Node) {
     for (pod, node) in PODS {
-        let overrides = format!(r#"{{"spec":{{"nodeName":"{node}","terminationGracePeriodSeconds":1}}}}"#);
-        let command = "/usr/local/bin/kubectl proxy --address=0.0.0.0 --accept-hosts=.*";
-        kube(founder, &format!("kubectl run {pod} --image={CLIENT} --overrides='{overrides}' --command -- {command}"));
+        start_pod(founder, pod, node);
         kube(founder, &format!("kubectl expose pod {pod} --port=8001"));
     }
+}
+
+/// A pod on a node that answers HTTP on port 8001 with what the API says to it.
+pub fn start_pod(founder: &Node, pod: &str, node: &str) {
+    let overrides = format!(r#"{{"spec":{{"nodeName":"{node}","terminationGracePeriodSeconds":1}}}}"#);
+    let command = "/usr/local/bin/kubectl proxy --address=0.0.0.0 --accept-hosts=.*";
+    kube(founder, &format!("kubectl run {pod} --image={CLIENT} --overrides='{overrides}' --command -- {command}"));
 }
 
 /// The address of a pod.

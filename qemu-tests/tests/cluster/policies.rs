@@ -2,8 +2,8 @@
 
 use qemu_tests::node::Node;
 
-use super::{CLIENT, kube};
-use crate::join::{address, eventually};
+use super::join::{address, eventually, start_pod};
+use super::kube;
 
 const POLICIES: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
     {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "to-one"}, "spec": {
@@ -14,14 +14,8 @@ const POLICIES: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
 
 /// With pod `one` on the founder and pod `two` on the member, both answering on port 8001, and a third beside `one`.
 pub fn policies_hold_on_one_bridge_and_between_nodes(founder: &Node) {
-    let overrides = r#"{"spec":{"nodeName":"founder","terminationGracePeriodSeconds":1}}"#;
-    let command = "/usr/local/bin/kubectl proxy --address=0.0.0.0 --accept-hosts=.*";
-    kube(
-        founder,
-        &format!(
-            "kubectl run near --image={CLIENT} --overrides='{overrides}' --command -- {command} && kubectl wait pod/near --for=condition=Ready --timeout=180s"
-        ),
-    );
+    start_pod(founder, "near", "founder");
+    kube(founder, "kubectl wait pod/near --for=condition=Ready --timeout=180s");
     let [one, two, near] = ["one", "two", "near"].map(|pod| address(founder, pod));
     let api = kube(founder, "kubectl get service kubernetes -o jsonpath='{.spec.clusterIP}'");
     let ask =

@@ -80,13 +80,12 @@ fn explained(error: Error, go: &GoSource) -> Error {
 
 /// Writes `go.mod` and, for an own main package, its files.
 pub(super) fn write_program(to: &Path, planned: &PlannedSource, go: &GoSource) -> Result<()> {
-    fs::create_dir_all(to).context(|| format!("creating {}", to.display()))?;
-    let write = |name: &str, bytes: &[u8]| fs::write(to.join(name), bytes).context(|| format!("writing {name} of {}", planned.name));
+    let write = |name: &str, bytes: &[u8]| {
+        let path = to.join(name);
+        let made = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, bytes));
+        made.context(|| format!("writing {name} of {}", planned.name))
+    };
     write("go.mod", go_mod(go).as_bytes())?;
-    for name in planned.files.keys() {
-        let folder = to.join(name).parent().map_or(Ok(()), fs::create_dir_all);
-        folder.context(|| format!("creating the folder of {name} of {}", planned.name))?;
-    }
     planned.files.iter().try_for_each(|(name, bytes)| write(name, bytes))
 }
 

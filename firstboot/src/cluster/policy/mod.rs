@@ -41,15 +41,10 @@ pub async fn keep(client: Client, node: String, troubles: Troubles) {
     loop {
         let world = World { namespaces: namespaces.state(), pods: pods.state(), policies: policies.state() };
         let wanted = world.rules(&node);
-        if present.as_ref() != Some(&wanted) {
-            match load(&host, &wanted) {
-                Ok(()) => {
-                    present = Some(wanted);
-                    troubles.set(Vec::new());
-                }
-                Err(error) => troubles.set(vec![format!("network policies: {error}")]),
-            }
-        }
+        let loaded = if present.as_ref() == Some(&wanted) { Ok(()) } else { load(&host, &wanted) };
+        // Also ends what a watch has said that works again: it says so again if not.
+        troubles.set(loaded.as_ref().err().map(|error| format!("network policies: {error}")).into_iter().collect());
+        present = loaded.ok().map(|()| wanted);
         let _ = timeout(AGAIN, changed.notified()).await;
         sleep(GATHER).await;
     }

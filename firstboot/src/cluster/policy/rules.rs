@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// Name of our table, of which nothing else changes anything.
-pub const TABLE: &str = "ip chasi-bod-policies";
+const TABLE: &str = "ip chasi-bod-policies";
 
 type Labels = BTreeMap<String, String>;
 
@@ -60,11 +60,12 @@ impl Direction {
 }
 
 impl World {
-    /// The table for a node, made anew in one transaction; empty when no pod here is selected.
+    /// The table for a node, made anew in one transaction; none when no pod here is selected, so that packets pay nothing.
     pub fn rules(&self, node: &str) -> String {
         let peers = self.peers();
-        let mut text = format!("table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
-        let mut maps = String::new();
+        let gone = format!("table {TABLE}\ndelete table {TABLE}\n");
+        let mut text = format!("{gone}table {TABLE} {{\n");
+        let (mut maps, mut selected) = (String::new(), 0);
         for direction in [Direction::Out, Direction::In] {
             let mut elements = Vec::new();
             for peer in peers.iter().filter(|peer| peer.node() == Some(node)) {
@@ -75,8 +76,12 @@ impl World {
                 text.push_str("\t\tdrop\n\t}\n");
                 elements.push(format!("{} : jump {chain}", peer.address));
             }
+            selected += elements.len();
             let list = if elements.is_empty() { String::new() } else { format!("\t\telements = {{ {} }}\n", elements.join(", ")) };
             let _ = writeln!(maps, "\tmap {}-pods {{\n\t\ttype ipv4_addr : verdict\n{list}\t}}", direction.name());
+        }
+        if selected == 0 {
+            return gone;
         }
         // What goes from the node itself to its pods passes no hook of these: the kubelet's probes. Answers go with their question.
         let hook = |name| {
@@ -301,6 +306,7 @@ mod tests {
     fn who_is_selected_by_nothing_is_free() {
         let rules = world(&[]).rules("n1");
         assert!(!rules.contains("drop") && !rules.contains("elements"), "{rules}");
+        assert!(rules.ends_with("delete table ip chasi-bod-policies\n"), "hooks without need: {rules}");
         let elsewhere = world(&[policy("one", &json!({"podSelector": {}}))]);
         assert!(!elsewhere.rules("n2").contains("10.244"), "rules for pods of another node");
         let rules = elsewhere.rules("n1");
