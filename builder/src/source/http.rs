@@ -14,6 +14,7 @@ use ureq::http::{HeaderMap, Response};
 use ureq::unversioned::transport::DefaultConnector;
 
 use super::auth::{Access, Secret};
+use super::names::Remembered;
 use super::redirect::{self, Guarded};
 
 /// When to give up.
@@ -123,7 +124,14 @@ impl Client {
             .accept_encoding("identity")
             .build();
         let guarded = ureq::Agent::with_parts(config.clone(), DefaultConnector::default(), Guarded::default());
-        Self { agent: config.new_agent(), guarded, limits, accept: None, access: None, authorization: None }
+        Self {
+            agent: ureq::Agent::with_parts(config, DefaultConnector::default(), <Remembered>::default()),
+            guarded,
+            limits,
+            accept: None,
+            access: None,
+            authorization: None,
+        }
     }
 
     /// This client with an access to the server that it asks.

@@ -10,6 +10,7 @@ pub mod chart;
 pub mod deb;
 pub mod go;
 pub mod http;
+mod names;
 pub mod oci;
 pub mod redirect;
 pub mod url;

@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use layers::{Error, Result};
 use ureq::config::Config;
 use ureq::http::Uri;
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
 use super::http::show;
+use super::names::Remembered;
 
 /// The address that an answer from `from` names, which may be relative to that.
 pub fn next(from: &str, location: &str) -> Result<String> {
@@ -81,7 +82,7 @@ fn is_private_to_the_machine(address: IpAddr) -> bool {
 
 /// Looks names up for addresses that servers told us: a name may stand for a refused address, too.
 #[derive(Debug, Default)]
-pub struct Guarded(DefaultResolver);
+pub struct Guarded(Remembered);
 
 impl Resolver for Guarded {
     fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
