@@ -6,7 +6,7 @@ use qemu_tests::exec;
 use qemu_tests::node::{Node, artifact, artifacts};
 use qemu_tests::uml::Net;
 
-use super::{chasi_bod, formed, kube, registry};
+use super::{chasi_bod, formed, kube, registry, seed};
 
 fn count(node: &Node) -> usize {
     node.ssh("crictl images --quiet | sort -u | wc -l").unwrap().parse().unwrap()
@@ -105,6 +105,7 @@ fn soak_uml_g8_the_kubelet_collects_what_was_pulled_and_nothing_of_the_root() {
     let (node, firmware) = Node::in_uml(folder.path(), &raw, &net, 1).unwrap();
     let mut vm = node.start(firmware).unwrap();
     formed(&node, &mut vm);
+    seed::seeded(&node, &mut vm, "done");
     let before = count(&node);
     registry::an_image_that_was_pushed_runs_under_any_name(&node);
     node.ssh("crictl pull example.org/team/tool:1").unwrap();
