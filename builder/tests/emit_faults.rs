@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use builder::disk::{Disk, ReadAt};
 use builder::emit::{OutputFormat, emit, open};
@@ -69,10 +69,17 @@ fn d1_killed_at_any_time_leaves_a_whole_file_or_none() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("artifact");
     let program = std::env::current_exe().unwrap().display().to_string();
+    let start = |round: u32| {
+        victim_command(&program, dir.path(), ["raw", "qcow2"][round as usize % 2]).args(VICTIM).stdout(Stdio::null()).spawn().unwrap()
+    };
+    let begun = Instant::now();
+    assert!(start(0).wait().unwrap().success());
+    let whole = begun.elapsed();
+    std::fs::remove_file(&path).unwrap();
     let mut killed = 0;
     for round in 0..50 {
-        let mut child = victim_command(&program, dir.path(), ["raw", "qcow2"][round % 2]).args(VICTIM).stdout(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(round as u64 * 7));
+        let mut child = start(round);
+        std::thread::sleep(whole * round / 50);
         child.kill().unwrap();
         killed += usize::from(!child.wait().unwrap().success());
         if path.exists() {
