@@ -69,9 +69,8 @@ fn d1_killed_at_any_time_leaves_a_whole_file_or_none() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("artifact");
     let program = std::env::current_exe().unwrap().display().to_string();
-    let start = |round: u32| {
-        victim_command(&program, dir.path(), ["raw", "qcow2"][round as usize % 2]).args(VICTIM).stdout(Stdio::null()).spawn().unwrap()
-    };
+    let start =
+        |round: u32| victim_command(&program, dir.path(), ["raw", "qcow2"][round as usize % 2]).args(VICTIM).stdout(Stdio::null()).spawn().unwrap();
     let begun = Instant::now();
     assert!(start(0).wait().unwrap().success());
     let whole = begun.elapsed();
