@@ -10,6 +10,7 @@ pub mod host;
 pub mod images;
 pub mod init;
 pub mod oci_runtime;
+mod platform;
 pub mod registry;
 pub mod snapshotter;
 pub mod status;

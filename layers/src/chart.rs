@@ -1,6 +1,6 @@
 //! Helm charts that an image brings: how a profile or layer names them, what a plan and a lock hold of them, and what a chart must be.
 //!
-//! A chart is a folder, a name in a chart repository, or a reference in an OCI registry. Plain manifests become a chart, too, so that one
+//! A chart is a folder, a name in a chart repository, a reference in an OCI registry, or a folder of a Go module. Plain manifests become a chart, too, so that one
 //! way installs, upgrades and lists everything.
 
 use std::collections::BTreeMap;
@@ -19,11 +19,14 @@ use crate::{Error, Result};
 pub struct ChartSpec {
     /// Name of the release.
     pub name: String,
-    /// A folder relative to the file this is written in, `oci://registry/path`, or with `repo` the chart's name there.
+    /// A folder relative to the file this is written in, `oci://registry/path`, with `repo` the chart's name there, or with `module` a folder of it.
     pub chart: String,
     /// Base URL of a chart repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
+    /// Path of a Go module that has the chart's folder; `version` is the module's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module: Option<String>,
     /// Version of a chart that is no folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
@@ -39,6 +42,9 @@ pub struct ChartSpec {
     /// File with the OpenPGP certificates that may have signed the chart; with it a chart without good provenance is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyring: Option<String>,
+    /// Whether the cluster gets the release by itself; if not, the chart lies there for who uses it.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub install: bool,
     /// Only when this Handlebars expression holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<String>,
@@ -47,8 +53,29 @@ pub struct ChartSpec {
 impl Default for ChartSpec {
     fn default() -> Self {
         let (name, chart, namespace) = (String::new(), String::new(), default_namespace());
-        Self { name, chart, repo: None, version: None, namespace, values: BTreeMap::new(), images: Vec::new(), keyring: None, when: None }
+        Self {
+            name,
+            chart,
+            repo: None,
+            module: None,
+            version: None,
+            namespace,
+            values: BTreeMap::new(),
+            images: Vec::new(),
+            keyring: None,
+            install: true,
+            when: None,
+        }
     }
+}
+
+pub(crate) fn yes() -> bool {
+    true
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+pub(crate) fn is_yes(install: &bool) -> bool {
+    *install
 }
 
 fn default_namespace() -> String {
@@ -69,15 +96,23 @@ pub enum Place<'a> {
     },
     /// A repository of an OCI registry, without `oci://`.
     Registry(&'a str),
+    /// A folder of a Go module.
+    Module {
+        /// Path of the module.
+        module: &'a str,
+        /// The folder.
+        folder: &'a str,
+    },
 }
 
 impl ChartSpec {
     /// Where the chart comes from.
     pub fn place(&self) -> Place<'_> {
-        match (self.chart.strip_prefix("oci://"), &self.repo) {
-            (Some(reference), _) => Place::Registry(reference),
-            (None, Some(url)) => Place::Repository { url, name: &self.chart },
-            (None, None) => Place::Folder(&self.chart),
+        match (self.chart.strip_prefix("oci://"), &self.repo, &self.module) {
+            (Some(reference), ..) => Place::Registry(reference),
+            (_, Some(url), _) => Place::Repository { url, name: &self.chart },
+            (_, _, Some(module)) => Place::Module { module, folder: &self.chart },
+            _ => Place::Folder(&self.chart),
         }
     }
 }
@@ -127,9 +162,10 @@ impl std::fmt::Display for PlannedChart {
             Place::Folder(folder) => write!(f, "folder {folder}")?,
             Place::Repository { url, name } => write!(f, "{name} of {url}")?,
             Place::Registry(reference) => write!(f, "oci://{reference}")?,
+            Place::Module { module, folder } => write!(f, "folder {folder} of {module}")?,
         }
         self.spec.version.iter().try_for_each(|version| write!(f, " {version}"))?;
-        write!(f, " into namespace {}", self.spec.namespace)
+        if self.spec.install { write!(f, " into namespace {}", self.spec.namespace) } else { write!(f, ", not installed by itself") }
     }
 }
 

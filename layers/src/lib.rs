@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod membership;
 pub mod node;
 pub mod plan;
+pub mod platform;
 pub mod profile;
 pub mod reference;
 pub mod seed;

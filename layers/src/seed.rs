@@ -61,6 +61,9 @@ pub struct Release {
     /// Values over those of the chart.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub values: BTreeMap<String, serde_json::Value>,
+    /// Whether the cluster gets it by itself; if not, the chart lies there for who uses it.
+    #[serde(default = "crate::chart::yes", skip_serializing_if = "crate::chart::is_yes")]
+    pub install: bool,
     /// Layer that asks for it.
     pub wanted_by: String,
 }

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use super::join::Service;
 use super::kubeadm::Documents;
+pub use super::routes::WATCH;
 use super::routes::{self, Troubles};
 use super::{CALM, Formed, POLL, Reporter, files, policy, runtime};
 use crate::host::Host;
@@ -26,7 +27,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Keeps the condition of the cluster step true, the routes to other nodes' pods, their policies and, on a control plane, the service that takes nodes in;
 /// returns only when this node's credentials cannot be read.
-pub fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result<()> {
+pub(super) fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result<()> {
     let pods = routes::of_pods(&Documents::read(host)?)?;
     runtime()?.block_on(async {
         let mut service = Service::default();

@@ -2,11 +2,12 @@
 //!
 //! All of this takes minutes, so it runs in a thread of its own and reports to the agent's loop.
 
-mod api;
+pub(crate) mod api;
 mod certificates;
 mod csr;
 mod files;
 mod founding;
+pub(crate) mod helm;
 mod join;
 mod kubeadm;
 mod policy;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::host::{Host, STATE};
 use crate::images;
+use crate::platform;
 use crate::status::State;
 
 /// Names of the steps of this image, in their order.
@@ -93,6 +95,7 @@ pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
         let keeper = reporter.clone();
         std::thread::spawn(move || certificates::keep(&Host::new("/"), &keeper));
         std::thread::spawn(|| csr::approve_all(&Host::new("/")));
+        std::thread::spawn(|| platform::keep(&Host::new("/")));
         while let Err(error) = follow(&host, &addresses, &reporter) {
             reporter.say("cluster", State::Failed, error.to_string(), error.hint());
             std::thread::sleep(RETRY);
@@ -165,7 +168,7 @@ fn form(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<Formed
 }
 
 /// What talks to the network without threads of its own.
-fn runtime() -> Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().fault(Fault::Environment, || "starting the network's runtime".into())
 }
 

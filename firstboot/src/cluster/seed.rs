@@ -8,13 +8,13 @@ use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use layers::seed::{CHARTS, Release, SEED, Seed};
 use layers::{Context, Error, Fault, Result};
 
-use super::{Reporter, api, registry};
+use super::{Reporter, api, helm, registry};
 use crate::exec;
 use crate::host::{Host, RUN, STATE};
 use crate::status::State;
@@ -22,17 +22,12 @@ use crate::status::State;
 /// Name of the step.
 pub const STEP: &str = "seed";
 
-/// Credentials that only control planes have.
-const ADMIN: &str = "etc/kubernetes/admin.conf";
 /// Waits before each further try of one release.
 const PAUSES: [u64; 4] = [5, 15, 45, 120];
 /// How long helm waits for what a release starts.
 const PATIENCE: &str = "10m";
 /// The ConfigMap in kube-system that notes what was installed.
 const RECORD: &str = "chasi-bod-seed";
-/// States in which helm leaves a release when it is killed.
-const PENDING: &str = "owner=helm,status in (pending-install,pending-upgrade,pending-rollback)";
-
 /// Whether the image brings any release.
 pub fn is_wanted(host: &Host) -> bool {
     super::exists(host, SEED)
@@ -51,7 +46,7 @@ pub fn start(reporter: Reporter) -> Sender<()> {
 }
 
 fn follow(host: &Host, reporter: &Reporter) {
-    if !super::exists(host, ADMIN) {
+    if !super::exists(host, api::ADMIN) {
         return reporter.say(STEP, State::Unchanged, "control planes install it", None);
     }
     match install(host, reporter) {
@@ -66,8 +61,9 @@ fn install(host: &Host, reporter: &Reporter) -> Result<(State, String)> {
     let seed: Seed = serde_json::from_str(&text).fault(Fault::Internal, || format!("reading {SEED}"))?;
     let cluster = Cluster::new(host)?;
     let (mut noted, mut failed, mut made) = (patiently(|| cluster.record())?, Vec::new(), 0);
-    let all = seed.releases.len();
-    for (n, release) in seed.releases.iter().enumerate() {
+    let releases: Vec<_> = seed.releases.iter().filter(|release| release.install).collect();
+    let all = releases.len();
+    for (n, release) in releases.iter().enumerate() {
         let spec = release.spec().to_string();
         if noted.get(&release.name) == Some(&spec) {
             continue;
@@ -87,7 +83,7 @@ fn install(host: &Host, reporter: &Reporter) -> Result<(State, String)> {
         let error = Error::environment(format!("installing {}", failed.join("; ")));
         return Err(error.with_hint("see `helm list -A` and `journalctl -u chasi-bod-agent.service`; the next start of the agent tries again"));
     }
-    let names: Vec<_> = seed.releases.iter().map(|release| release.name.as_str()).collect();
+    let names: Vec<_> = releases.iter().map(|release| release.name.as_str()).collect();
     Ok((if made > 0 { State::Done } else { State::Unchanged }, names.join(", ")))
 }
 
@@ -115,7 +111,7 @@ fn with_pauses<T>(pauses: &[Duration], mut work: impl FnMut() -> Result<T>) -> R
 fn one(host: &Host, cluster: &Cluster, release: &Release) -> Result<()> {
     let mark = format!("{STATE}/installing");
     if host.read(&mark)?.is_some_and(|name| name == release.name) {
-        cluster.forget_pending(release)?;
+        cluster.runtime.block_on(helm::forget_pending(&cluster.client, &release.namespace, &release.name))?;
     }
     cluster.runtime.block_on(registry::vouch(host, &cluster.client, release))?;
     let values = format!("{RUN}/values.json");
@@ -123,7 +119,7 @@ fn one(host: &Host, cluster: &Cluster, release: &Release) -> Result<()> {
     host.write(&values, text.as_bytes(), 0o600)?;
     host.write(&mark, release.name.as_bytes(), 0o600)?;
     host.sync();
-    let done = exec::follow(&mut helm(host, release, &values), |_| {});
+    let done = exec::follow(&mut upgrade(host, release, &values), |_| {});
     // helm has ended by itself: what it left is no pending state, unless it was killed alone.
     if done.is_ok() {
         host.remove(&mark)?;
@@ -131,15 +127,12 @@ fn one(host: &Host, cluster: &Cluster, release: &Release) -> Result<()> {
     done
 }
 
-/// `helm upgrade --install` without a home, with the operator's credentials.
-fn helm(host: &Host, release: &Release, values: &str) -> Command {
-    let mut command = host.program("helm");
+/// `helm upgrade --install` that waits for what the release starts.
+fn upgrade(host: &Host, release: &Release, values: &str) -> Command {
+    let mut command = helm::command(host);
     command.args(["upgrade", "--install", &release.name]).arg(format!("{CHARTS}/{}", release.file));
     command.args(["--namespace", &release.namespace, "--create-namespace", "--values"]).arg(format!("/{values}"));
-    command.args(["--wait", "--timeout", PATIENCE, "--history-max", "5", "--kubeconfig"]).arg(format!("/{}", ADMIN));
-    for (variable, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data"), ("HOME", "home")] {
-        command.env(variable, format!("/{RUN}/helm/{folder}"));
-    }
+    command.args(["--wait", "--timeout", PATIENCE, "--history-max", "5"]);
     command
 }
 
@@ -169,14 +162,6 @@ impl Cluster {
         let written = self.runtime.block_on(maps.patch(RECORD, &PatchParams::apply("chasi-bod").force(), &Patch::Apply(object)));
         written.map(drop).fault(Fault::Environment, || format!("writing ConfigMap {RECORD}"))
     }
-
-    /// Removes the record of an operation that ended with its helm; what it made stays, and the next one takes it over.
-    fn forget_pending(&self, release: &Release) -> Result<()> {
-        let secrets = Api::<Secret>::namespaced(self.client.clone(), &release.namespace);
-        let which = ListParams::default().labels(&format!("{PENDING},name={}", release.name));
-        let gone = self.runtime.block_on(secrets.delete_collection(&DeleteParams::default(), &which));
-        gone.map(drop).fault(Fault::Environment, || format!("clearing the unfinished operation of release {}", release.name))
-    }
 }
 
 #[cfg(test)]
@@ -195,6 +180,7 @@ mod tests {
             sha256: Digest::of(b"chart"),
             size: Bytes(1),
             values: BTreeMap::from([("replicas".to_string(), 2.into())]),
+            install: true,
             wanted_by: "profile".into(),
         }
     }
@@ -202,7 +188,7 @@ mod tests {
     #[test]
     fn helm_waits_bounded_and_touches_no_home() {
         let dir = tempfile::tempdir().unwrap();
-        let command = helm(&Host::new(dir.path()), &release(), "run/values.json");
+        let command = upgrade(&Host::new(dir.path()), &release(), "run/values.json");
         let line = exec::show(&command);
         let expected = "upgrade --install web /usr/lib/chasi-bod/charts/web-1.0.0.tgz --namespace shop --create-namespace --values /run/values.json --wait --timeout 10m";
         assert!(line.contains(expected), "{line}");

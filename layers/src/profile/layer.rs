@@ -209,7 +209,7 @@ mod tests {
             "`ftp://x` is not a URL",
             "`x` is not a version such as 1.2.3",
             "`N` is not a namespace",
-            "7:3: a chart takes only one of `oci://` and `repo`",
+            "7:3: a chart takes only one of `oci://`, `repo` and `module`",
             "`A B` is not an image reference",
             "unknown key `chrat`",
             "did you mean `chart`?",

@@ -96,6 +96,7 @@ pub(super) const CHART_RULES: &[Rule] = &[
     rule("charts.[].name", is_release_name, "the name of a release: lower-case letters, digits, `-` and `.`, at most 53"),
     rule("charts.[].chart", is_line, "a folder, a name or an oci:// reference"),
     rule("charts.[].repo", is_url, URL),
+    rule("charts.[].module", is_module_path, "the path of a Go module"),
     rule("charts.[].version", is_chart_version, "a version such as 1.2.3"),
     rule("charts.[].namespace", is_name, "a namespace: lower-case letters, digits and `-`, at most 63"),
     rule("charts.[].keyring", is_line, "a path"),

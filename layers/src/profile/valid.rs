@@ -53,16 +53,17 @@ fn charts(root: &Node, problems: &mut Vec<Problem>) {
     unique(root, "charts", problems);
     for chart in at(root, "charts.[]") {
         let registry = chart.get("chart").and_then(Node::text).is_some_and(|text| text.starts_with("oci://"));
-        let given = given(chart, &["repo", "version", "keyring"]);
+        let given = given(chart, &["repo", "module", "version", "keyring"]);
+        let has = |key| given.contains(&key);
+        let places = usize::from(registry) + usize::from(has("repo")) + usize::from(has("module"));
         let mut told = |message: &str, hint: &str| problems.push(Problem::new(chart.place, message).hint(Some(hint.into())));
-        match (registry, given.contains(&"repo")) {
-            (true, true) => told("a chart takes only one of `oci://` and `repo`", "leave out `repo`"),
-            (true, false) | (false, true) if !given.contains(&"version") => {
-                told("a chart that is fetched needs a `version`", "such as `version: 1.2.3`")
-            }
-            (false, false) if !given.is_empty() => {
+        match places {
+            0 if !given.is_empty() => {
                 told("a chart that is a folder takes neither `version` nor `keyring`", "give `repo` if it is the name of a chart in a repository")
             }
+            1 if !has("version") => told("a chart that is fetched needs a `version`", "such as `version: 1.2.3`"),
+            1 if has("module") && has("keyring") => told("a chart of a module has no provenance", "leave out `keyring`"),
+            2.. => told("a chart takes only one of `oci://`, `repo` and `module`", "leave out the others"),
             _ => {}
         }
     }

@@ -9,6 +9,7 @@ mod power_cuts;
 mod proof;
 mod registry;
 mod seed;
+mod vclusters;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;

@@ -82,6 +82,7 @@ fn release(planned: &PlannedChart, locked: &LockedChart) -> Release {
         sha256: locked.sha256,
         size: locked.size,
         values: planned.spec.values.clone(),
+        install: planned.spec.install,
         wanted_by: planned.layer.clone(),
     }
 }

@@ -9,9 +9,10 @@ use layers::{Context, Error, Fault, Result};
 
 /// Most bytes of an archive.
 pub const LIMIT: u64 = 20 << 20;
-/// Most bytes that its files may have, and one of them (helm's own bounds).
+/// Most bytes that its files may have (helm's own bounds, these two).
 const UNPACKED_LIMIT: u64 = 100 << 20;
-const FILE_LIMIT: u64 = 5 << 20;
+/// Most bytes of one file.
+pub const FILE_LIMIT: u64 = 5 << 20;
 
 /// The archive of a folder as helm packs it: everything below a folder of the chart's name. Nothing is compressed, so that the root's compression
 /// and deltas see the text.

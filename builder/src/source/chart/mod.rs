@@ -1,6 +1,7 @@
 //! Charts: a folder is packed by us, the same bytes on every machine; the others are fetched, checked and looked into.
 
 mod archive;
+mod module;
 mod provenance;
 mod registry;
 mod repository;
@@ -24,6 +25,7 @@ pub fn lock(site: &Archive<'_>, registries: &Registries, planned: &PlannedChart)
         _ if site.offline == Offline::Required => Err(Error::environment("that needs the network")),
         Place::Repository { url, name } => repository::lock(site, planned, url, name),
         Place::Registry(place) => registry::lock(site, registries, planned, place),
+        Place::Module { module, folder } => module::lock(site, planned, module, folder),
     }
     .context(context)
 }
@@ -67,6 +69,9 @@ pub fn fetch(site: &Archive<'_>, registries: &Registries, locked: &LockedChart) 
     }
     if let Some(address) = locked.from.iter().find(|address| address.starts_with("oci://")) {
         return registry::fetch(site, registries, locked, address).context(|| fetching);
+    }
+    if let Some(address) = locked.from.iter().find(|address| address.starts_with(module::SCHEME)) {
+        return module::fetch(site, locked, address).context(|| fetching);
     }
     let want = Want { label: format!("chart {}", locked.chart), sha256: locked.sha256, size: locked.size.0, urls: locked.from.clone() };
     match obtain(site, &want).context(|| fetching.clone())? {

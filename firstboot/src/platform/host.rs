@@ -1,0 +1,133 @@
+//! What a virtual cluster is on its host: a namespace of its own, a release of vcluster's chart in it, and what its syncer copies there.
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config, ResourceExt as _};
+use layers::platform::settings::PodSecurity;
+use layers::{Context as _, Error, Fault, Result};
+use serde_json::json;
+
+use super::apply;
+use crate::cluster::api::PATIENCE;
+
+/// Marks the namespace as one virtual cluster's.
+pub const LABEL: &str = "chasi-bod.io/virtual-cluster";
+
+/// The host namespace of a virtual cluster.
+pub fn namespace(name: &str) -> String {
+    format!("vcluster-{name}")
+}
+
+/// One virtual cluster's place on the host.
+pub struct Place<'a> {
+    client: &'a Client,
+    name: &'a str,
+    pub namespace: String,
+}
+
+impl<'a> Place<'a> {
+    pub fn new(client: &'a Client, name: &'a str) -> Self {
+        Self { client, name, namespace: namespace(name) }
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Makes the namespace; one of the same name that is somebody else's is left alone.
+    pub async fn make(&self, level: PodSecurity) -> Result<()> {
+        let api = Api::<Namespace>::all(self.client.clone());
+        if self.found().await?.is_some_and(|found| found.labels().get(LABEL).map(String::as_str) != Some(self.name)) {
+            return Err(Error::input(format!("namespace {} is there already and lacks the label {LABEL}={}", self.namespace, self.name)));
+        }
+        let labels = json!({LABEL: self.name, "pod-security.kubernetes.io/enforce": level});
+        apply(&api, &self.namespace, &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": labels}})).await
+    }
+
+    async fn found(&self) -> Result<Option<Namespace>> {
+        let found = Api::<Namespace>::all(self.client.clone()).get_opt(&self.namespace).await;
+        found.fault(Fault::Environment, || format!("reading namespace {}", self.namespace))
+    }
+
+    /// Begins to remove the namespace with everything in it; `true` once it is gone.
+    pub async fn remove(&self) -> Result<bool> {
+        let Some(found) = self.found().await?.filter(|found| found.labels().get(LABEL).map(String::as_str) == Some(self.name)) else {
+            return Ok(true);
+        };
+        if found.metadata.deletion_timestamp.is_none() {
+            let gone = Api::<Namespace>::all(self.client.clone()).delete(&self.namespace, &DeleteParams::default()).await;
+            gone.map(drop).fault(Fault::Environment, || format!("deleting namespace {}", self.namespace))?;
+        }
+        Ok(false)
+    }
+
+    /// Control plane and store.
+    pub async fn sets(&self) -> Result<Vec<StatefulSet>> {
+        let list = self.api::<StatefulSet>().list(&ListParams::default().labels(&format!("release={}", self.name))).await;
+        list.map(|list| list.items).fault(Fault::Environment, || format!("listing StatefulSets of {}", self.namespace))
+    }
+
+    /// Gives control plane and store a number of replicas.
+    pub async fn scale(&self, replicas: i64) -> Result<()> {
+        for set in self.sets().await? {
+            let name = set.name_any();
+            let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+            let done = self.api::<StatefulSet>().patch(&name, &PatchParams::default(), &patch).await;
+            done.map(drop).fault(Fault::Environment, || format!("scaling {name} of {}", self.namespace))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the pods of the workloads once the syncer, which would make them anew, runs no more.
+    pub async fn clear(&self) -> Result<()> {
+        if self.sets().await?.iter().all(|set| set.status.as_ref().is_none_or(|status| status.replicas == 0)) {
+            let own = ListParams::default().labels(&format!("vcluster.loft.sh/managed-by={}", self.name));
+            let done = self.api::<Pod>().delete_collection(&DeleteParams::default(), &own).await;
+            done.map(drop).fault(Fault::Environment, || format!("deleting pods of {}", self.namespace))?;
+        }
+        Ok(())
+    }
+
+    /// Whether no pod is left.
+    pub async fn is_empty(&self) -> Result<bool> {
+        let left = self.api::<Pod>().list(&ListParams::default().limit(1)).await;
+        left.map(|left| left.items.is_empty()).fault(Fault::Environment, || format!("listing pods of {}", self.namespace))
+    }
+
+    /// What keeps the virtual cluster from serving; nothing when its API answers, its syncer's controllers run and its DNS serves.
+    pub async fn missing(&self) -> Result<Option<&'static str>> {
+        let sets = self.sets().await?;
+        let ready = |set: &StatefulSet| {
+            let wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+            let status = set.status.clone().unwrap_or_default();
+            wanted > 0 && status.ready_replicas.unwrap_or(0) >= wanted && status.observed_generation == set.metadata.generation
+        };
+        if sets.is_empty() || !sets.iter().all(ready) {
+            return Ok(Some("its control plane is not ready"));
+        }
+        let Some(inside) = self.inside().await? else { return Ok(Some("its syncer has not written its credentials yet")) };
+        // The syncer copies the pods' conditions back: without it nothing of this becomes true.
+        let dns = Api::<Deployment>::namespaced(inside, "kube-system").get_opt("coredns").await;
+        let serves = dns.ok().flatten().and_then(|dns| dns.status?.available_replicas).unwrap_or(0) > 0;
+        Ok((!serves).then_some("its DNS does not serve yet"))
+    }
+
+    /// The virtual cluster's own API, by the address of its Service.
+    async fn inside(&self) -> Result<Option<Client>> {
+        let reading = || format!("reading the credentials of {}", self.namespace);
+        let secret = self.api::<Secret>().get_opt(&format!("vc-{}", self.name)).await.fault(Fault::Environment, reading)?;
+        let service = self.api::<Service>().get_opt(self.name).await.fault(Fault::Environment, reading)?;
+        let text = secret.and_then(|secret| String::from_utf8(secret.data?.remove("config")?.0).ok());
+        let (Some(text), Some(address)) = (text, service.and_then(|service| service.spec?.cluster_ip)) else { return Ok(None) };
+        let kubeconfig = Kubeconfig::from_yaml(&text).fault(Fault::Environment, reading)?;
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.fault(Fault::Environment, reading)?;
+        config.cluster_url = format!("https://{address}").parse().fault(Fault::Internal, reading)?;
+        (config.connect_timeout, config.read_timeout) = (Some(PATIENCE), Some(PATIENCE));
+        Client::try_from(config).map(Some).fault(Fault::Environment, reading)
+    }
+}

@@ -1,0 +1,214 @@
+//! Component: an application from a chart, kustomization or manifests, on the host or in a virtual cluster.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::Failure;
+use super::settings::free;
+
+/// An application on the host or in a virtual cluster.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "chasi-bod.io",
+    version = "v1alpha1",
+    kind = "Component",
+    shortname = "comp",
+    category = "chasi-bod",
+    status = "ComponentStatus",
+    derive = "PartialEq",
+    doc = "An application from a chart, kustomization or manifests, on the host or in a virtual cluster.",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Cluster", type_ = "string", json_path = ".spec.target.virtualCluster"),
+    printcolumn(name = "Revision", type_ = "integer", json_path = ".status.revision"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.failure.reason"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    // The name is the release's.
+    validation = Rule::new("size(self.metadata.name) <= 53").message("metadata.name: at most 53 characters: it is the name of the release"),
+    validation = Rule::new("!has(self.spec.dependsOn) || !(self.metadata.name in self.spec.dependsOn)")
+        .message("spec.dependsOn: a component cannot wait for itself"),
+    validation = Rule::new("self.spec.target == oldSelf.spec.target").message("spec.target: it cannot change; make another component")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ComponentSpec {
+    /// What is installed.
+    pub source: Source,
+    /// Where.
+    #[serde(default)]
+    pub target: Target,
+    /// Values of the chart, over those of `valuesFrom`.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schemars(schema_with = "free")]
+    pub values: Map<String, Value>,
+    /// Values from objects of the host's namespace `chasi-bod-system`, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub values_from: Vec<ValuesFrom>,
+    /// Components that are ready before this one is begun.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub depends_on: Vec<String>,
+    /// How long an installation may take, in seconds.
+    #[serde(default = "timeout")]
+    #[schemars(range(min = 10, max = 86_400))]
+    pub timeout_seconds: i32,
+    /// How often a failed installation is tried again before the component waits for a change.
+    #[serde(default = "retries")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub retries: i32,
+    /// What becomes of changes by others.
+    #[serde(default)]
+    pub drift: Drift,
+}
+
+/// What is installed: one of its kinds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.chart), has(self.kustomize), has(self.manifests)].filter(x, x).size() == 1")
+    .message("name one of chart, kustomize and manifests"))]
+pub struct Source {
+    /// A chart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chart: Option<Chart>,
+    /// A bundled folder with a `kustomization.yaml`, by its name in the seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub kustomize: Option<String>,
+    /// Bundled manifests, by their name in the seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub manifests: Option<String>,
+}
+
+/// A chart of the seed or of a registry.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Chart {
+    /// Its name in the seed, or `oci://registry/repository/name`.
+    #[schemars(length(min = 1, max = 512))]
+    pub name: String,
+    /// Its version, exactly.
+    #[schemars(length(min = 1, max = 128))]
+    pub version: String,
+}
+
+/// Where an application is installed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// The virtual cluster; the host when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 40))]
+    pub virtual_cluster: Option<String>,
+    /// The namespace there; it is made when it does not exist.
+    #[serde(default = "namespace")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: String,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self { virtual_cluster: None, namespace: namespace() }
+    }
+}
+
+/// Values from an object: one of its kinds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.configMap), has(self.secret)].filter(x, x).size() == 1").message("name one of configMap and secret"))]
+pub struct ValuesFrom {
+    /// Name of a ConfigMap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<String>,
+    /// Name of a Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// Its key.
+    #[serde(default = "key")]
+    pub key: String,
+    /// Dotted place in the values where the key's text goes; without one the key holds a whole document of values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// Whether the component goes on without it.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// What becomes of changes by others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Drift {
+    /// They are undone.
+    Heal,
+    /// A condition tells of them.
+    #[default]
+    Report,
+    /// Nobody looks.
+    Ignore,
+}
+
+/// What a component is at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ComponentPhase {
+    /// It waits for what it depends on.
+    #[default]
+    Waiting,
+    /// It is being installed or changed.
+    Installing,
+    /// It is as it was asked for.
+    Ready,
+    /// Its last work failed; it is tried again.
+    Error,
+    /// It was tried often enough; it waits for a change or for `chasi-bod component retry`.
+    Failed,
+    /// It is being removed.
+    Deleting,
+}
+
+/// What the controller says of a component.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ComponentStatus {
+    /// What it is at.
+    #[serde(default)]
+    pub phase: ComponentPhase,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// The generation that all of this is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Digest of source and effective values that were installed: an equal one leaves the release untouched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed: Option<String>,
+    /// Revision of the release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i32>,
+    /// What it waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<String>,
+    /// What failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// `Ready` and `Drifted`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+fn timeout() -> i32 {
+    900
+}
+
+fn retries() -> i32 {
+    10
+}
+
+fn namespace() -> String {
+    "default".into()
+}
+
+fn key() -> String {
+    "values.yaml".into()
+}

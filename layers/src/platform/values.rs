@@ -1,0 +1,283 @@
+//! What settings are for vcluster's chart: values over those that the image has for every virtual cluster. The chart adds its defaults and checks all
+//! of it by its own schema. Source: `chart/values.yaml` and `config/config.go` of loft-sh/vcluster 0.33.1.
+
+use serde_json::{Map, Value, json};
+
+use super::settings::{ControlPlane, Network, Settings, Store, merge};
+use crate::profile::suggest;
+use crate::{Error, Result};
+
+/// What only the paid product honours: the open one fails or, worse, goes on without a word. `*` is any key.
+const PAID: [&str; 19] = [
+    "controlPlane.advanced.kubeVip",
+    "controlPlane.advanced.registry",
+    "controlPlane.backingStore.database.external",
+    "controlPlane.backingStore.etcd.embedded",
+    "controlPlane.coredns.embedded",
+    "controlPlane.hostPathMapper",
+    "controlPlane.standalone",
+    "experimental.denyProxyRequests",
+    "experimental.proxy",
+    "external",
+    "networking.resolveDNS",
+    "platform",
+    "policies.centralAdmission",
+    "privateNodes",
+    "sleepMode",
+    "snapshots",
+    "sync.*.customResources",
+    "sync.toHost.*.patches",
+    "sync.toHost.namespaces",
+];
+
+/// Kinds that vcluster copies to the host.
+const TO_HOST: [&str; 13] = [
+    "endpointSlices",
+    "endpoints",
+    "ingresses",
+    "networkPolicies",
+    "persistentVolumes",
+    "podDisruptionBudgets",
+    "priorityClasses",
+    "resourceClaimTemplates",
+    "resourceClaims",
+    "serviceAccounts",
+    "storageClasses",
+    "volumeSnapshotContents",
+    "volumeSnapshots",
+];
+/// Kinds that vcluster copies from the host.
+const FROM_HOST: [&str; 10] = [
+    "csiDrivers",
+    "csiNodes",
+    "csiStorageCapacities",
+    "deviceClasses",
+    "events",
+    "ingressClasses",
+    "nodes",
+    "priorityClasses",
+    "runtimeClasses",
+    "storageClasses",
+];
+
+/// The registry and repository of the images with the programs of control planes; the tag is the Kubernetes version.
+pub const BINARIES: (&str, &str) = ("chasi-bod.internal", "vcluster-binaries");
+
+/// Values of the chart for one virtual cluster: the image's, then those of the settings, then the users' own.
+pub fn values(image: &Value, settings: &Settings) -> Result<Value> {
+    let mut out = image.clone();
+    merge(&mut out, of_settings(settings)?);
+    let own = settings.values.clone().unwrap_or_default();
+    if let Some(paid) = PAID.iter().find_map(|path| paid(&own, path)) {
+        return Err(Error::input(format!("spec.values.{paid}: only vcluster's paid product honours it")));
+    }
+    merge(&mut out, Value::Object(own));
+    Ok(out)
+}
+
+fn of_settings(settings: &Settings) -> Result<Value> {
+    let mut out = json!({"sync": sync(settings)?, "policies": policies(settings), "controlPlane": store(settings)});
+    if let Some(version) = &settings.version {
+        let (registry, repository) = BINARIES;
+        let volume = json!([{"name": "binaries", "image": {"reference": format!("{registry}/{repository}:{version}")}}]);
+        let parts = json!({"distro": {"k8s": {"image": {"tag": version}}}, "statefulSet": {"persistence": {"binariesVolume": volume}}});
+        merge(&mut out, json!({"controlPlane": parts}));
+    }
+    if let Some(pods) = &settings.control_plane {
+        merge(&mut out, json!({"controlPlane": {"statefulSet": control_plane(pods)}}));
+    }
+    if let Some(network) = &settings.network {
+        merge(&mut out, addresses(network));
+    }
+    let arguments = arguments(settings);
+    if !arguments.api_server.is_empty() || !arguments.controller_manager.is_empty() {
+        let programs = json!({"apiServer": {"extraArgs": arguments.api_server}, "controllerManager": {"extraArgs": arguments.controller_manager}});
+        merge(&mut out, json!({"controlPlane": {"distro": {"k8s": programs}}}));
+    }
+    Ok(out)
+}
+
+/// Store, replicas and the volumes of both.
+fn store(settings: &Settings) -> Value {
+    let mut claim = Map::from_iter([("enabled".to_string(), json!(true)), ("retentionPolicy".to_string(), json!("Delete"))]);
+    if let Some(storage) = &settings.storage {
+        claim.extend(storage.size.iter().map(|size| ("size".to_string(), json!(size))));
+        claim.extend(storage.class.iter().map(|class| ("storageClass".to_string(), json!(class))));
+    }
+    let replicas = settings.replicas.unwrap_or(1);
+    let own = json!({"highAvailability": {"replicas": replicas}, "persistence": {"volumeClaim": claim}});
+    let backing = match settings.store.unwrap_or(Store::Sqlite) {
+        Store::Sqlite => json!({"database": {"embedded": {"enabled": true}}}),
+        Store::Etcd => json!({"etcd": {"deploy": {"enabled": true, "statefulSet": own}}}),
+    };
+    json!({"statefulSet": own, "backingStore": backing})
+}
+
+fn control_plane(pods: &ControlPlane) -> Value {
+    let mut out = Map::new();
+    let mut put = |key: &str, value: Option<Value>| out.extend(value.map(|value| (key.to_string(), value)));
+    put("resources", pods.resources.as_ref().map(|resources| json!(resources)));
+    put("env", pods.env.as_ref().map(|env| env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect()));
+    let mut scheduling = Map::new();
+    let mut place = |key: &str, value: Option<Value>| scheduling.extend(value.map(|value| (key.to_string(), value)));
+    place("nodeSelector", pods.node_selector.as_ref().map(|labels| json!(labels)));
+    place("affinity", pods.affinity.as_ref().map(|affinity| json!(affinity)));
+    place("tolerations", pods.tolerations.as_ref().map(|tolerations| json!(tolerations)));
+    place("priorityClassName", pods.priority_class_name.as_ref().map(|name| json!(name)));
+    put("scheduling", Some(Value::Object(scheduling)).filter(|scheduling| scheduling != &json!({})));
+    Value::Object(out)
+}
+
+/// Quota, what containers get that say nothing, Pod Security.
+fn policies(settings: &Settings) -> Value {
+    let mut out = Map::new();
+    if let Some(quota) = &settings.quota {
+        out.insert("resourceQuota".into(), json!({"enabled": true, "quota": quota}));
+    }
+    if let Some(defaults) = &settings.container_defaults {
+        out.insert("limitRange".into(), json!({"enabled": true, "default": defaults.limits, "defaultRequest": defaults.requests}));
+    }
+    if let Some(level) = settings.pod_security {
+        out.insert("podSecurityStandard".into(), json!(level));
+    }
+    Value::Object(out)
+}
+
+/// Ranges, domain and the name for the outside.
+fn addresses(network: &Network) -> Value {
+    let mut out = json!({});
+    let mut put = |value: Value| merge(&mut out, value);
+    network.pod_cidr.iter().for_each(|range| put(json!({"networking": {"podCIDR": range}})));
+    network.service_cidr.iter().for_each(|range| put(json!({"networking": {"serviceCIDR": range}})));
+    network.domain.iter().for_each(|domain| put(json!({"networking": {"advanced": {"clusterDomain": domain}}})));
+    if let Some(exposure) = &network.exposure {
+        let mut spec = json!({});
+        exposure.class.iter().for_each(|class| merge(&mut spec, json!({"ingressClassName": class})));
+        put(json!({"controlPlane": {"ingress": {"enabled": true, "host": exposure.host, "spec": spec}, "proxy": {"extraSANs": [exposure.host]}}}));
+    }
+    out
+}
+
+#[derive(Default)]
+struct Arguments {
+    api_server: Vec<String>,
+    controller_manager: Vec<String>,
+}
+
+fn arguments(settings: &Settings) -> Arguments {
+    let mut out = Arguments::default();
+    if let Some(gates) = settings.feature_gates.as_ref().filter(|gates| !gates.is_empty()) {
+        let gates: Vec<_> = gates.iter().map(|(gate, on)| format!("{gate}={on}")).collect();
+        let argument = format!("--feature-gates={}", gates.join(","));
+        out.api_server.push(argument.clone());
+        out.controller_manager.push(argument);
+    }
+    if let Some(plugins) = &settings.admission_plugins {
+        for (flag, names) in [("enable", &plugins.enable), ("disable", &plugins.disable)] {
+            let names = names.as_deref().unwrap_or_default();
+            out.api_server.extend((!names.is_empty()).then(|| format!("--{flag}-admission-plugins={}", names.join(","))));
+        }
+    }
+    out
+}
+
+fn sync(settings: &Settings) -> Result<Value> {
+    let mut out = json!({});
+    let Some(sync) = &settings.sync else { return Ok(out) };
+    for (field, kinds, known) in [("toHost", &sync.to_host, &TO_HOST[..]), ("fromHost", &sync.from_host, &FROM_HOST[..])] {
+        for (kind, on) in kinds.iter().flatten() {
+            if !known.contains(&kind.as_str()) {
+                let hint = suggest(kind, known.iter().copied());
+                let error = Error::input(format!("spec.sync.{field}.{kind}: vcluster does not copy such a kind"));
+                return Err(hint.into_iter().fold(error, Error::with_hint));
+            }
+            merge(&mut out, json!({field: {kind: {"enabled": on}}}));
+        }
+    }
+    Ok(out)
+}
+
+/// The path of a key that is there and on, if one fits.
+fn paid(values: &Map<String, Value>, path: &str) -> Option<String> {
+    let (key, rest) = path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
+    values.iter().filter(|(name, _)| key == "*" || *name == key).find_map(|(name, value)| match (rest, value) {
+        (Some(rest), Value::Object(below)) => paid(below, rest).map(|found| format!("{name}.{found}")),
+        (None, value) => is_on(value).then(|| name.clone()),
+        _ => None,
+    })
+}
+
+/// Whether a value asks for something: `enabled: false` and empty ones do not.
+fn is_on(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Object(map) => map.get("enabled").map_or(!map.is_empty(), |enabled| enabled != false),
+        Value::Array(list) => !list.is_empty(),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(settings: &str) -> Result<Value> {
+        let image = json!({"telemetry": {"enabled": false}, "controlPlane": {"statefulSet": {"env": [{"name": "GOGC", "value": "50"}]}}});
+        values(&image, &serde_saphyr::from_str(settings).unwrap())
+    }
+
+    #[test]
+    fn settings_reach_the_values_of_the_chart_and_own_values_go_over_them() {
+        let made = of("{version: v1.35.4, replicas: 3, store: etcd, storage: {class: fast, size: 2Gi}, quota: {pods: 20}, podSecurity: baseline,
+            controlPlane: {env: {GOGC: '40'}, nodeSelector: {disk: ssd}}, network: {domain: a.test, exposure: {host: a.example.org, class: traefik}},
+            sync: {toHost: {ingresses: true}, fromHost: {events: false}}, featureGates: {X: true, Y: false}, admissionPlugins: {enable: [P, Q]},
+            containerDefaults: {limits: {memory: 1Gi}, requests: {cpu: 10m}}, values: {controlPlane: {statefulSet: {highAvailability: {replicas: 5}}}}}")
+        .unwrap();
+        let at = |path: &str| made.pointer(path).unwrap_or_else(|| panic!("{path} in {made:#}")).clone();
+        let claim = json!({"enabled": true, "retentionPolicy": "Delete", "size": "2Gi", "storageClass": "fast"});
+        for (path, expected) in [
+            ("/telemetry/enabled", json!(false)),
+            ("/controlPlane/distro/k8s/image/tag", json!("v1.35.4")),
+            ("/controlPlane/statefulSet/persistence/binariesVolume/0/image/reference", json!("chasi-bod.internal/vcluster-binaries:v1.35.4")),
+            ("/controlPlane/statefulSet/env", json!([{"name": "GOGC", "value": "40"}])),
+            ("/controlPlane/statefulSet/scheduling", json!({"nodeSelector": {"disk": "ssd"}})),
+            ("/controlPlane/statefulSet/persistence/volumeClaim", claim.clone()),
+            ("/controlPlane/statefulSet/highAvailability/replicas", json!(5)),
+            ("/controlPlane/backingStore/etcd/deploy/statefulSet/highAvailability/replicas", json!(3)),
+            ("/controlPlane/backingStore/etcd/deploy/statefulSet/persistence/volumeClaim", claim),
+            ("/controlPlane/distro/k8s/apiServer/extraArgs", json!(["--feature-gates=X=true,Y=false", "--enable-admission-plugins=P,Q"])),
+            ("/controlPlane/distro/k8s/controllerManager/extraArgs", json!(["--feature-gates=X=true,Y=false"])),
+            ("/controlPlane/ingress", json!({"enabled": true, "host": "a.example.org", "spec": {"ingressClassName": "traefik"}})),
+            ("/controlPlane/proxy/extraSANs", json!(["a.example.org"])),
+            ("/networking/advanced/clusterDomain", json!("a.test")),
+            ("/policies/resourceQuota", json!({"enabled": true, "quota": {"pods": "20"}})),
+            ("/policies/limitRange", json!({"enabled": true, "default": {"memory": "1Gi"}, "defaultRequest": {"cpu": "10m"}})),
+            ("/policies/podSecurityStandard", json!("baseline")),
+            ("/sync", json!({"toHost": {"ingresses": {"enabled": true}}, "fromHost": {"events": {"enabled": false}}})),
+        ] {
+            assert_eq!(at(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_without_settings_has_one_replica_and_a_file_on_a_volume() {
+        let made = of("{}").unwrap();
+        assert_eq!(made["controlPlane"]["backingStore"], json!({"database": {"embedded": {"enabled": true}}}));
+        assert_eq!(made["controlPlane"]["statefulSet"]["persistence"]["volumeClaim"]["enabled"], true);
+    }
+
+    #[test]
+    fn paid_and_unknown_keys_are_refused_by_name() {
+        for (settings, said) in [
+            ("{values: {privateNodes: {enabled: true}}}", "spec.values.privateNodes: only vcluster's paid"),
+            ("{values: {sync: {toHost: {pods: {patches: [{path: a}]}}}}}", "spec.values.sync.toHost.pods.patches: only"),
+            ("{values: {sync: {fromHost: {customResources: {x: {enabled: true}}}}}}", "spec.values.sync.fromHost.customResources: only"),
+            ("{values: {controlPlane: {backingStore: {etcd: {embedded: {enabled: true}}}}}}", "controlPlane.backingStore.etcd.embedded: only"),
+            ("{sync: {toHost: {ingress: true}}}", "spec.sync.toHost.ingress: vcluster does not copy"),
+        ] {
+            let error = of(settings).unwrap_err().to_string();
+            assert!(error.starts_with("spec.") && error.contains(said), "{settings}: {error}");
+        }
+        assert!(of("{values: {privateNodes: {enabled: false}, snapshots: {}, sleepMode: {enabled: false}}}").is_ok());
+    }
+}
