@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Node as NodeObject, Pod};
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-use layers::{Error, Result};
+use layers::{Context as _, Error, Result};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -33,7 +33,7 @@ pub(super) fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result
         let mut service = Service::default();
         loop {
             // Made anew after every failure: the certificate may be a newer one.
-            let (brief, patient) = (client(host, PATIENCE).await?, client(host, PATIENCE + Duration::from_secs(routes::WATCH.into())).await?);
+            let (brief, patient) = (client(host, PATIENCE).await?, watching(host).await?);
             if formed.address.is_some()
                 && let Err(error) = routes::permit(&brief).await
             {
@@ -93,17 +93,27 @@ async fn observe(
     })
 }
 
+/// A client for watches, which are longer than a request may be.
+pub fn watching(host: &Host) -> impl Future<Output = Result<Client>> + use<> {
+    client(host, PATIENCE + Duration::from_secs(WATCH.into()))
+}
+
 /// A client with the operator's credentials on a control plane, the node's own elsewhere; `patience` is the longest silence.
 pub fn client(host: &Host, patience: Duration) -> impl Future<Output = Result<Client>> + use<> {
     let credentials = credentials(host);
     async move {
         let (path, kubeconfig) = credentials?;
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-        let mut config = config.map_err(|e| Error::environment(format!("reading /{path}: {e}")))?;
-        config.read_timeout = Some(patience);
-        config.connect_timeout = Some(PATIENCE);
-        Client::try_from(config).map_err(|e| Error::environment(format!("reading /{path}: {e}")))
+        connect(kubeconfig, patience).await.context(|| format!("reading /{path}"))
     }
+}
+
+/// A client with the credentials of a kubeconfig.
+pub async fn connect(kubeconfig: Kubeconfig, patience: Duration) -> Result<Client> {
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    let mut config = config.map_err(|e| Error::environment(e.to_string()))?;
+    config.read_timeout = Some(patience);
+    config.connect_timeout = Some(PATIENCE);
+    Client::try_from(config).map_err(|e| Error::environment(e.to_string()))
 }
 
 fn credentials(host: &Host) -> Result<(&'static str, Kubeconfig)> {

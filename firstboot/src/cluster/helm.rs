@@ -5,6 +5,7 @@ use std::process::Command;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client};
+use layers::seed::CHARTS;
 use layers::{Context as _, Fault, Result};
 use serde_json::Value;
 
@@ -22,15 +23,20 @@ pub fn command(host: &Host) -> Command {
     command
 }
 
-/// `helm upgrade --install` of a chart's file, without waiting for what it starts; fields that others wrote since are taken back.
-pub fn upgrade(host: &Host, name: &str, namespace: &str, chart: &str, values: &Value) -> Result<()> {
+/// `helm upgrade --install` of a chart that the image brings, without values.
+pub fn upgrade(host: &Host, name: &str, namespace: &str, chart: &str) -> Command {
+    let mut helm = command(host);
+    helm.args(["--history-max", "5", "upgrade", "--install", name]).arg(format!("{CHARTS}/{chart}")).args(["--namespace", namespace]);
+    helm
+}
+
+/// Installs or upgrades without waiting for what that starts; fields that others wrote since are taken back.
+pub fn take(host: &Host, name: &str, namespace: &str, chart: &str, values: &Value) -> Result<()> {
     let file = format!("{RUN}/helm/{namespace}.{name}.json");
     let text = serde_json::to_string(values).fault(Fault::Internal, || format!("writing /{file}"))?;
     host.write(&file, text.as_bytes(), 0o600)?;
-    let mut helm = command(host);
-    helm.args(["upgrade", "--install", name, chart, "--namespace", namespace, "--history-max", "5", "--force-conflicts", "--values"])
-        .arg(format!("/{file}"));
-    let done = exec::run(&mut helm).map(drop);
+    let mut helm = upgrade(host, name, namespace, chart);
+    let done = exec::run(helm.args(["--force-conflicts", "--values"]).arg(format!("/{file}"))).map(drop);
     host.remove(&file)?;
     done
 }

@@ -13,7 +13,7 @@ mod kubeadm;
 mod policy;
 mod registry;
 mod routes;
-mod seed;
+pub(crate) mod seed;
 
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;

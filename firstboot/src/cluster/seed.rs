@@ -11,7 +11,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
-use layers::seed::{CHARTS, Release, SEED, Seed};
+use layers::seed::{Release, SEED, Seed};
 use layers::{Context, Error, Fault, Result};
 
 use super::{Reporter, api, helm, registry};
@@ -33,8 +33,14 @@ pub fn is_wanted(host: &Host) -> bool {
     super::exists(host, SEED)
 }
 
+/// What the image brings; nothing when it has no list.
+pub fn read(host: &Host) -> Result<Seed> {
+    let Some(text) = host.read(SEED)? else { return Ok(Seed::default()) };
+    serde_json::from_str(&text).fault(Fault::Internal, || format!("reading {SEED}"))
+}
+
 /// Starts the thread that installs the releases as soon as the cluster is said to be up.
-pub fn start(reporter: Reporter) -> Sender<()> {
+pub(super) fn start(reporter: Reporter) -> Sender<()> {
     let (up, waiting) = channel();
     std::thread::spawn(move || {
         let host = Host::new("/");
@@ -57,8 +63,7 @@ fn follow(host: &Host, reporter: &Reporter) {
 
 /// Installs what is not noted yet; the error names every release that could not be installed.
 fn install(host: &Host, reporter: &Reporter) -> Result<(State, String)> {
-    let text = host.read(SEED)?.unwrap_or_default();
-    let seed: Seed = serde_json::from_str(&text).fault(Fault::Internal, || format!("reading {SEED}"))?;
+    let seed = read(host)?;
     let cluster = Cluster::new(host)?;
     let (mut noted, mut failed, mut made) = (patiently(|| cluster.record())?, Vec::new(), 0);
     let releases: Vec<_> = seed.releases.iter().filter(|release| release.install).collect();
@@ -129,10 +134,8 @@ fn one(host: &Host, cluster: &Cluster, release: &Release) -> Result<()> {
 
 /// `helm upgrade --install` that waits for what the release starts.
 fn upgrade(host: &Host, release: &Release, values: &str) -> Command {
-    let mut command = helm::command(host);
-    command.args(["upgrade", "--install", &release.name]).arg(format!("{CHARTS}/{}", release.file));
-    command.args(["--namespace", &release.namespace, "--create-namespace", "--values"]).arg(format!("/{values}"));
-    command.args(["--wait", "--timeout", PATIENCE, "--history-max", "5"]);
+    let mut command = helm::upgrade(host, &release.name, &release.namespace, &release.file);
+    command.args(["--create-namespace", "--values"]).arg(format!("/{values}")).args(["--wait", "--timeout", PATIENCE]);
     command
 }
 

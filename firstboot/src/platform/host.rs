@@ -3,21 +3,23 @@
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config, ResourceExt as _};
+use kube::config::Kubeconfig;
+use kube::{Api, Client, ResourceExt as _};
 use layers::platform::settings::PodSecurity;
 use layers::{Context as _, Error, Fault, Result};
 use serde_json::json;
 
 use super::apply;
-use crate::cluster::api::PATIENCE;
+use crate::cluster::api::{PATIENCE, connect};
 
 /// Marks the namespace as one virtual cluster's.
-pub const LABEL: &str = "chasi-bod.io/virtual-cluster";
+const LABEL: &str = "chasi-bod.io/virtual-cluster";
+/// What the names of host namespaces begin with.
+const PREFIX: &str = "vcluster-";
 
-/// The host namespace of a virtual cluster.
-pub fn namespace(name: &str) -> String {
-    format!("vcluster-{name}")
+/// The virtual cluster of a host namespace.
+pub fn owner(namespace: &str) -> Option<&str> {
+    namespace.strip_prefix(PREFIX)
 }
 
 /// One virtual cluster's place on the host.
@@ -29,7 +31,7 @@ pub struct Place<'a> {
 
 impl<'a> Place<'a> {
     pub fn new(client: &'a Client, name: &'a str) -> Self {
-        Self { client, name, namespace: namespace(name) }
+        Self { client, name, namespace: format!("{PREFIX}{name}") }
     }
 
     fn api<K>(&self) -> Api<K>
@@ -42,7 +44,7 @@ impl<'a> Place<'a> {
     /// Makes the namespace; one of the same name that is somebody else's is left alone.
     pub async fn make(&self, level: PodSecurity) -> Result<()> {
         let api = Api::<Namespace>::all(self.client.clone());
-        if self.found().await?.is_some_and(|found| found.labels().get(LABEL).map(String::as_str) != Some(self.name)) {
+        if self.found().await?.is_some_and(|found| !self.owns(&found)) {
             return Err(Error::input(format!("namespace {} is there already and lacks the label {LABEL}={}", self.namespace, self.name)));
         }
         let labels = json!({LABEL: self.name, "pod-security.kubernetes.io/enforce": level});
@@ -54,11 +56,13 @@ impl<'a> Place<'a> {
         found.fault(Fault::Environment, || format!("reading namespace {}", self.namespace))
     }
 
+    fn owns(&self, namespace: &Namespace) -> bool {
+        namespace.labels().get(LABEL).is_some_and(|name| name == self.name)
+    }
+
     /// Begins to remove the namespace with everything in it; `true` once it is gone.
     pub async fn remove(&self) -> Result<bool> {
-        let Some(found) = self.found().await?.filter(|found| found.labels().get(LABEL).map(String::as_str) == Some(self.name)) else {
-            return Ok(true);
-        };
+        let Some(found) = self.found().await?.filter(|found| self.owns(found)) else { return Ok(true) };
         if found.metadata.deletion_timestamp.is_none() {
             let gone = Api::<Namespace>::all(self.client.clone()).delete(&self.namespace, &DeleteParams::default()).await;
             gone.map(drop).fault(Fault::Environment, || format!("deleting namespace {}", self.namespace))?;
@@ -73,8 +77,8 @@ impl<'a> Place<'a> {
     }
 
     /// Gives control plane and store a number of replicas.
-    pub async fn scale(&self, replicas: i64) -> Result<()> {
-        for set in self.sets().await? {
+    pub async fn scale(&self, sets: &[StatefulSet], replicas: i64) -> Result<()> {
+        for set in sets {
             let name = set.name_any();
             let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
             let done = self.api::<StatefulSet>().patch(&name, &PatchParams::default(), &patch).await;
@@ -84,8 +88,8 @@ impl<'a> Place<'a> {
     }
 
     /// Deletes the pods of the workloads once the syncer, which would make them anew, runs no more.
-    pub async fn clear(&self) -> Result<()> {
-        if self.sets().await?.iter().all(|set| set.status.as_ref().is_none_or(|status| status.replicas == 0)) {
+    pub async fn clear(&self, sets: &[StatefulSet]) -> Result<()> {
+        if sets.iter().all(|set| set.status.as_ref().is_none_or(|status| status.replicas == 0)) {
             let own = ListParams::default().labels(&format!("vcluster.loft.sh/managed-by={}", self.name));
             let done = self.api::<Pod>().delete_collection(&DeleteParams::default(), &own).await;
             done.map(drop).fault(Fault::Environment, || format!("deleting pods of {}", self.namespace))?;
@@ -100,8 +104,7 @@ impl<'a> Place<'a> {
     }
 
     /// What keeps the virtual cluster from serving; nothing when its API answers, its syncer's controllers run and its DNS serves.
-    pub async fn missing(&self) -> Result<Option<&'static str>> {
-        let sets = self.sets().await?;
+    pub async fn missing(&self, sets: &[StatefulSet]) -> Result<Option<&'static str>> {
         let ready = |set: &StatefulSet| {
             let wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
             let status = set.status.clone().unwrap_or_default();
@@ -124,10 +127,8 @@ impl<'a> Place<'a> {
         let service = self.api::<Service>().get_opt(self.name).await.fault(Fault::Environment, reading)?;
         let text = secret.and_then(|secret| String::from_utf8(secret.data?.remove("config")?.0).ok());
         let (Some(text), Some(address)) = (text, service.and_then(|service| service.spec?.cluster_ip)) else { return Ok(None) };
-        let kubeconfig = Kubeconfig::from_yaml(&text).fault(Fault::Environment, reading)?;
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.fault(Fault::Environment, reading)?;
-        config.cluster_url = format!("https://{address}").parse().fault(Fault::Internal, reading)?;
-        (config.connect_timeout, config.read_timeout) = (Some(PATIENCE), Some(PATIENCE));
-        Client::try_from(config).map(Some).fault(Fault::Environment, reading)
+        let mut kubeconfig = Kubeconfig::from_yaml(&text).fault(Fault::Environment, reading)?;
+        kubeconfig.clusters.iter_mut().flat_map(|named| &mut named.cluster).for_each(|cluster| cluster.server = Some(format!("https://{address}")));
+        connect(kubeconfig, PATIENCE).await.map(Some).context(reading)
     }
 }

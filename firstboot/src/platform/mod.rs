@@ -11,12 +11,12 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use layers::platform::{VirtualClusterTemplate, definitions};
-use layers::seed::{Release, SEED, Seed};
+use layers::seed::Release;
 use layers::{Context as _, Error, Fault, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cluster::api;
+use crate::cluster::{api, seed};
 use crate::host::Host;
 
 /// Who applies what the controller applies.
@@ -49,8 +49,7 @@ async fn lead(host: &Host, chart: &Release) -> Result<()> {
     let client = api::client(host, api::PATIENCE).await?;
     let lease = lease::Lease::acquire(client.clone(), &host.line("etc/hostname")).await?;
     println!("platform: this node leads");
-    // The watches of the controllers are longer than a request may be.
-    let patient = api::client(host, api::PATIENCE + Duration::from_secs(api::WATCH.into())).await?;
+    let patient = api::watching(host).await?;
     define(&client).await?;
     bring_templates(host, &client).await?;
     let context = Arc::new(virtual_cluster::Site { client, chart: chart.clone() });
@@ -62,9 +61,7 @@ async fn lead(host: &Host, chart: &Release) -> Result<()> {
 
 /// A chart of the seed that nobody installs by itself.
 fn bundled(host: &Host, name: &str) -> Result<Option<Release>> {
-    let Some(text) = host.read(SEED)? else { return Ok(None) };
-    let seed: Seed = serde_json::from_str(&text).fault(Fault::Internal, || format!("reading {SEED}"))?;
-    Ok(seed.releases.into_iter().find(|release| release.name == name && !release.install))
+    Ok(seed::read(host)?.releases.into_iter().find(|release| release.name == name && !release.install))
 }
 
 /// Puts the definitions of all kinds into the API, and waits until it serves them.

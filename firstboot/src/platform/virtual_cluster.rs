@@ -10,18 +10,19 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
 use layers::platform::machine::{self, Difference, Facts, Work};
 use layers::platform::settings::PodSecurity;
 use layers::platform::virtual_cluster::DeletionPolicy;
 use layers::platform::{Failure, Phase, Settings, VirtualCluster, VirtualClusterStatus, VirtualClusterTemplate, values};
-use layers::seed::{CHARTS, Release};
+use layers::seed::Release;
 use layers::units::Digest;
 use layers::{Context as _, Error, Fault, Result};
 use serde_json::{Value, json};
 use tokio_stream::StreamExt as _;
 
-use super::host::Place;
+use super::MANAGER;
+use super::host::{Place, owner};
 use crate::cluster::api::WATCH;
 use crate::cluster::helm;
 use crate::host::Host;
@@ -50,10 +51,10 @@ pub async fn run(client: Client, site: Arc<Site>) {
     let controller = Controller::new(Api::<VirtualCluster>::all(client.clone()), config());
     let known = controller.store();
     let all = move |_: VirtualClusterTemplate| known.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>();
-    let owner = |set: StatefulSet| set.namespace().and_then(|name| name.strip_prefix("vcluster-").map(ObjectRef::<VirtualCluster>::new));
+    let of_set = |set: StatefulSet| set.namespace().and_then(|namespace| owner(&namespace).map(ObjectRef::<VirtualCluster>::new));
     let mut events = std::pin::pin!(
         controller
-            .watches(Api::<StatefulSet>::all(client.clone()), config().labels("app in (vcluster, vcluster-etcd)"), owner)
+            .watches(Api::<StatefulSet>::all(client.clone()), config().labels("app in (vcluster, vcluster-etcd)"), of_set)
             .watches(Api::<VirtualClusterTemplate>::all(client), config(), all)
             .run(|object, site| async move { site.reconcile(&object).await }, |_, _, _| Action::requeue(SOON), site)
     );
@@ -98,43 +99,22 @@ impl Site {
             status.since = Some(now());
         }
         if status != before {
-            let patch = Patch::Merge(json!({"status": status}));
-            let done = self.objects().patch_status(&name, &PatchParams::default(), &patch).await;
+            // Applied, so that what is not said any more goes.
+            let patch = json!({"apiVersion": VirtualCluster::api_version(&()), "kind": VirtualCluster::kind(&()), "status": status});
+            let done = self.objects().patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await;
             done.map(drop).fault(Fault::Environment, || format!("writing the status of virtual cluster {name}"))?;
         }
-        Ok(if status == before || status.phase == Phase::Error { again(&status) } else { Action::requeue(SOON) })
+        Ok(if status == before || worked.is_err() || status.phase == Phase::Error { again(&status) } else { Action::requeue(SOON) })
     }
 
     /// One look and one piece of work; the phase that it leads to is in the status.
     async fn go_on(&self, object: &VirtualCluster, place: &Place<'_>, status: &mut VirtualClusterStatus) -> Result<Done> {
         let deleted = object.metadata.deletion_timestamp.is_some();
         let wanted = if deleted { None } else { Some(self.wanted(object).await?) };
-        let facts = self.facts(object, place, status, wanted.as_ref()).await?;
-        let (phase, work) = machine::next(status.phase, facts);
-        match phase {
-            Phase::Error if status.phase != Phase::Error => fail(status, &Error::environment(place.missing().await?.unwrap_or("it does not serve"))),
-            Phase::Error => {}
-            Phase::Running | Phase::Suspended => (status.failure, status.failed_phase) = (None, None),
-            _ => status.failed_phase = None,
-        }
-        status.phase = phase;
-        match (work, wanted) {
-            (Work::Install, Some(wanted)) => self.install(place, object, &wanted, status).await?,
-            (Work::Start, Some(wanted)) => place.scale(wanted.replicas).await?,
-            (Work::Stop, _) => {
-                place.scale(0).await?;
-                place.clear().await?;
-            }
-            (Work::Remove, _) => return self.remove(object, place).await,
-            _ => {}
-        }
-        Ok(Done::Going)
-    }
-
-    async fn facts(&self, object: &VirtualCluster, place: &Place<'_>, status: &VirtualClusterStatus, wanted: Option<&Wanted>) -> Result<Facts> {
         let sets = place.sets().await?;
+        let missing = if deleted { None } else { place.missing(&sets).await? };
         let replicas = sets.iter().find(|set| set.name_any() == object.name_any()).and_then(|set| set.spec.as_ref()?.replicas).unwrap_or(0);
-        let release = match wanted {
+        let release = match &wanted {
             _ if sets.is_empty() => Difference::Absent,
             Some(wanted) if status.installed.as_ref() != Some(&wanted.digest) => Difference::Settings,
             Some(wanted) if replicas > 0 && i64::from(replicas) != wanted.replicas => Difference::Replicas,
@@ -143,15 +123,36 @@ impl Site {
         // What was refused is refused no more, else there would be nothing that is wanted.
         let due = status.failure.as_ref().and_then(|failure| failure.next_retry.as_ref()).is_none_or(|time| time.0 <= Timestamp::now());
         let changed = status.observed_generation != object.metadata.generation;
-        Ok(Facts {
-            deleted: object.metadata.deletion_timestamp.is_some(),
+        let facts = Facts {
+            deleted,
             suspended: object.spec.suspended,
             release,
-            serves: replicas > 0 && place.missing().await?.is_none(),
+            serves: missing.is_none(),
             stopped: !sets.is_empty() && replicas == 0 && place.is_empty().await?,
-            failed: false,
             again: status.failed_phase.filter(|failed| due || changed || *failed == Phase::Running),
-        })
+        };
+        let (before, (phase, work)) = (status.phase, machine::next(status.phase, facts));
+        match phase {
+            Phase::Error if before != Phase::Error => fail(status, &Error::environment(missing.unwrap_or("it does not serve"))),
+            Phase::Error => {}
+            Phase::Deleting if before == Phase::Deleting => {}
+            Phase::Running | Phase::Suspended | Phase::Deleting => (status.failure, status.failed_phase) = (None, None),
+            _ => status.failed_phase = None,
+        }
+        status.phase = phase;
+        match (work, wanted) {
+            (Work::Install, Some(wanted)) => self.install(place, object, &wanted, status).await?,
+            (Work::Start, Some(wanted)) => place.scale(&sets, wanted.replicas).await?,
+            (Work::Stop, _) => {
+                place.scale(&sets, 0).await?;
+                place.clear(&sets).await?;
+            }
+            // The status that tells of a failed removal is a change, too, and shall not begin the next one.
+            (Work::Remove, _) if before == Phase::Deleting && !due => {}
+            (Work::Remove, _) => return self.remove(object, place).await,
+            _ => {}
+        }
+        Ok(Done::Going)
     }
 
     async fn wanted(&self, object: &VirtualCluster) -> Result<Wanted> {
@@ -170,9 +171,9 @@ impl Site {
     async fn install(&self, place: &Place<'_>, object: &VirtualCluster, wanted: &Wanted, status: &mut VirtualClusterStatus) -> Result<()> {
         place.make(wanted.settings.pod_security.unwrap_or(PodSecurity::Baseline)).await?;
         let (name, namespace) = (object.name_any(), place.namespace.clone());
-        let (chart, values) = (format!("{CHARTS}/{}", self.chart.file), wanted.values.clone());
+        let (chart, values) = (self.chart.file.clone(), wanted.values.clone());
         helm::forget_pending(&self.client, &namespace, &name).await?;
-        let done = tokio::task::spawn_blocking(move || helm::upgrade(&Host::new("/"), &name, &namespace, &chart, &values)).await;
+        let done = tokio::task::spawn_blocking(move || helm::take(&Host::new("/"), &name, &namespace, &chart, &values)).await;
         done.fault(Fault::Internal, || "installing".into())??;
         (status.installed, status.version) = (Some(wanted.digest.clone()), wanted.settings.version.clone());
         Ok(())
@@ -213,7 +214,9 @@ fn again(status: &VirtualClusterStatus) -> Action {
     match (status.phase, status.failure.as_ref().and_then(|failure| failure.next_retry.as_ref())) {
         (Phase::Running | Phase::Suspended, _) => Action::requeue(LATER),
         (Phase::Error, None) => Action::await_change(),
-        (Phase::Error, Some(time)) => Action::requeue(Duration::try_from(time.0.duration_since(Timestamp::now())).unwrap_or(SOON).max(SOON)),
+        (Phase::Error | Phase::Deleting, Some(time)) => {
+            Action::requeue(Duration::try_from(time.0.duration_since(Timestamp::now())).unwrap_or(SOON).max(SOON))
+        }
         _ => Action::requeue(SOON),
     }
 }
@@ -231,14 +234,45 @@ fn fail(status: &mut VirtualClusterStatus, error: &Error) {
     let since = known.map_or_else(now, |failure| failure.since);
     status.failed_phase = match status.phase {
         Phase::Error => status.failed_phase,
+        Phase::Deleting => None,
         // Nothing was begun.
         Phase::Pending => Some(Phase::Creating),
         phase => Some(phase),
     };
     status.failure = Some(Failure { reason: reason.into(), message: error.to_string(), since, next_retry, attempts });
-    status.phase = Phase::Error;
+    status.phase = machine::failed(status.phase);
 }
 
 fn now() -> Time {
     Time(Timestamp::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_tried_again_later_and_later_and_a_removal_stays_one() {
+        let mut status = VirtualClusterStatus::default();
+        let waits: Vec<_> = (0..9)
+            .map(|_| {
+                fail(&mut status, &Error::environment("the API is away"));
+                status.failure.as_ref().unwrap().next_retry.as_ref().unwrap().0.duration_since(Timestamp::now()).as_secs_f64().round()
+            })
+            .collect();
+        assert_eq!(waits, [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]);
+        assert_eq!((status.phase, status.failed_phase), (Phase::Error, Some(Phase::Creating)));
+        let mut deleted = VirtualClusterStatus { phase: Phase::Deleting, ..Default::default() };
+        fail(&mut deleted, &Error::environment("the API is away"));
+        assert_eq!((deleted.phase, deleted.failed_phase, deleted.failure.unwrap().attempts), (Phase::Deleting, None, 1));
+    }
+
+    #[test]
+    fn a_mistake_in_the_object_waits_for_a_change() {
+        let mut status = VirtualClusterStatus::default();
+        fail(&mut status, &Error::input("spec.template: there is no VirtualClusterTemplate `x`"));
+        let failure = status.failure.as_ref().unwrap();
+        assert_eq!((failure.reason.as_str(), &failure.next_retry), ("Refused", &None));
+        assert_eq!(again(&status), Action::await_change());
+    }
 }

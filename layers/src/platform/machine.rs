@@ -16,8 +16,6 @@ pub struct Facts {
     pub serves: bool,
     /// Neither control plane nor workloads run.
     pub stopped: bool,
-    /// The work of the phase failed just now.
-    pub failed: bool,
     /// In ERROR: the phase whose work failed, once the pause before the next try is over.
     pub again: Option<Phase>,
 }
@@ -60,6 +58,11 @@ pub fn next(phase: Phase, facts: Facts) -> (Phase, Work) {
     (phase, work(phase, facts))
 }
 
+/// The phase after work that failed: a removal goes on being one.
+pub fn failed(phase: Phase) -> Phase {
+    if phase == Deleting { Deleting } else { Error }
+}
+
 fn follow(phase: Phase, facts: Facts) -> Phase {
     match phase {
         _ if facts.deleted => Deleting,
@@ -70,7 +73,6 @@ fn follow(phase: Phase, facts: Facts) -> Phase {
             Some(again) if Error.may_become(again) => again,
             _ => Error,
         },
-        _ if facts.failed && phase != Pending => Error,
         Pending => Creating,
         Creating | Scaling | Updating | Resuming if facts.serves && facts.release == Difference::None => Running,
         Restoring | Snapshotting if facts.serves => Running,
@@ -110,14 +112,13 @@ mod tests {
     fn facts() -> impl Strategy<Value = Facts> {
         let differences = prop::sample::select(vec![Difference::Absent, Difference::Settings, Difference::Replicas, Difference::None]);
         let again = prop::option::of(prop::sample::select(Phase::ALL.to_vec()));
-        let flags = (prop::bool::weighted(0.1), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-        (differences, again, flags).prop_map(|(release, again, (deleted, suspended, serves, stopped, failed))| Facts {
+        let flags = (prop::bool::weighted(0.1), any::<bool>(), any::<bool>(), any::<bool>());
+        (differences, again, flags).prop_map(|(release, again, (deleted, suspended, serves, stopped))| Facts {
             deleted,
             suspended,
             release,
             serves,
             stopped,
-            failed,
             again,
         })
     }
@@ -149,12 +150,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_what_the_table_allows_follows(from in prop::sample::select(Phase::ALL.to_vec()), facts in prop::collection::vec(facts(), 1..30)) {
+        fn only_what_the_table_allows_follows(from in prop::sample::select(Phase::ALL.to_vec()), facts in prop::collection::vec((facts(), any::<bool>()), 1..30)) {
             let mut phase = from;
-            for facts in facts {
+            for (facts, fails) in facts {
                 let (to, _) = next(phase, facts);
                 prop_assert!(phase.may_become(to), "{phase:?} → {to:?} by {facts:?}");
-                phase = to;
+                phase = if fails { failed(to) } else { to };
+                prop_assert!(to.may_become(phase), "{to:?} → {phase:?} by a failure");
             }
         }
 
@@ -164,7 +166,6 @@ mod tests {
             failed in prop::sample::select(vec![Creating, Scaling, Updating, Suspending, Resuming]),
             facts in facts(),
         ) {
-            let facts = Facts { failed: false, ..facts };
             let end = match (facts.deleted || from == Deleting, facts.suspended) {
                 (true, _) => Deleting,
                 (_, true) => Suspended,
@@ -178,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_running_one_that_serves_no_more_is_in_error_until_it_does() {
-        let facts = Facts { deleted: false, suspended: false, release: Difference::None, serves: false, stopped: false, failed: false, again: None };
+        let facts = Facts { deleted: false, suspended: false, release: Difference::None, serves: false, stopped: false, again: None };
         assert_eq!(next(Running, facts), (Error, Work::Rest));
         assert_eq!(next(Error, Facts { again: Some(Running), ..facts }).0, Error);
         assert_eq!(next(Error, Facts { again: Some(Running), serves: true, ..facts }).0, Running);

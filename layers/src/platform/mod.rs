@@ -23,12 +23,9 @@ use kube::CustomResourceExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The group of all kinds.
-pub const GROUP: &str = "chasi-bod.io";
-
-/// The definitions of all kinds, as the API server takes them.
-pub fn definitions() -> [CustomResourceDefinition; 5] {
-    [VirtualCluster::crd(), VirtualClusterTemplate::crd(), Component::crd(), Snapshot::crd(), Restore::crd()]
+/// The definitions of the kinds that the controller follows, as the API server takes them; nobody shall wait for an answer of the others.
+pub fn definitions() -> [CustomResourceDefinition; 2] {
+    [VirtualCluster::crd(), VirtualClusterTemplate::crd()]
 }
 
 /// The last failure of an object's work, until that works.

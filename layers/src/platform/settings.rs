@@ -55,7 +55,7 @@ pub struct Settings {
     /// Pod Security level of the host namespace; `privileged` lets pods of the virtual cluster reach the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_security: Option<PodSecurity>,
-    /// When the virtual cluster is suspended and resumed by itself.
+    /// When the virtual cluster is suspended and resumed by itself. Without effect yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep: Option<Sleep>,
     /// vcluster's own configuration (`vcluster.yaml`) over what these settings make of it. Keys that only the paid product honours are refused.
@@ -148,10 +148,10 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub domain: Option<String>,
-    /// What may reach whom.
+    /// What may reach whom. Without effect yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plane: Option<Plane>,
-    /// Namespaces of the host whose pods may reach the virtual cluster, such as an ingress controller's.
+    /// Namespaces of the host whose pods may reach the virtual cluster, such as an ingress controller's. Without effect yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_namespaces: Option<Vec<String>>,
     /// How the virtual cluster's API is reached from outside the host; only from within when absent.

@@ -99,7 +99,8 @@ fn of_settings(settings: &Settings) -> Result<Value> {
 
 /// Store, replicas and the volumes of both.
 fn store(settings: &Settings) -> Value {
-    let mut claim = Map::from_iter([("enabled".to_string(), json!(true)), ("retentionPolicy".to_string(), json!("Delete"))]);
+    // What is to go goes with the namespace.
+    let mut claim = Map::from_iter([("enabled".to_string(), json!(true)), ("retentionPolicy".to_string(), json!("Retain"))]);
     if let Some(storage) = &settings.storage {
         claim.extend(storage.size.iter().map(|size| ("size".to_string(), json!(size))));
         claim.extend(storage.class.iter().map(|class| ("storageClass".to_string(), json!(class))));
@@ -234,7 +235,7 @@ mod tests {
             containerDefaults: {limits: {memory: 1Gi}, requests: {cpu: 10m}}, values: {controlPlane: {statefulSet: {highAvailability: {replicas: 5}}}}}")
         .unwrap();
         let at = |path: &str| made.pointer(path).unwrap_or_else(|| panic!("{path} in {made:#}")).clone();
-        let claim = json!({"enabled": true, "retentionPolicy": "Delete", "size": "2Gi", "storageClass": "fast"});
+        let claim = json!({"enabled": true, "retentionPolicy": "Retain", "size": "2Gi", "storageClass": "fast"});
         for (path, expected) in [
             ("/telemetry/enabled", json!(false)),
             ("/controlPlane/distro/k8s/image/tag", json!("v1.35.4")),

@@ -6,7 +6,7 @@ use qemu_tests::exec;
 use qemu_tests::node::{Node, artifact, artifacts};
 use qemu_tests::uml::Net;
 
-use super::{chasi_bod, formed, kube, registry, seed};
+use super::{build, formed, kube, registry, seed};
 
 fn count(node: &Node) -> usize {
     node.ssh("crictl images --quiet | sort -u | wc -l").unwrap().parse().unwrap()
@@ -78,10 +78,7 @@ fn with_300_mb_more(folder: &Path) -> std::path::PathBuf {
         let target = folder.join("layer").join(name).display().to_string();
         exec::run("sh", &["-c", &format!("head -c 150000000 /dev/urandom > {target}")]).unwrap();
     }
-    let node = std::env::var("CHASI_BOD_NODE").expect("CHASI_BOD_NODE names the node's binary");
-    let (profile, output) = (folder.join("more.yaml").display().to_string(), folder.join("out").display().to_string());
-    exec::run(chasi_bod(), &["build", &profile, "--format", "raw", "--output", &output, "--node-binary", &node]).unwrap();
-    folder.join("out/more/0.1.0/more-0.1.0.raw")
+    build(folder, "more")
 }
 
 #[test]

@@ -12,7 +12,7 @@ mod seed;
 mod vclusters;
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use qemu_tests::exec;
 use qemu_tests::node::{Node, artifact, artifacts};
@@ -70,6 +70,14 @@ fn pods_have_names_and_services(node: &Node, pod: &str) {
 /// The builder's command.
 fn chasi_bod() -> PathBuf {
     std::env::var_os("CHASI_BOD_BIN").map_or_else(|| PathBuf::from("../target/release/chasi-bod"), PathBuf::from)
+}
+
+/// The raw image of the profile `NAME.yaml` in a folder, built there.
+fn build(folder: &Path, name: &str) -> PathBuf {
+    let node = std::env::var("CHASI_BOD_NODE").expect("CHASI_BOD_NODE names the node's binary");
+    let (profile, output) = (folder.join(format!("{name}.yaml")).display().to_string(), folder.join("out").display().to_string());
+    exec::run(chasi_bod(), &["build", &profile, "--format", "raw", "--output", &output, "--node-binary", &node]).unwrap();
+    folder.join(format!("out/{name}/0.1.0/{name}-0.1.0.raw"))
 }
 
 /// `kubectl get nodes` from outside, as an operator's workstation asks: with the image's program and the kubeconfig that the node gives out.

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use qemu_tests::exec;
 use qemu_tests::node::Node;
 use qemu_tests::uml::Net;
 use qemu_tests::vm::Vm;
 
-use super::{account, chasi_bod, formed, kube, seed};
+use super::{account, build, formed, kube, seed};
+
+/// What the object says of its last failure.
+const FAILURE: &str = "kubectl get vc biz -o jsonpath='{.status.failure.reason} {.status.failure.message}' | sed 's/ *$//'";
 
 /// `standalone` with the layer of virtual clusters.
 fn image(folder: &Path) -> PathBuf {
@@ -16,10 +18,7 @@ fn image(folder: &Path) -> PathBuf {
     let text = format!("extends: {}\nname: vclusters\nlayers: [vcluster]\n", shipped.join("standalone.yaml").display());
     std::fs::write(&profile, text).unwrap();
     std::fs::copy(shipped.join("standalone.lock"), profile.with_extension("lock")).unwrap();
-    let node = std::env::var("CHASI_BOD_NODE").expect("CHASI_BOD_NODE names the node's binary");
-    let (profile, output) = (profile.display().to_string(), folder.join("out").display().to_string());
-    exec::run(chasi_bod(), &["build", &profile, "--format", "raw", "--output", &output, "--node-binary", &node]).unwrap();
-    folder.join("out/vclusters/0.1.0/vclusters-0.1.0.raw")
+    build(folder, "vclusters")
 }
 
 /// Waits for a phase; the seconds that it took.
@@ -51,8 +50,15 @@ fn life(node: &Node, vm: &mut Vm) {
     seed::seeded(node, vm, "done");
     let available = || node.ssh("awk '/MemAvailable/ {print int($2/1024)}' /proc/meminfo").unwrap().parse::<i64>().unwrap();
     let before = available();
-    kube(node, "printf 'apiVersion: chasi-bod.io/v1alpha1\\nkind: VirtualCluster\\nmetadata: {name: biz}\\nspec: {}\\n' | kubectl apply -f -");
+    kube(
+        node,
+        "printf 'apiVersion: chasi-bod.io/v1alpha1\\nkind: VirtualCluster\\nmetadata: {name: biz}\\nspec: {template: cpy}\\n' | kubectl apply -f -",
+    );
+    phase(node, "biz", "ERROR");
+    assert!(kube(node, FAILURE).contains("Refused spec.template: there is no VirtualClusterTemplate `cpy`"));
+    kube(node, "kubectl patch vc biz --type merge -p '{\"spec\":{\"template\":\"general\"}}'");
     println!("virtual cluster RUNNING after {} s, {} MiB less available", phase(node, "biz", "RUNNING"), before - available());
+    assert_eq!(kube(node, FAILURE), "");
     inside(node, "biz", "create deployment web --image=registry.k8s.io/pause:3.10.2");
     inside(node, "biz", "rollout status deployment/web --timeout=300s");
     let on_host = kube(node, "kubectl -n vcluster-biz get pods --no-headers | grep -c 'web-.*-x-default-x-biz'");

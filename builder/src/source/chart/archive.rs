@@ -74,10 +74,15 @@ pub fn look_into(archive: &[u8]) -> Result<Metadata> {
 fn parts(path: &str) -> Result<(&str, &str)> {
     let refused = || Error::input(format!("{} is not a path below the chart's folder", quote(path)));
     let plain = path.strip_prefix("./").unwrap_or(path);
-    if plain.contains(['\\', '\0', ':']) || plain.split('/').any(|part| matches!(part, "" | "." | "..")) {
+    if !is_below(plain) {
         return Err(refused());
     }
     plain.split_once('/').ok_or_else(refused)
+}
+
+/// Whether a path leads nowhere but below its folder.
+pub fn is_below(path: &str) -> bool {
+    !path.contains(['\\', '\0', ':']) && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
 #[cfg(test)]

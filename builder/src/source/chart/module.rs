@@ -4,6 +4,7 @@
 use std::io::{Cursor, Read as _};
 
 use layers::chart::{ChartFiles, LockedChart, PlannedChart};
+use layers::units::Digest;
 use layers::{Context, Error, Fault, Result};
 
 use super::archive::{self, FILE_LIMIT};
@@ -28,8 +29,11 @@ pub fn lock(site: &Archive<'_>, planned: &PlannedChart, module: &str, folder: &s
 /// Puts the archive of a locked chart into the store.
 pub fn fetch(site: &Archive<'_>, locked: &LockedChart, address: &str) -> Result<()> {
     let (_, bytes) = archive::pack(&files(site, address)?)?;
-    let got = site.store.put_blob(&bytes)?;
-    if got == locked.sha256 { Ok(()) } else { Err(Error::input(format!("another chart came: expected {}, got {got}", locked.sha256))) }
+    let got = Digest::of(&bytes);
+    if got != locked.sha256 {
+        return Err(Error::input(format!("another chart came: expected {}, got {got}", locked.sha256)));
+    }
+    site.store.put_blob(&bytes).map(drop)
 }
 
 /// The files of a folder of a module.
@@ -54,7 +58,7 @@ fn folder_of(zip: &[u8], module: &str, folder: &str) -> Result<ChartFiles> {
         let entry = zip.by_index(index).fault(Fault::Input, reading)?;
         let below = |name: &str| name.strip_prefix(&prefix).filter(|path| !path.is_empty() && !path.ends_with('/')).map(str::to_string);
         let Some(path) = below(&entry.name().fault(Fault::Input, reading)?) else { continue };
-        if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        if !archive::is_below(&path) {
             return Err(Error::input(format!("{}: {path} leads elsewhere", reading())));
         }
         let mut bytes = Vec::new();
