@@ -18,15 +18,11 @@ use layers::seed::ImageIndex;
 use layers::units::Digest;
 use serde_json::json;
 
-mod common;
-#[path = "common/oci.rs"]
-#[allow(dead_code)]
-mod made;
-#[path = "common/registry.rs"]
-#[allow(dead_code)]
-mod registry;
-
 use registry::{Registry, site};
+
+use crate::common;
+use crate::common::oci as made;
+use crate::common::registry;
 
 struct Bench {
     _dir: tempfile::TempDir,
@@ -155,7 +151,12 @@ fn tls_is_checked_against_the_machines_authorities() {
     registry.push("app", "1", &some_image("amd64"));
     let child = |ca: &Path| {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "tls_child", "--ignored"]).env("SSL_CERT_FILE", ca).env("CHASI_BOD_TEST_HOST", &registry.host).output().unwrap()
+        command
+            .args(["--exact", "oci_source::tls_child", "--ignored"])
+            .env("SSL_CERT_FILE", ca)
+            .env("CHASI_BOD_TEST_HOST", &registry.host)
+            .output()
+            .unwrap()
     };
     let output = child(&registry.dir().join("ca.pem"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -1,5 +1,4 @@
 //! What a killed build leaves on the machine. FAULTS D1.
-#![allow(missing_docs)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,7 +40,7 @@ fn d1_the_scratch_root_of_a_killed_build_is_removed_by_the_next() {
     let store = Store::open(dir.path()).unwrap();
     let marker = dir.path().file_name().unwrap().to_str().unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--ignored", "--exact", "child_dies_with_a_scratch_root"]);
+    child.args(["--ignored", "--exact", "scratch::child_dies_with_a_scratch_root"]);
     let status = child.env("CHASI_BOD_TEST_STORE", dir.path()).env("CHASI_BOD_TEST_MARKER", marker).output().unwrap().status;
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
     // Another build of this user may have been quicker; either way it is gone.

@@ -54,7 +54,7 @@ fn victim_command(program: &str, dir: &Path, format: &str) -> Command {
     command
 }
 
-const VICTIM: [&str; 5] = ["--ignored", "--exact", "victim", "--nocapture", "--test-threads=1"];
+const VICTIM: [&str; 5] = ["--ignored", "--exact", "emit_faults::victim", "--nocapture", "--test-threads=1"];
 
 fn is_whole(path: &Path) -> bool {
     let (disk, back) = (disk(), open(path).unwrap().1);

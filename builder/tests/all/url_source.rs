@@ -15,7 +15,7 @@ use layers::Result;
 use layers::source::{LockedFile, UrlSource};
 use layers::units::{Bytes, Digest};
 
-mod common;
+use crate::common;
 
 struct Bench {
     dir: tempfile::TempDir,

@@ -1,6 +1,5 @@
 //! The configured tree against mmdebstrap's, made from the very same packages; and against itself under another user, umask, zone and core
 //! count. Takes the mirror from the machine's apt sources.
-#![allow(missing_docs)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -322,7 +321,7 @@ fn b9_the_same_tree_comes_from_root_and_from_an_ordinary_user() {
     } else {
         Command::new("env")
     };
-    let line = format!("umask 077; exec taskset -c 0 {} --exact child_configures --ignored --nocapture", place("test").display());
+    let line = format!("umask 077; exec taskset -c 0 {} --exact mmdebstrap::child_configures --ignored --nocapture", place("test").display());
     command.args(["sh", "-c", &line]).current_dir(dir.path());
     command.envs([("TZ", "Asia/Tokyo"), ("LANG", "de_DE.UTF-8"), ("RAYON_NUM_THREADS", "1")]);
     command.envs([("CHASI_BOD_EXE", place("chasi-bod")), ("CHASI_BOD_TEST_STORE", place("store")), ("CHASI_BOD_TEST_DEBS", place("debs"))]);

@@ -1,5 +1,4 @@
 //! Broken and hostile packages: each is refused by name, with bounded memory. FAULTS B4, B5, C3.
-#![allow(missing_docs)]
 
 use std::io::{Cursor, Read};
 use std::path::Path;

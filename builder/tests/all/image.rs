@@ -1,15 +1,13 @@
 //! Whole images through the command line, from the shipped profile: outside tools find nothing, equal locks give equal bytes, a killed build
 //! leaves nothing that looks finished, a flipped byte is named. The packages come from the store that `make image` fills.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{BIN, artifact, built, chasi_bod, cut, downloads_only, flip, good, node, only_child, partition, site, sums};
+use crate::common::{BIN, artifact, built, chasi_bod, cut, downloads_only, flip, good, node, only_child, partition, site, sums};
 use rustix::process::{Pid, Signal, kill_process};
 
 #[test]

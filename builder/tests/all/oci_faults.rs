@@ -18,13 +18,8 @@ use layers::{Fault, Result};
 use made::{INDEX, Image, MANIFEST};
 use serde_json::{Value, json};
 
-mod common;
-#[path = "common/oci.rs"]
-#[allow(dead_code)]
-mod made;
-#[path = "common/registry.rs"]
-#[allow(dead_code)]
-mod registry;
+use crate::common::oci as made;
+use crate::common::registry;
 
 /// One request as the server sees it.
 struct Request {

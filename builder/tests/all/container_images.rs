@@ -19,10 +19,8 @@ use layers::units::{Bytes, Digest};
 use layers::{Fault, Result};
 use proptest::prelude::*;
 
-mod common;
-#[path = "common/oci.rs"]
-#[allow(dead_code)]
-mod made;
+use crate::common;
+use crate::common::oci as made;
 
 const EPOCH: i64 = 1_700_000_000;
 
@@ -473,7 +471,7 @@ fn c3_child() {
 
 #[test]
 fn c3_bombs_stop_at_their_limit_in_bounded_memory() {
-    let script = r#"ulimit -v 327680; exec "$0" --exact c3_child --ignored --test-threads 1"#;
+    let script = r#"ulimit -v 327680; exec "$0" --exact container_images::c3_child --ignored --test-threads 1"#;
     let mut command = Command::new("sh");
     let output = command.arg("-c").arg(script).arg(std::env::current_exe().unwrap()).env("RAYON_NUM_THREADS", "1").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);

@@ -17,7 +17,7 @@ use layers::lock::Lock;
 use layers::source::{LockedBlob, LockedGo, LockedModule};
 use layers::units::{Bytes, Digest};
 
-mod common;
+use crate::common;
 
 const MODULE: &str = "example.test/Greeting";
 const PLACE: &str = "example.test/!greeting/@v";

@@ -18,8 +18,7 @@ use builder::store::Store;
 use layers::source::{GoSource, LockedGo, PlannedSource, Source};
 use layers::units::Digest;
 
-use super::common;
-use super::made::Image;
+use super::oci::Image;
 
 const MODULE: &str = "github.com/distribution/distribution/v3";
 
@@ -30,8 +29,8 @@ pub const HTPASSWD: &str = "me:$2b$05$Ele143dJ8sjcN5N5VSKOHOEqUmSaRFA/Y9RqhE8KXk
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        scratch::use_executable(Path::new(common::BIN));
-        let (store, progress) = (Store::open(&common::cache()).unwrap(), Progress::silent());
+        scratch::use_executable(Path::new(super::BIN));
+        let (store, progress) = (Store::open(&super::cache()).unwrap(), Progress::silent());
         let declared = GoSource {
             package: Some(format!("{MODULE}/cmd/registry")),
             main: None,
@@ -181,7 +180,7 @@ impl Drop for Registry {
 }
 
 fn certificates(dir: &Path) {
-    let openssl = |words: &str| common::good(Command::new("openssl").current_dir(dir).args(words.split(' ')));
+    let openssl = |words: &str| super::good(Command::new("openssl").current_dir(dir).args(words.split(' ')));
     openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -subj /CN=test-ca -days 30");
     openssl("req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out request.pem -subj /CN=localhost");
     fs::write(dir.join("extensions"), "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\n").unwrap();

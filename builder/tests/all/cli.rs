@@ -1,14 +1,12 @@
 //! The command line as a person or a script meets it: what a dry run says, what failures print, exit codes, the files of an image, the store.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{BIN, artifact, built, chasi_bod, cut, downloads_only, flip, good, node, only_child, partition, site, sums};
+use crate::common::{BIN, artifact, built, chasi_bod, cut, downloads_only, flip, good, node, only_child, partition, site, sums};
 use serde_json::{Value, json};
 
 fn scratch() -> tempfile::TempDir {
@@ -391,4 +389,19 @@ fn a_lock_is_made_offline_from_what_the_store_or_its_export_holds() {
     assert_eq!((code, fs::read(&lock).unwrap() == online), (0, true), "{text}");
     let (code, text, _) = said(&export, &["build", path, "--locked", "--offline", "--dry-run", "--json"]);
     assert!(code == 0 && json_of(&text)["packages"]["toFetch"]["count"] == 0, "{text}");
+}
+
+#[test]
+fn a_verb_of_day_2_says_where_it_looked_for_a_cluster_and_needs_none_for_a_dry_run() {
+    let dir = scratch();
+    let verb = |args: &[&str]| {
+        let output = Command::new(BIN).args(args).env("HOME", dir.path()).env_remove("KUBECONFIG").output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, out, text) = verb(&["vcluster", "list"]);
+    assert!(code == 3 && out.is_empty() && text.contains("$KUBECONFIG") && text.contains(".kube/config") && text.contains("hint:"), "{text}");
+    let (code, _, text) = verb(&["vcluster", "list", "--kubeconfig", "/nowhere/config"]);
+    assert!(code == 1 && text.contains("/nowhere/config"), "{text}");
+    let (code, out, _) = verb(&["vcluster", "create", "biz", "--set", "quota.pods=20", "--dry-run"]);
+    assert!(code == 0 && out.contains("kind: VirtualCluster") && out.contains("pods: 20"), "{out}");
 }

@@ -19,7 +19,7 @@ use builder::tree::Kind;
 use layers::plan::{Body, Plan};
 use layers::units::Digest;
 
-mod common;
+use crate::common;
 
 const PROFILE: &str = "upstream-urls.yaml";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -1,0 +1,24 @@
+//! One program of all tests from outside: each of them would be linked with all of the builder again.
+
+mod common;
+
+mod apt_solver;
+mod bios_boot;
+mod chart_source;
+mod cli;
+mod container_images;
+mod deb_archive;
+mod emit_faults;
+mod fat;
+mod go_source;
+mod image;
+mod inspect;
+mod mmdebstrap;
+mod oci_faults;
+mod oci_source;
+mod own_layer;
+mod packages;
+mod qcow2;
+mod scratch;
+mod upstream;
+mod url_source;
