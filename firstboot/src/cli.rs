@@ -11,6 +11,7 @@ use crate::agent::{self, Stay};
 use crate::host::Host;
 use crate::images::{self, Log};
 use crate::status::Status;
+use crate::verbs::{self, Place};
 use crate::{cluster, config, console};
 
 /// Shows and steers this node.
@@ -19,7 +20,7 @@ use crate::{cluster, config, console};
     name = "chasi-bod",
     bin_name = "chasi-bod",
     version,
-    after_help = "Examples:\n  chasi-bod status\n  chasi-bod config show\n  chasi-bod config set hostname=node-1"
+    after_help = "Examples:\n  chasi-bod status\n  chasi-bod config show\n  chasi-bod config set hostname=node-1\n  chasi-bod vcluster list"
 )]
 struct Cli {
     /// Root directory of the node.
@@ -64,6 +65,9 @@ enum Verb {
     /// The cluster that this node belongs to.
     #[command(subcommand)]
     Cluster(Cluster),
+    /// Day 2, with this control plane's credentials.
+    #[command(flatten)]
+    Day2(verbs::Command),
     /// Container images of the root.
     #[command(subcommand, hide = true)]
     Images(Images),
@@ -135,6 +139,11 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Kubeconfig { server } => print!("{}", cluster::kubeconfig(&host, server.as_deref())?),
         Verb::Cluster(Cluster::RenewCertificates) => cluster::renew_now(&host)?.iter().for_each(|line| println!("{line}")),
         Verb::Cluster(Cluster::Secret) => println!("{}", cluster::secret(&host)?.reveal()),
+        Verb::Day2(command) => {
+            let outcome = verbs::run(command, Place::Node(&host), &|line| eprintln!("{line}"))?;
+            print!("{}", outcome.text);
+            return Ok(ExitCode::from(outcome.code));
+        }
         Verb::Agent { once, fuse } => agent::run(&host.with_fuse(*fuse), if *once { Stay::Once } else { Stay::Forever })?,
         Verb::Images(Images::Serve { port, log }) => images::serve(&host, *port, if *log { Log::Requests } else { Log::Quiet })?,
         Verb::Images(Images::Reconcile) => images::reconcile::run(&host)?.iter().for_each(|name| println!("dropped {name}, which left the root")),
@@ -181,4 +190,31 @@ fn show(host: &Host) -> Result<()> {
         println!("{key:<22} {value}   ({source})");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_has_the_verbs_of_day_2() {
+        Cli::command().debug_assert();
+        for line in [
+            "status --json",
+            "vcluster list --json",
+            "vcluster create biz --version v1.36.3 --wait --timeout 5m --set a.b=1 --set c=2",
+            "vcluster connect biz --server node:8443 -- kubectl --kubeconfig x get pods",
+            "vcluster delete biz --yes --wait --kubeconfig /root/other.conf",
+            "vcluster --kubeconfig /root/other.conf scale biz --replicas 3",
+            "component why web",
+            "component retry web",
+        ] {
+            Cli::try_parse_from(["chasi-bod"].into_iter().chain(line.split(' '))).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+        for line in ["vcluster connect biz kubectl", "vcluster create biz --store files", "vcluster suspend biz --timeout 5m", "vcluster scale biz"] {
+            assert!(Cli::try_parse_from(["chasi-bod"].into_iter().chain(line.split(' '))).is_err(), "{line}");
+        }
+    }
 }

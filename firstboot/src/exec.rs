@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Command, ExitStatus, Output, Stdio};
 
 use layers::{Context, Error, Fault, Result};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::sys;
 
@@ -51,6 +53,28 @@ pub fn follow(command: &mut Command, mut line: impl FnMut(&str)) -> Result<()> {
 pub fn replace(command: &mut Command) -> Error {
     let line = show(command);
     Error::environment(format!("starting `{line}`: {}", command.exec()))
+}
+
+/// Runs a command on our own terminal to its end and gives its exit code, 128 + signal when it was killed. A key that ends the command does not end us,
+/// who have to clear up after it; a request to end is passed on.
+pub async fn foreground(command: &mut Command) -> Result<u8> {
+    let line = show(command);
+    let running = || format!("running `{line}`");
+    let mut ending = signal(SignalKind::terminate()).fault(Fault::Environment, running)?;
+    // Caught, not ignored: the command begins with what is usual.
+    let _keys = [SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup()].map(signal);
+    let mut child = command.spawn().fault(Fault::Environment, || format!("starting `{line}`"))?;
+    let id = Pid::from_child(&child);
+    let mut ended = tokio::task::spawn_blocking(move || child.wait());
+    let ended = loop {
+        tokio::select! {
+            ended = &mut ended => break ended,
+            // One that is gone already needs no request.
+            Some(()) = ending.recv() => drop(kill_process(id, Signal::TERM)),
+        }
+    };
+    let ended = ended.fault(Fault::Internal, running)?.fault(Fault::Environment, running)?;
+    Ok(ended.code().or(ended.signal().map(|signal| 128 + signal)).and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
 /// The command line as a person would type it, cut after 300 characters.

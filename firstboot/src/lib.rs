@@ -16,3 +16,4 @@ pub mod snapshotter;
 pub mod status;
 pub mod steps;
 pub mod sys;
+pub mod verbs;

@@ -14,6 +14,7 @@ pub mod node;
 pub mod plan;
 pub mod platform;
 pub mod profile;
+pub mod range;
 pub mod reference;
 pub mod seed;
 pub mod settings;

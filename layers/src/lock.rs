@@ -35,6 +35,9 @@ pub struct Lock {
     /// Helm charts, in the order in which they are installed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub charts: Vec<LockedChart>,
+    /// Digest of what components give to charts when `wanted` was found; none without components.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub components: Option<Digest>,
     /// Images that charts, manifests and kubeadm ask for, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wanted: Vec<Wanted>,
@@ -46,7 +49,7 @@ pub struct Lock {
 pub struct Wanted {
     /// Full reference.
     pub image: String,
-    /// Who asks: `kubeadm`, or releases with the templates that name it.
+    /// Who asks: `kubeadm`, or releases and components with the templates that name it.
     pub wanted_by: Vec<String>,
 }
 
@@ -200,6 +203,7 @@ mod tests {
             tools: vec![],
             sources: vec![],
             charts: vec![],
+            components: Some(Digest::of(b"c")),
             wanted: vec![],
             images: vec![image("r.test/a:1", "r.test/a:1"), image("r.test/b:1", "r.test/c:2")],
         }

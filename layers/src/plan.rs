@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 use crate::chart::{ChartFiles, PlannedChart};
 use crate::image::{PlannedImage, PlannedImageLayer, PlannedPull};
 use crate::layer::{Assumed, Definition, Item, LoadedLayer, NODE_BINARY, Parameter, Units};
-use crate::profile::{Diagnostic, Diagnostics, Document, FileSpec, LayerRef, LayerUse, Loaded, Scalar, Spot, User, is_package, quote, suggest};
+use crate::platform::VirtualClusterSpec;
+use crate::profile::{
+    Diagnostic, Diagnostics, Document, FileSpec, LayerRef, LayerUse, Loaded, Named, Scalar, Spot, User, is_package, quote, suggest,
+};
 use crate::source::PlannedSource;
 use crate::template;
 use crate::units::Digest;
@@ -19,12 +22,14 @@ use crate::{Context as _, Error, Result};
 
 mod charts;
 mod check;
+mod components;
 mod content;
 mod images;
 mod order;
 mod sources;
 
 use check::{accounts, check_paths};
+pub use components::PlannedComponent;
 use content::Site;
 use order::{Placed, order};
 
@@ -56,6 +61,12 @@ pub struct Plan {
     /// Releases that the cluster gets, in the order in which they are installed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub charts: Vec<PlannedChart>,
+    /// Virtual clusters that it gets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub virtual_clusters: Vec<Named<VirtualClusterSpec>>,
+    /// Applications that it gets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<PlannedComponent>,
 }
 
 /// What one layer puts into the image.
@@ -193,9 +204,11 @@ pub fn plan(
     let images::Used { image_layers, images, pulls } = images.used(&mut problems);
     let files = planned.iter().flat_map(|layer| &layer.files).chain(image_layers.iter().flat_map(|layer| &layer.files));
     let sources = sources::used(loaded, &declaring, files, &mut problems);
+    let charts = charts.used();
+    let components = components::planned(loaded, &charts, &mut problems);
     Diagnostics::gather(loaded.document.path(), problems)?;
-    let (name, version) = (profile.name.clone(), profile.version.clone());
-    Ok(Plan { name, version, layers: planned, sources, image_layers, images, pulls, charts: charts.used() })
+    let (name, version, virtual_clusters) = (profile.name.clone(), profile.version.clone(), profile.vclusters.clone());
+    Ok(Plan { name, version, layers: planned, sources, image_layers, images, pulls, charts, virtual_clusters, components })
 }
 
 impl Plan {
@@ -284,6 +297,12 @@ impl std::fmt::Display for Plan {
         }
         for chart in &self.charts {
             write!(f, "\n\nrelease {} of layer {}\n  {chart}", chart.spec.name, chart.layer)?;
+        }
+        for Named { name, spec } in &self.virtual_clusters {
+            write!(f, "\n\nvirtual cluster {name}\n  of template {}", spec.template)?;
+        }
+        for planned in &self.components {
+            write!(f, "\n\ncomponent {}\n  {planned}", planned.component.name)?;
         }
         for source in &self.sources {
             write!(f, "\n\nsource {} of layer {}\n  {source}", source.name, source.layer)?;

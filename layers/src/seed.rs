@@ -1,5 +1,5 @@
-//! The charts and container images that a root carries. Images: one folder per layer, manifests and configs by digest, and an index of both. The builder writes
-//! it, the node's registry and snapshotter read it; nothing is unpacked or imported on the node.
+//! What a root carries for its cluster: charts, objects of the platform's API, and container images. Images: one folder per layer, manifests and configs by
+//! digest, and an index of both. The builder writes it, the node's registry and snapshotter read it; nothing is unpacked or imported on the node.
 //!
 //! ```text
 //! /usr/lib/chasi-bod/l/<id>/             a layer, unpacked; whiteouts in overlay form (0:0 devices, `trusted.overlay.opaque=y`)
@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::platform::{Component, VirtualCluster};
 use crate::units::{Bytes, Digest};
 
 /// Folder of the unpacked layers. Short, because the option text of an overlay mount of 120 of them must stay below a page.
@@ -26,7 +27,7 @@ pub const DOCUMENTS: &str = "/usr/lib/chasi-bod/images/sha256";
 /// Port of the node's read-only registry on 127.0.0.1; below 1024, so that no ordinary user can take its place.
 pub const REGISTRY_PORT: u16 = 955;
 
-/// The releases that a control plane installs.
+/// What a control plane installs: a `Seed`.
 pub const SEED: &str = "/usr/lib/chasi-bod/seed.json";
 
 /// Folder of the releases' charts.
@@ -38,6 +39,12 @@ pub const CHARTS: &str = "/usr/lib/chasi-bod/charts";
 pub struct Seed {
     /// Releases in the order in which they are installed.
     pub releases: Vec<Release>,
+    /// Virtual clusters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub virtual_clusters: Vec<VirtualCluster>,
+    /// Components, each with the version of its chart, which is one of the releases.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<Component>,
 }
 
 /// A release of a Helm chart.

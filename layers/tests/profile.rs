@@ -247,6 +247,50 @@ fn other_rules_name_what_is_wrong() {
     }
 }
 
+/// Components `a` and `b` with some keys added to `a`.
+fn components(keys: &str) -> String {
+    format!("components: [{{name: a, source: {{chart: {{name: x}}}}, {keys}}}, {{name: b, source: {{chart: {{name: x}}}}, dependsOn: [a]}}]")
+}
+
+#[test]
+fn virtual_clusters_and_components_name_what_is_wrong() {
+    let table = [
+        ("vclusters: [{name: a}, {name: a}]".into(), "the name `a` is given twice"),
+        ("vclusters: [{name: a.b}]".into(), "`a.b` is not the name of a virtual cluster: lower-case letters, digits and `-`, at most 40"),
+        ("vclusters: [{name: a, quotta: {}}]".into(), "unknown key `quotta`"),
+        ("vclusters: [{name: a, quotta: {}}]".into(), "did you mean `quota`?"),
+        ("vclusters: [{name: a, network: {plan: closed}}]".into(), "did you mean `plane`?"),
+        ("vclusters: [{name: a, controlPlane: {resources: {limit: {}}}}]".into(), "did you mean `limits`?"),
+        ("vclusters: [{name: a, quota: {pods: [1]}}]".into(), "`pods` must be a whole number or text, not a list"),
+        ("vclusters: [{name: a, deletionPolicy: retain}]".into(), "did you mean `Retain`?"),
+        ("vclusters: [{name: a, replicas: 8}]".into(), "`replicas` must be from 1 to 7"),
+        ("vclusters: [{name: a, replicas: 3, store: sqlite}]".into(), "more than one replica needs `store: etcd`"),
+        ("vclusters: [{name: a, version: 1.36.3}]".into(), "`1.36.3` is not a version of Kubernetes such as v1.36.3"),
+        ("vclusters: [{name: a, network: {serviceCIDR: 10.0.0.1/8}}]".into(), "`10.0.0.1/8` is not an IPv4 range such as 10.244.0.0/16"),
+        ("components: [{name: A, source: {chart: {name: x}}}]".into(), "`A` is not the name of a component"),
+        ("components: [{name: a}]".into(), "lacks the key `source`"),
+        ("components: [{name: a, source: {}}]".into(), "`source` lacks the key `chart`"),
+        ("components: [{name: a, source: {kustomize: x}}]".into(), "a component cannot be made of `kustomize`: only charts yet"),
+        ("components: [{name: a, source: {chart: {nam: x}}}]".into(), "did you mean `name`?"),
+        (components("target: {virtualCluster: dmeo}"), "there is no virtual cluster `dmeo`"),
+        (components("target: {namespace: A}"), "`A` is not a namespace"),
+        (components("dependsOn: [c]"), "there is no component `c`"),
+        (components("dependsOn: [b]"), "components wait for each other in a circle: a → b → a"),
+        (components("dependsOn: [a]"), "circle: a → a"),
+        (components("drift: heal"), "did you mean `Heal`?"),
+        (components("timeout: 5"), "unknown key `timeout`"),
+        (components("values: {password: hunter2}"), "a password or token must not be written here"),
+    ];
+    for (lines, message) in table {
+        let shown = with(&lines).unwrap_err();
+        assert!(shown.contains(message) && shown.starts_with("p.yaml:3:"), "{lines}\n{shown}");
+    }
+    let good = components("values: {a: [1, x]}, valuesFrom: [{secret: db, key: url, at: db.url}], target: {virtualCluster: v}");
+    let profile =
+        with(&format!("vclusters: [{{name: v, quota: {{cpu: 2, memory: 2Gi}}, network: {{plane: closed}}, replicas: 3, store: etcd}}]\n{good}\n"));
+    round_trip(&profile.unwrap());
+}
+
 #[test]
 fn shipped_profiles_load_and_carry_the_editor_line() {
     let mut count = 0;
@@ -344,6 +388,8 @@ fn the_template_loads_and_explains_every_key() {
                     "images: []",
                     "charts: []",
                     "manifests: []",
+                    "vclusters: []",
+                    "components: []",
                     "sysctl: {}",
                     "  mounts: []",
                 ]
@@ -352,6 +398,7 @@ fn the_template_loads_and_explains_every_key() {
         .collect();
     let profile = one(&whole.join("\n")).unwrap_or_else(|d| panic!("{d}")).profile;
     assert_eq!((profile.users.len(), profile.files.len(), profile.network.interfaces.len(), profile.disk.mounts.len()), (1, 3, 3, 1));
+    assert_eq!((profile.vclusters.len(), profile.components.len()), (1, 2));
 }
 
 #[test]

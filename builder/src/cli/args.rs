@@ -79,6 +79,9 @@ pub enum Command {
         after_help = "Examples:\n  chasi-bod seed list profiles/standalone.yaml\n  chasi-bod seed list output/standalone/0.1.0 --json"
     )]
     Seed(SeedCommand),
+    /// Day 2, with the credentials of a kubeconfig.
+    #[command(flatten)]
+    Day2(firstboot::verbs::Command),
     /// Print the JSON schema of profiles or layers, for editors.
     #[command(after_help = "Examples:\n  chasi-bod schema > profile.schema.json\n  chasi-bod schema --of layer > layer.schema.json")]
     Schema {
@@ -335,5 +338,18 @@ mod tests {
     fn every_command_has_examples_and_every_option_help() {
         Cli::command().debug_assert();
         check(&Cli::command(), "");
+    }
+
+    #[test]
+    fn the_verbs_of_day_2_share_the_options_of_every_command() {
+        let parse = |line: &str| Cli::try_parse_from(["chasi-bod"].into_iter().chain(line.split(' '))).unwrap_or_else(|e| panic!("{line}: {e}"));
+        for line in ["vcluster list --json", "--json vcluster list", "vcluster --json list", "vcluster --kubeconfig a list --json"] {
+            let cli = parse(line);
+            let Command::Day2(firstboot::verbs::Command::Vcluster(of)) = cli.command else { panic!("{line}") };
+            assert!(cli.global.json && format!("{:?}", of.verb) == "List { json: true }", "{line}: {of:?}");
+            assert_eq!(of.kubeconfig.is_some(), line.contains("--kubeconfig"), "{line}");
+        }
+        assert!(!parse("vcluster connect biz -- kubectl get pods --json").global.json, "the command's own options");
+        assert!(parse("vcluster create biz --version v1.36.3 --wait --timeout 90s --quiet").global.quiet);
     }
 }

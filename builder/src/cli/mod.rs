@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use firstboot::verbs::{self, Place};
 use layers::units::Bytes;
 use layers::{Context, Error, Fault, Result, profile};
 use serde::Serialize;
@@ -53,6 +54,7 @@ fn dispatch(command: Command, global: &Global) -> Result<ExitCode> {
             let listing = pipeline::listing(&path)?;
             show(global, &listing, || listing.to_string())?;
         }
+        Command::Day2(command) => return day2(&command, global),
         Command::Schema { of: SchemaOf::Profile } => print_json(&profile::json_schema())?,
         Command::Schema { of: SchemaOf::Layer } => print_json(&profile::layer_schema())?,
         Command::New { name, output: None } => print(&profile::template(&name)?)?,
@@ -202,6 +204,17 @@ fn verify(args: &FileArg, global: &Global) -> Result<()> {
     given(&args.path)?;
     let verified = pipeline::verify(&args.path)?;
     show(global, &verified, || verified.iter().map(|line| format!("{line}\n")).collect())
+}
+
+fn day2(command: &verbs::Command, global: &Global) -> Result<ExitCode> {
+    let say = |line: &str| {
+        if !global.quiet {
+            eprintln!("{line}");
+        }
+    };
+    let outcome = verbs::run(command, Place::Workstation, &say)?;
+    print(&outcome.text)?;
+    Ok(ExitCode::from(outcome.code))
 }
 
 /// A path that the user gave and that is not there is the user's mistake.

@@ -343,6 +343,8 @@ mod tests {
             images: vec![PlannedImage { layer: "a".into(), image: recipe, at: Spot::default() }],
             pulls: Vec::new(),
             charts: Vec::new(),
+            virtual_clusters: Vec::new(),
+            components: Vec::new(),
         }
     }
 

@@ -28,7 +28,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Keeps the condition of the cluster step true, the routes to other nodes' pods, their policies and, on a control plane, the service that takes nodes in;
 /// returns only when this node's credentials cannot be read.
 pub(super) fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result<()> {
-    let pods = routes::of_pods(&Documents::read(host)?)?;
+    let pods = Documents::read(host)?.pods()?;
     runtime()?.block_on(async {
         let mut service = Service::default();
         loop {
@@ -61,7 +61,7 @@ pub(super) fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result
 }
 
 /// What a person needs of an error: the API's own sentence, or the innermost cause.
-fn reason(error: &kube::Error) -> String {
+pub(crate) fn reason(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         return status.message.clone();
     }

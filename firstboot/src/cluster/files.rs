@@ -49,11 +49,11 @@ fn write_pod_network(host: &Host, base: &Documents) -> Result<()> {
     if super::exists(host, CNI) {
         return Ok(());
     }
-    let range = base.first_node_range().ok_or_else(|| Error::internal("reading kubeadm.yaml: no networking.podSubnet"))?;
-    write_pod_range(host, &range)
+    write_pod_range(host, &base.first_node_range()?)
 }
 
-const CNI: &str = "etc/cni/net.d/10-chasi-bod.conflist";
+/// The pod network's configuration.
+pub const CNI: &str = "etc/cni/net.d/10-chasi-bod.conflist";
 
 /// Writes the pod network's configuration (CNI specification 1.0.0) for a range; the running kubelet and containerd read it at once. The
 /// bridge does not masquerade: that would hide pods from those of other nodes. What leaves the cluster is masqueraded by the image's `pods.nft`.

@@ -6,44 +6,93 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client};
 use layers::seed::CHARTS;
-use layers::{Context as _, Fault, Result};
+use layers::{Context as _, Error, Fault, Result};
 use serde_json::Value;
 
 use super::api::ADMIN;
 use crate::exec;
 use crate::host::{Host, RUN};
 
-/// helm with the operator's credentials and without a home.
-pub fn command(host: &Host) -> Command {
-    let mut command = host.program("helm");
-    command.arg("--kubeconfig").arg(format!("/{ADMIN}"));
-    for (variable, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data"), ("HOME", "home")] {
-        command.env(variable, format!("/{RUN}/helm/{folder}"));
+/// A release, and the cluster and namespace that it is in.
+pub struct Target<'a> {
+    /// Path of the credentials.
+    pub kubeconfig: &'a str,
+    pub namespace: &'a str,
+    pub name: &'a str,
+}
+
+impl<'a> Target<'a> {
+    /// On the host, with the operator's credentials.
+    pub fn on_host(namespace: &'a str, name: &'a str) -> Self {
+        Self { kubeconfig: ADMIN, namespace, name }
     }
-    command
+
+    /// A program with the credentials and without a home.
+    fn command(&self, host: &Host, program: &str) -> Command {
+        let mut command = host.program(program);
+        command.args([format!("--kubeconfig=/{}", self.kubeconfig), format!("--namespace={}", self.namespace)]);
+        for (variable, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data"), ("HOME", "home")] {
+            command.env(variable, format!("/{RUN}/helm/{folder}"));
+        }
+        command
+    }
+
+    /// `helm upgrade --install` of a chart, without values.
+    pub fn upgrade(&self, host: &Host, chart: &str) -> Command {
+        let mut helm = self.command(host, "helm");
+        helm.args(["--history-max", "5", "upgrade", "--install", self.name, chart]);
+        helm
+    }
+
+    /// Installs or upgrades with further arguments and gives the revision; fields that others wrote since are taken back.
+    pub fn take(&self, host: &Host, chart: &str, values: &Value, arguments: &[&str]) -> Result<i32> {
+        let file = self.file("values.json");
+        let text = serde_json::to_string(values).fault(Fault::Internal, || format!("writing /{file}"))?;
+        host.write(&file, text.as_bytes(), 0o600)?;
+        let mut helm = self.upgrade(host, chart);
+        let done = exec::run(helm.args(["--force-conflicts", "--output", "json", "--values"]).arg(format!("/{file}")).args(arguments));
+        host.remove(&file)?;
+        let release: Value = serde_json::from_slice(&done?.stdout).fault(Fault::Internal, || "reading the output of `helm upgrade`".into())?;
+        Ok(release["version"].as_i64().and_then(|revision| revision.try_into().ok()).unwrap_or_default())
+    }
+
+    /// Objects of the release that are not as it made them, by kind and name.
+    pub fn drifted(&self, host: &Host) -> Result<Vec<String>> {
+        let manifest = exec::run(self.command(host, "helm").args(["get", "manifest", self.name]))?.stdout;
+        let file = self.file("manifest.yaml");
+        host.write(&file, &manifest, 0o600)?;
+        let mut diff = self.command(host, "kubectl");
+        // Only who differs, not how: the texts may hold secrets.
+        diff.env("KUBECTL_EXTERNAL_DIFF", "diff -rNq").args(["diff", "--server-side", "--force-conflicts", "--field-manager=helm", "--filename"]);
+        let ended = diff.arg(format!("/{file}")).output().fault(Fault::Environment, || "starting `kubectl diff`".into())?;
+        host.remove(&file)?;
+        match ended.status.code() {
+            Some(0) => Ok(Vec::new()),
+            Some(1) => Ok(differing(&String::from_utf8_lossy(&ended.stdout))),
+            _ => Err(Error::environment(format!("comparing release {}: {}", self.name, String::from_utf8_lossy(&ended.stderr).trim()))),
+        }
+    }
+
+    /// `helm uninstall`, done also when there is no such release.
+    pub fn uninstall(&self, host: &Host) -> Result<()> {
+        exec::run(self.command(host, "helm").args(["uninstall", self.name, "--ignore-not-found"])).map(drop)
+    }
+
+    fn file(&self, end: &str) -> String {
+        let cluster = self.kubeconfig.rsplit('/').next().unwrap_or_default();
+        format!("{RUN}/helm/{cluster}.{}.{}.{end}", self.namespace, self.name)
+    }
 }
 
-/// `helm upgrade --install` of a chart that the image brings, without values.
-pub fn upgrade(host: &Host, name: &str, namespace: &str, chart: &str) -> Command {
-    let mut helm = command(host);
-    helm.args(["--history-max", "5", "upgrade", "--install", name]).arg(format!("{CHARTS}/{chart}")).args(["--namespace", namespace]);
-    helm
+/// The path of a chart that the image brings.
+pub fn bundled(file: &str) -> String {
+    format!("{CHARTS}/{file}")
 }
 
-/// Installs or upgrades without waiting for what that starts; fields that others wrote since are taken back.
-pub fn take(host: &Host, name: &str, namespace: &str, chart: &str, values: &Value) -> Result<()> {
-    let file = format!("{RUN}/helm/{namespace}.{name}.json");
-    let text = serde_json::to_string(values).fault(Fault::Internal, || format!("writing /{file}"))?;
-    host.write(&file, text.as_bytes(), 0o600)?;
-    let mut helm = upgrade(host, name, namespace, chart);
-    let done = exec::run(helm.args(["--force-conflicts", "--values"]).arg(format!("/{file}"))).map(drop);
-    host.remove(&file)?;
-    done
-}
-
-/// `helm uninstall`, done also when there is no such release.
-pub fn uninstall(host: &Host, name: &str, namespace: &str) -> Result<()> {
-    exec::run(command(host).args(["uninstall", name, "--namespace", namespace, "--ignore-not-found"])).map(drop)
+/// Objects that `diff -rNq` names: `Files /tmp/LIVE-1/apps.v1.Deployment.default.web and /tmp/MERGED-1/… differ`.
+fn differing(text: &str) -> Vec<String> {
+    let names = text.lines().filter_map(|line| line.strip_prefix("Files ")?.split(" and ").next()?.rsplit('/').next());
+    names.map(String::from).collect()
 }
 
 /// Whether the cluster has anything of a release.
@@ -61,4 +110,16 @@ pub async fn forget_pending(client: &Client, namespace: &str, name: &str) -> Res
     let which = ListParams::default().labels(&format!("{PENDING},name={name}"));
     let gone = Api::<Secret>::namespaced(client.clone(), namespace).delete_collection(&DeleteParams::default(), &which).await;
     gone.map(drop).fault(Fault::Environment, || format!("clearing the unfinished operation of release {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_that_differ_are_named_without_their_texts() {
+        let said = "Files /tmp/LIVE-3310/apps.v1.Deployment.default.web and /tmp/MERGED-2087/apps.v1.Deployment.default.web differ\n";
+        assert_eq!(differing(said), ["apps.v1.Deployment.default.web"]);
+        assert!(differing("").is_empty());
+    }
 }

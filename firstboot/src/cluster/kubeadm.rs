@@ -2,6 +2,7 @@
 //! knows. Values go in through the documents' tree, never through their text.
 
 use layers::node::KUBERNETES;
+use layers::range::Range;
 use layers::{Context, Error, Result};
 use serde_json::{Value, json};
 
@@ -79,13 +80,25 @@ impl Documents {
     }
 
     /// The pod range of the first node: the first 256 addresses, as the controller manager cuts them.
-    pub fn first_node_range(&self) -> Option<String> {
-        Some(format!("{}/24", self.pod_range()?.split_once('/')?.0))
+    pub fn first_node_range(&self) -> Result<String> {
+        let range = self.pods()?.to_string();
+        Ok(format!("{}/24", range.split('/').next().unwrap_or_default()))
     }
 
     /// The range that the nodes' pod ranges are cut from.
-    pub fn pod_range(&self) -> Option<String> {
-        self.of_kind("ClusterConfiguration").ok()?["networking"]["podSubnet"].as_str().map(Into::into)
+    pub fn pods(&self) -> Result<Range> {
+        self.range("podSubnet")
+    }
+
+    /// The range of services' addresses.
+    pub fn services(&self) -> Result<Range> {
+        self.range("serviceSubnet")
+    }
+
+    fn range(&self, key: &str) -> Result<Range> {
+        let text = self.of_kind("ClusterConfiguration")?["networking"][key].as_str().map(String::from);
+        let range = text.as_deref().and_then(Range::parse);
+        range.ok_or_else(|| Error::internal(format!("reading kubeadm.yaml: networking.{key} is no IPv4 range")))
     }
 
     /// The configuration of `kubeadm init` on a node.
@@ -179,7 +192,7 @@ mod tests {
         assert_eq!(kubelet["systemReserved"], Value::Null, "what suits the founder is not for every node");
         assert_eq!(kubelet["authentication"]["anonymous"]["enabled"], false);
         assert_eq!(documents.of_kind("KubeProxyConfiguration").unwrap()["clusterCIDR"], "10.244.0.0/16");
-        assert_eq!(documents.first_node_range().as_deref(), Some("10.244.0.0/24"));
+        assert_eq!(documents.first_node_range().unwrap(), "10.244.0.0/24");
     }
 
     #[test]

@@ -22,9 +22,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 pub use certificates::renew_now;
-pub use files::DUMMY;
+pub use files::{CNI, DUMMY};
 use layers::membership::Secret;
 use layers::node::KUBERNETES;
+use layers::platform::check::Ranges;
 use layers::seed::REGISTRY_PORT;
 use layers::settings::Role;
 use layers::{Context, Error, Fault, Result};
@@ -226,6 +227,12 @@ pub fn kubeconfig(host: &Host, server: Option<&str>) -> Result<String> {
     // The certificate has no name that only people know.
     cluster["tls-server-name"] = kubeadm::ENDPOINT_NAME.into();
     serde_saphyr::to_string(&document).fault(Fault::Internal, || "printing the kubeconfig".into())
+}
+
+/// The ranges of the cluster's pods and services.
+pub(crate) fn ranges(host: &Host) -> Result<Ranges> {
+    let documents = kubeadm::Documents::read(host)?;
+    Ok(Ranges { pods: documents.pods()?, services: documents.services()? })
 }
 
 /// Whether a file exists below the root of the node.

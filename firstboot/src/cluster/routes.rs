@@ -13,7 +13,8 @@ use k8s_openapi::api::core::v1::Node as NodeObject;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{ListParams, Patch, PatchParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
-use layers::{Context, Error, Fault, Result};
+use layers::range::Range;
+use layers::{Context, Fault, Result};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt as _;
@@ -31,36 +32,6 @@ pub const WATCH: u32 = 240;
 
 /// Pod range to the address of its node.
 type Routes = BTreeMap<Range, Ipv4Addr>;
-
-/// IPv4 addresses with a common start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Range {
-    first: Ipv4Addr,
-    length: u8,
-}
-
-impl Range {
-    /// Reads `10.244.0.0/16`; `None` also when bits behind the prefix are set.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (first, length) = text.split_once('/')?;
-        let range = Self { first: first.parse().ok()?, length: length.parse().ok().filter(|length| *length <= 32)? };
-        (u32::from(range.first) & range.mask() == u32::from(range.first)).then_some(range)
-    }
-
-    fn mask(self) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(self.length)).unwrap_or(0)
-    }
-
-    fn holds(self, other: Self) -> bool {
-        other.length >= self.length && u32::from(other.first) & self.mask() == u32::from(self.first)
-    }
-}
-
-impl std::fmt::Display for Range {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "{}/{}", self.first, self.length)
-    }
-}
 
 /// What keeps other nodes' pods out of reach, for the node's condition.
 #[derive(Clone, Default)]
@@ -167,11 +138,6 @@ pub async fn permit(client: &Client) -> std::result::Result<(), kube::Error> {
     Api::<ClusterRoleBinding>::all(client.clone()).patch(name, &ours, &Patch::Apply(binding)).await.map(drop)
 }
 
-/// The range that all pod ranges are cut from.
-pub fn of_pods(base: &super::kubeadm::Documents) -> Result<Range> {
-    base.pod_range().as_deref().and_then(Range::parse).ok_or_else(|| Error::internal("reading kubeadm.yaml: networking.podSubnet is no IPv4 range"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,14 +167,6 @@ mod tests {
         let found: Vec<_> = wanted(nodes.iter(), "self", range("10.244.0.0/16")).into_iter().map(|(r, a)| format!("{r} {a}")).collect();
         assert_eq!(found, ["10.244.1.0/24 10.0.0.2", "10.244.3.0/24 10.0.0.5"]);
         assert!(wanted([NodeObject::default()].iter(), "self", range("10.244.0.0/16")).is_empty());
-    }
-
-    #[test]
-    fn ranges_are_read_as_the_kernel_takes_them() {
-        for bad in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0.1/24", "fd00::/64", "10.0.0.0/-1"] {
-            assert_eq!(Range::parse(bad), None, "{bad}");
-        }
-        assert!(range("0.0.0.0/0").holds(range("1.2.3.4/32")) && !range("1.2.3.4/32").holds(range("0.0.0.0/0")));
     }
 
     /// The running kernel's table, in a network namespace of the test's own where the machine allows one.

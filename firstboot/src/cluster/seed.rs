@@ -134,7 +134,7 @@ fn one(host: &Host, cluster: &Cluster, release: &Release) -> Result<()> {
 
 /// `helm upgrade --install` that waits for what the release starts.
 fn upgrade(host: &Host, release: &Release, values: &str) -> Command {
-    let mut command = helm::upgrade(host, &release.name, &release.namespace, &release.file);
+    let mut command = helm::Target::on_host(&release.namespace, &release.name).upgrade(host, &helm::bundled(&release.file));
     command.args(["--create-namespace", "--values"]).arg(format!("/{values}")).args(["--wait", "--timeout", PATIENCE]);
     command
 }
@@ -193,7 +193,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let command = upgrade(&Host::new(dir.path()), &release(), "run/values.json");
         let line = exec::show(&command);
-        let expected = "upgrade --install web /usr/lib/chasi-bod/charts/web-1.0.0.tgz --namespace shop --create-namespace --values /run/values.json --wait --timeout 10m";
+        let expected = "--namespace=shop --history-max 5 upgrade --install web /usr/lib/chasi-bod/charts/web-1.0.0.tgz --create-namespace --values /run/values.json --wait --timeout 10m";
         assert!(line.contains(expected), "{line}");
         assert!(command.get_envs().all(|(_, value)| value.is_some_and(|v| v.to_string_lossy().starts_with("/run/chasi-bod/helm/"))));
     }

@@ -2,12 +2,14 @@
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::config::Kubeconfig;
 use kube::{Api, Client, ResourceExt as _};
+use layers::platform::isolation::NAMES;
 use layers::platform::settings::PodSecurity;
 use layers::{Context as _, Error, Fault, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::apply;
 use crate::cluster::api::{PATIENCE, connect};
@@ -103,25 +105,26 @@ impl<'a> Place<'a> {
         left.map(|left| left.items.is_empty()).fault(Fault::Environment, || format!("listing pods of {}", self.namespace))
     }
 
-    /// What keeps the virtual cluster from serving; nothing when its API answers, its syncer's controllers run and its DNS serves.
-    pub async fn missing(&self, sets: &[StatefulSet]) -> Result<Option<&'static str>> {
+    /// What the virtual cluster lacks to serve; nothing when its API answers, its syncer's controllers run and its DNS serves.
+    pub async fn lack(&self, sets: &[StatefulSet]) -> Result<Option<Lack>> {
         let ready = |set: &StatefulSet| {
             let wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
             let status = set.status.clone().unwrap_or_default();
             wanted > 0 && status.ready_replicas.unwrap_or(0) >= wanted && status.observed_generation == set.metadata.generation
         };
         if sets.is_empty() || !sets.iter().all(ready) {
-            return Ok(Some("its control plane is not ready"));
+            return Ok(Some(Lack::ControlPlane));
         }
-        let Some(inside) = self.inside().await? else { return Ok(Some("its syncer has not written its credentials yet")) };
+        let Some(kubeconfig) = self.kubeconfig().await? else { return Ok(Some(Lack::Syncer)) };
+        let inside = connect(kubeconfig, PATIENCE).await.context(|| format!("reading the credentials of {}", self.namespace))?;
         // The syncer copies the pods' conditions back: without it nothing of this becomes true.
         let dns = Api::<Deployment>::namespaced(inside, "kube-system").get_opt("coredns").await;
         let serves = dns.ok().flatten().and_then(|dns| dns.status?.available_replicas).unwrap_or(0) > 0;
-        Ok((!serves).then_some("its DNS does not serve yet"))
+        Ok((!serves).then_some(Lack::Dns))
     }
 
-    /// The virtual cluster's own API, by the address of its Service.
-    async fn inside(&self) -> Result<Option<Client>> {
+    /// Credentials for the virtual cluster's own API, by the address of its Service; none before its syncer has written them.
+    pub async fn kubeconfig(&self) -> Result<Option<Kubeconfig>> {
         let reading = || format!("reading the credentials of {}", self.namespace);
         let secret = self.api::<Secret>().get_opt(&format!("vc-{}", self.name)).await.fault(Fault::Environment, reading)?;
         let service = self.api::<Service>().get_opt(self.name).await.fault(Fault::Environment, reading)?;
@@ -129,6 +132,43 @@ impl<'a> Place<'a> {
         let (Some(text), Some(address)) = (text, service.and_then(|service| service.spec?.cluster_ip)) else { return Ok(None) };
         let mut kubeconfig = Kubeconfig::from_yaml(&text).fault(Fault::Environment, reading)?;
         kubeconfig.clusters.iter_mut().flat_map(|named| &mut named.cluster).for_each(|cluster| cluster.server = Some(format!("https://{address}")));
-        connect(kubeconfig, PATIENCE).await.map(Some).context(reading)
+        Ok(Some(kubeconfig))
+    }
+
+    /// Makes the policies of the namespace the wanted ones; users' own are left alone.
+    pub async fn isolate(&self, policies: &[Value]) -> Result<()> {
+        let api = self.api::<NetworkPolicy>();
+        for name in NAMES {
+            match policies.iter().find(|policy| policy["metadata"]["name"] == name) {
+                Some(policy) => apply(&api, name, policy).await?,
+                None => match api.delete(name, &DeleteParams::default()).await {
+                    Err(kube::Error::Api(status)) if status.code == 404 => {}
+                    gone => drop(gone.fault(Fault::Environment, || format!("deleting NetworkPolicy {name} of {}", self.namespace))?),
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a virtual cluster lacks to serve, in the order in which it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lack {
+    ControlPlane,
+    Syncer,
+    Dns,
+}
+
+impl Lack {
+    /// All of them with the conditions that tell of them.
+    pub const CONDITIONS: [(Self, &'static str); 3] =
+        [(Self::ControlPlane, "ControlPlaneReady"), (Self::Syncer, "SyncerReady"), (Self::Dns, "DNSReady")];
+
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::ControlPlane => "its control plane is not ready",
+            Self::Syncer => "its syncer has not written its credentials yet",
+            Self::Dns => "its DNS does not serve yet",
+        }
     }
 }

@@ -1,20 +1,25 @@
 //! The controller of the platform's API (`layers/src/platform`), on control planes: of several, the one that holds the Lease works.
 
+mod bring;
+mod component;
 mod host;
+mod isolation;
 mod lease;
+mod report;
 mod virtual_cluster;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, Client, ResourceExt as _};
-use layers::platform::{VirtualClusterTemplate, definitions};
-use layers::seed::Release;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use layers::platform::definitions;
+use layers::seed::{Release, Seed};
 use layers::{Context as _, Error, Fault, Result};
+use report::Voice;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use crate::cluster::{api, seed};
 use crate::host::Host;
@@ -22,21 +27,23 @@ use crate::host::Host;
 /// Who applies what the controller applies.
 const MANAGER: &str = "chasi-bod";
 const PAUSE: Duration = Duration::from_secs(2);
-/// The image's templates.
-const TEMPLATES: &str = "usr/lib/chasi-bod/platform/templates.yaml";
+/// Keeps an object until what it made is gone.
+const FINALIZER: &str = "chasi-bod.io/remove";
+/// The namespace of what people give to the platform, such as the objects that `valuesFrom` names.
+const NAMESPACE: &str = "chasi-bod-system";
 /// The chart of virtual clusters, by its name in the seed.
 const VCLUSTER: &str = "vcluster";
 
-/// Runs the controller whenever this node leads, on a control plane whose API may come and go; returns only when the image has nothing to control.
+/// Runs the controllers whenever this node leads, on a control plane whose API may come and go; returns only when the image has nothing to control.
 pub fn keep(host: &Host) {
-    let chart = match bundled(host, VCLUSTER) {
-        Ok(Some(chart)) => chart,
-        Ok(None) => return,
+    let seed = match seed::read(host) {
+        Ok(seed) => seed,
         Err(error) => return println!("platform: {error}"),
     };
+    let Some(chart) = seed.releases.iter().find(|release| release.name == VCLUSTER && !release.install) else { return };
     loop {
         if host.path(api::ADMIN).exists()
-            && let Err(error) = crate::cluster::runtime().and_then(|runtime| runtime.block_on(lead(host, &chart)))
+            && let Err(error) = crate::cluster::runtime().and_then(|runtime| runtime.block_on(lead(host, &seed, chart)))
         {
             println!("platform: {error}");
         }
@@ -45,23 +52,23 @@ pub fn keep(host: &Host) {
 }
 
 /// Waits for the Lease, then works until it is lost.
-async fn lead(host: &Host, chart: &Release) -> Result<()> {
-    let client = api::client(host, api::PATIENCE).await?;
-    let lease = lease::Lease::acquire(client.clone(), &host.line("etc/hostname")).await?;
+async fn lead(host: &Host, seed: &Seed, chart: &Release) -> Result<()> {
+    let (client, node) = (api::client(host, api::PATIENCE).await?, host.line("etc/hostname"));
+    let lease = lease::Lease::acquire(client.clone(), &node).await?;
     println!("platform: this node leads");
-    let patient = api::watching(host).await?;
+    let (patient, voice, ranges) = (api::watching(host).await?, Voice::new(&client, &node), crate::cluster::ranges(host)?);
     define(&client).await?;
-    bring_templates(host, &client).await?;
-    let context = Arc::new(virtual_cluster::Site { client, chart: chart.clone() });
+    bring::templates(host, &client).await?;
+    bring::seed(seed, &client).await?;
     tokio::select! {
         lost = lease.keep() => lost,
-        () = virtual_cluster::run(patient, context) => Err(Error::environment("following VirtualClusters: the watch has ended")),
+        () = virtual_cluster::run(client.clone(), patient.clone(), voice.clone(), chart.clone(), ranges) => ended("VirtualClusters"),
+        () = component::run(client.clone(), patient.clone(), voice.clone(), seed.releases.clone()) => ended("Components"),
     }
 }
 
-/// A chart of the seed that nobody installs by itself.
-fn bundled(host: &Host, name: &str) -> Result<Option<Release>> {
-    Ok(seed::read(host)?.releases.into_iter().find(|release| release.name == name && !release.install))
+fn ended(what: &str) -> Result<()> {
+    Err(Error::environment(format!("following {what}: the watch has ended")))
 }
 
 /// Puts the definitions of all kinds into the API, and waits until it serves them.
@@ -76,20 +83,6 @@ async fn define(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Gives the API those of the image's templates that it has not: from then on they are people's.
-async fn bring_templates(host: &Host, client: &Client) -> Result<()> {
-    let Some(text) = host.read(TEMPLATES)? else { return Ok(()) };
-    let templates: Vec<VirtualClusterTemplate> = serde_saphyr::from_multiple(&text).fault(Fault::Internal, || format!("reading {TEMPLATES}"))?;
-    let api = Api::<VirtualClusterTemplate>::all(client.clone());
-    for template in templates {
-        match api.create(&PostParams::default(), &template).await {
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            made => drop(made.fault(Fault::Environment, || format!("making template {}", template.name_any()))?),
-        }
-    }
-    Ok(())
-}
-
 /// Applies one object as the controller's.
 async fn apply<K>(api: &Api<K>, name: &str, object: &(impl Serialize + std::fmt::Debug)) -> Result<()>
 where
@@ -97,4 +90,44 @@ where
 {
     let done = api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await;
     done.map(drop).fault(Fault::Environment, || format!("applying {name}"))
+}
+
+/// An object as the API has it now.
+async fn fresh<K>(client: &Client, known: &K) -> Result<Option<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let found = Api::<K>::all(client.clone()).get_opt(&known.name_any()).await;
+    found.fault(Fault::Environment, || format!("reading {} {}", K::kind(&()), known.name_any()))
+}
+
+/// Sees to it that an object stays until [`unfinalize`].
+async fn finalize<K>(client: &Client, object: &K) -> Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    if object.finalizers().iter().any(|known| known == FINALIZER) {
+        return Ok(());
+    }
+    let all: Vec<_> = object.finalizers().iter().map(String::as_str).chain([FINALIZER]).collect();
+    write_finalizers(client, object, &all).await
+}
+
+/// Lets an object go.
+async fn unfinalize<K>(client: &Client, object: &K) -> Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let others: Vec<_> = object.finalizers().iter().map(String::as_str).filter(|known| *known != FINALIZER).collect();
+    write_finalizers(client, object, &others).await
+}
+
+async fn write_finalizers<K>(client: &Client, object: &K, list: &[&str]) -> Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    // With the version that was seen, so that nobody else's is lost.
+    let patch = Patch::Merge(json!({"metadata": {"finalizers": list, "resourceVersion": object.meta().resource_version}}));
+    let done = Api::<K>::all(client.clone()).patch(&object.name_any(), &PatchParams::default(), &patch).await;
+    done.map(drop).fault(Fault::Environment, || format!("changing {} {}", K::kind(&()), object.name_any()))
 }

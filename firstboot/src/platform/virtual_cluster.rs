@@ -4,58 +4,61 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::ListParams;
 use kube::runtime::controller::{Action, Controller};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
-use kube::{Api, Client, Resource as _, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
+use layers::platform::check::{self, Ranges};
+use layers::platform::isolation::policies;
 use layers::platform::machine::{self, Difference, Facts, Work};
 use layers::platform::settings::PodSecurity;
 use layers::platform::virtual_cluster::DeletionPolicy;
-use layers::platform::{Failure, Phase, Settings, VirtualCluster, VirtualClusterStatus, VirtualClusterTemplate, values};
+use layers::platform::{Phase, Settings, VirtualCluster, VirtualClusterStatus, VirtualClusterTemplate, values};
+use layers::range::Range;
 use layers::seed::Release;
 use layers::units::Digest;
 use layers::{Context as _, Error, Fault, Result};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio_stream::StreamExt as _;
 
-use super::MANAGER;
-use super::host::{Place, owner};
+use super::host::{Lack, Place, owner};
+use super::isolation;
+use super::report::{self, Voice};
+use super::{finalize, fresh, unfinalize};
 use crate::cluster::api::WATCH;
 use crate::cluster::helm;
 use crate::host::Host;
 
-const FINALIZER: &str = "chasi-bod.io/remove";
 /// How often work that goes on is looked at; whatever starts or stops pods tells by itself.
 const SOON: Duration = Duration::from_secs(3);
-/// How often one that rests is looked at.
-const LATER: Duration = Duration::from_secs(300);
-/// The pause after the first failure; it doubles with each.
-const PAUSE: u64 = 5;
-const LONGEST_PAUSE: u64 = 300;
+/// How often one that rests is looked at: a look is nine requests, and nobody shall ask more than once in a minute for it.
+const LATER: Duration = Duration::from_secs(600);
 /// Where the values have the number of replicas.
 const REPLICAS: [&str; 2] =
     ["/controlPlane/statefulSet/highAvailability/replicas", "/controlPlane/backingStore/etcd/deploy/statefulSet/highAvailability/replicas"];
 
 /// What the work is done with.
-pub struct Site {
-    pub client: Client,
-    pub chart: Release,
+struct Site {
+    client: Client,
+    voice: Voice,
+    chart: Release,
+    ranges: Ranges,
+    known: Store<VirtualCluster>,
 }
 
-/// Follows all VirtualClusters until the watch ends for good.
-pub async fn run(client: Client, site: Arc<Site>) {
+/// Follows all VirtualClusters until the watch ends for good; `patient` is a client for watches.
+pub async fn run(client: Client, patient: Client, voice: Voice, chart: Release, ranges: Ranges) {
     let config = || watcher::Config::default().timeout(WATCH);
-    let controller = Controller::new(Api::<VirtualCluster>::all(client.clone()), config());
+    let controller = Controller::new(Api::<VirtualCluster>::all(patient.clone()), config());
     let known = controller.store();
+    let site = Arc::new(Site { client, voice, chart, ranges, known: known.clone() });
     let all = move |_: VirtualClusterTemplate| known.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>();
     let of_set = |set: StatefulSet| set.namespace().and_then(|namespace| owner(&namespace).map(ObjectRef::<VirtualCluster>::new));
     let mut events = std::pin::pin!(
         controller
-            .watches(Api::<StatefulSet>::all(client.clone()), config().labels("app in (vcluster, vcluster-etcd)"), of_set)
-            .watches(Api::<VirtualClusterTemplate>::all(client), config(), all)
+            .watches(Api::<StatefulSet>::all(patient.clone()), config().labels("app in (vcluster, vcluster-etcd)"), of_set)
+            .watches(Api::<VirtualClusterTemplate>::all(patient), config(), all)
             .run(|object, site| async move { site.reconcile(&object).await }, |_, _, _| Action::requeue(SOON), site)
     );
     while let Some(event) = events.next().await {
@@ -74,35 +77,40 @@ struct Wanted {
     digest: String,
 }
 
+impl Wanted {
+    /// The Kubernetes version, the image's when the settings name none.
+    fn version(&self) -> Option<String> {
+        self.values.pointer("/controlPlane/distro/k8s/image/tag").and_then(Value::as_str).map(Into::into)
+    }
+}
+
 impl Site {
-    async fn reconcile(&self, object: &VirtualCluster) -> Result<Action> {
+    async fn reconcile(&self, known: &VirtualCluster) -> Result<Action> {
+        // What is known may be older than what was written last, and would have work done twice.
+        let Some(object) = &fresh(&self.client, known).await? else { return Ok(Action::await_change()) };
         let name = object.name_any();
         let place = Place::new(&self.client, &name);
-        let deleted = object.metadata.deletion_timestamp.is_some();
-        if !deleted && !object.finalizers().iter().any(|known| known == FINALIZER) {
-            self.patch(&name, &json!({"metadata": {"finalizers": [FINALIZER]}})).await?;
+        if object.metadata.deletion_timestamp.is_none() {
+            finalize(&self.client, object).await?;
         }
         let before = object.status.clone().unwrap_or_default();
         let mut status = before.clone();
         let worked = self.go_on(object, &place, &mut status).await;
         if let Ok(Done::Gone) = worked {
-            let others: Vec<_> = object.finalizers().iter().filter(|known| *known != FINALIZER).collect();
-            self.patch(&name, &json!({"metadata": {"finalizers": others, "resourceVersion": object.metadata.resource_version}})).await?;
+            unfinalize(&self.client, object).await?;
             return Ok(Action::await_change());
         }
         if let Err(error) = &worked {
             fail(&mut status, error);
+            report::condition(&mut status.conditions, object.metadata.generation, "Ready", Some(false), ("Error", &error.to_string()));
         }
         status.observed_generation = object.metadata.generation;
         if status.phase != before.phase {
-            println!("platform: virtual cluster {name}: {:?} → {:?}", before.phase, status.phase);
-            status.since = Some(now());
+            status.since = Some(report::now());
+            self.voice.tell(object, &status.phase, status.failure.as_ref()).await;
         }
         if status != before {
-            // Applied, so that what is not said any more goes.
-            let patch = json!({"apiVersion": VirtualCluster::api_version(&()), "kind": VirtualCluster::kind(&()), "status": status});
-            let done = self.objects().patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await;
-            done.map(drop).fault(Fault::Environment, || format!("writing the status of virtual cluster {name}"))?;
+            self.voice.write::<VirtualCluster>(&name, &status).await?;
         }
         Ok(if status == before || worked.is_err() || status.phase == Phase::Error { again(&status) } else { Action::requeue(SOON) })
     }
@@ -112,8 +120,10 @@ impl Site {
         let deleted = object.metadata.deletion_timestamp.is_some();
         let wanted = if deleted { None } else { Some(self.wanted(object).await?) };
         let sets = place.sets().await?;
-        let missing = if deleted { None } else { place.missing(&sets).await? };
-        let replicas = sets.iter().find(|set| set.name_any() == object.name_any()).and_then(|set| set.spec.as_ref()?.replicas).unwrap_or(0);
+        let lack = if deleted { None } else { place.lack(&sets).await? };
+        let own = sets.iter().find(|set| set.name_any() == object.name_any());
+        let replicas = own.and_then(|set| set.spec.as_ref()?.replicas).unwrap_or(0);
+        status.replicas = own.map(|set| set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0));
         let release = match &wanted {
             _ if sets.is_empty() => Difference::Absent,
             Some(wanted) if status.installed.as_ref() != Some(&wanted.digest) => Difference::Settings,
@@ -121,25 +131,29 @@ impl Site {
             _ => Difference::None,
         };
         // What was refused is refused no more, else there would be nothing that is wanted.
-        let due = status.failure.as_ref().and_then(|failure| failure.next_retry.as_ref()).is_none_or(|time| time.0 <= Timestamp::now());
+        let due = report::is_due(status.failure.as_ref());
         let changed = status.observed_generation != object.metadata.generation;
         let facts = Facts {
             deleted,
             suspended: object.spec.suspended,
             release,
-            serves: missing.is_none(),
+            serves: lack.is_none(),
             stopped: !sets.is_empty() && replicas == 0 && place.is_empty().await?,
             again: status.failed_phase.filter(|failed| due || changed || *failed == Phase::Running),
         };
         let (before, (phase, work)) = (status.phase, machine::next(status.phase, facts));
         match phase {
-            Phase::Error if before != Phase::Error => fail(status, &Error::environment(missing.unwrap_or("it does not serve"))),
+            Phase::Error if before != Phase::Error => fail(status, &Error::environment(lack.map_or("it does not serve", Lack::text))),
             Phase::Error => {}
             Phase::Deleting if before == Phase::Deleting => {}
             Phase::Running | Phase::Suspended | Phase::Deleting => (status.failure, status.failed_phase) = (None, None),
             _ => status.failed_phase = None,
         }
         status.phase = phase;
+        tell_conditions(status, object.metadata.generation, lack);
+        if let Some(wanted) = wanted.as_ref().filter(|_| phase == Phase::Running) {
+            self.isolate(place, object, wanted, status).await?;
+        }
         match (work, wanted) {
             (Work::Install, Some(wanted)) => self.install(place, object, &wanted, status).await?,
             (Work::Start, Some(wanted)) => place.scale(&sets, wanted.replicas).await?,
@@ -161,6 +175,7 @@ impl Site {
         let settings = object.spec.effective(|name| list.items.iter().find(|template| template.name_any() == name).map(|found| &found.spec))?;
         let image = serde_json::to_value(&self.chart.values).fault(Fault::Internal, || "reading the image's values".into())?;
         let values = values::values(&image, &settings)?;
+        check::check(&settings, &values, self.ranges, &self.pods_of_others(object))?;
         let mut plain = values.clone();
         REPLICAS.iter().for_each(|path| drop(plain.pointer_mut(path).map(Value::take)));
         let digest = Digest::of_parts([&self.chart.sha256.0[..], plain.to_string().as_bytes()]).to_string();
@@ -170,12 +185,36 @@ impl Site {
 
     async fn install(&self, place: &Place<'_>, object: &VirtualCluster, wanted: &Wanted, status: &mut VirtualClusterStatus) -> Result<()> {
         place.make(wanted.settings.pod_security.unwrap_or(PodSecurity::Baseline)).await?;
+        self.isolate(place, object, wanted, status).await?;
         let (name, namespace) = (object.name_any(), place.namespace.clone());
-        let (chart, values) = (self.chart.file.clone(), wanted.values.clone());
+        let (chart, values) = (helm::bundled(&self.chart.file), wanted.values.clone());
         helm::forget_pending(&self.client, &namespace, &name).await?;
-        let done = tokio::task::spawn_blocking(move || helm::take(&Host::new("/"), &name, &namespace, &chart, &values)).await;
+        let done = tokio::task::spawn_blocking(move || helm::Target::on_host(&namespace, &name).take(&Host::new("/"), &chart, &values, &[])).await;
         done.fault(Fault::Internal, || "installing".into())??;
-        (status.installed, status.version) = (Some(wanted.digest.clone()), wanted.settings.version.clone());
+        (status.installed, status.version) = (Some(wanted.digest.clone()), wanted.version());
+        let exposure = wanted.settings.network.as_ref().and_then(|network| network.exposure.as_ref());
+        status.endpoint = exposure.map(|exposure| format!("https://{}{}", exposure.host, exposure.path.as_deref().unwrap_or_default()));
+        Ok(())
+    }
+
+    /// Pod ranges of the older ones: of two that overlap, the later one is refused.
+    fn pods_of_others(&self, object: &VirtualCluster) -> Vec<(String, Range)> {
+        let age = |object: &VirtualCluster| (object.metadata.creation_timestamp.clone(), object.name_any());
+        let older = self.known.state().into_iter().filter(|other| age(other) < age(object));
+        older.filter_map(|other| Some((other.name_any(), check::pods_of(other.spec.settings.network.as_ref())?))).collect()
+    }
+
+    /// The policies of its namespace, and whether anybody enforces them.
+    async fn isolate(&self, place: &Place<'_>, object: &VirtualCluster, wanted: &Wanted, status: &mut VirtualClusterStatus) -> Result<()> {
+        let surroundings = isolation::surroundings(&self.client, self.ranges).await?;
+        let policies = policies(&object.name_any(), wanted.settings.network.as_ref(), &surroundings);
+        place.isolate(&policies).await?;
+        let (holds, reason, message) = match isolation::foreign_network(&Host::new("/")) {
+            _ if policies.is_empty() => (Some(false), "Shared", "network.plane is `shared`".into()),
+            Some(name) => (None, "ForeignPodNetwork", format!("the pod network is {name}; nobody knows whether it enforces NetworkPolicies")),
+            None => (Some(true), "Enforced", String::new()),
+        };
+        report::condition(&mut status.conditions, object.metadata.generation, "Isolated", holds, (reason, &message));
         Ok(())
     }
 
@@ -184,7 +223,7 @@ impl Site {
         let (name, namespace) = (object.name_any(), place.namespace.clone());
         if helm::knows(&self.client, &namespace, &name).await? {
             helm::forget_pending(&self.client, &namespace, &name).await?;
-            let done = tokio::task::spawn_blocking(move || helm::uninstall(&Host::new("/"), &name, &namespace)).await;
+            let done = tokio::task::spawn_blocking(move || helm::Target::on_host(&namespace, &name).uninstall(&Host::new("/"))).await;
             done.fault(Fault::Internal, || "uninstalling".into())??;
         }
         let gone = match object.spec.deletion_policy {
@@ -192,15 +231,6 @@ impl Site {
             DeletionPolicy::Retain => place.sets().await?.is_empty() && place.is_empty().await?,
         };
         Ok(if gone { Done::Gone } else { Done::Going })
-    }
-
-    fn objects(&self) -> Api<VirtualCluster> {
-        Api::all(self.client.clone())
-    }
-
-    async fn patch(&self, name: &str, patch: &Value) -> Result<()> {
-        let done = self.objects().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        done.map(drop).fault(Fault::Environment, || format!("changing virtual cluster {name}"))
     }
 }
 
@@ -214,24 +244,13 @@ fn again(status: &VirtualClusterStatus) -> Action {
     match (status.phase, status.failure.as_ref().and_then(|failure| failure.next_retry.as_ref())) {
         (Phase::Running | Phase::Suspended, _) => Action::requeue(LATER),
         (Phase::Error, None) => Action::await_change(),
-        (Phase::Error | Phase::Deleting, Some(time)) => {
-            Action::requeue(Duration::try_from(time.0.duration_since(Timestamp::now())).unwrap_or(SOON).max(SOON))
-        }
+        (Phase::Error | Phase::Deleting, Some(time)) => Action::requeue(report::until(time).max(SOON)),
         _ => Action::requeue(SOON),
     }
 }
 
-/// Notes a failure: what failed, since when, and when it is tried again; a mistake in the object only when that changes.
+/// Notes a failure and the phase in which it came.
 fn fail(status: &mut VirtualClusterStatus, error: &Error) {
-    let known = status.failure.take();
-    let attempts = known.as_ref().map_or(0, |failure| failure.attempts) + 1;
-    let pause = PAUSE.saturating_mul(1 << attempts.clamp(1, 10) >> 1).min(LONGEST_PAUSE);
-    let later = Timestamp::now() + Duration::from_secs(pause);
-    let (reason, next_retry) = match error.fault() {
-        Fault::Input => ("Refused", None),
-        _ => ("Failed", Some(Time(later))),
-    };
-    let since = known.map_or_else(now, |failure| failure.since);
     status.failed_phase = match status.phase {
         Phase::Error => status.failed_phase,
         Phase::Deleting => None,
@@ -239,12 +258,24 @@ fn fail(status: &mut VirtualClusterStatus, error: &Error) {
         Phase::Pending => Some(Phase::Creating),
         phase => Some(phase),
     };
-    status.failure = Some(Failure { reason: reason.into(), message: error.to_string(), since, next_retry, attempts });
+    status.failure = Some(report::failure(status.failure.take(), error));
     status.phase = machine::failed(status.phase);
 }
 
-fn now() -> Time {
-    Time(Timestamp::now())
+/// What is seen of it, and their sum.
+fn tell_conditions(status: &mut VirtualClusterStatus, generation: Option<i64>, lack: Option<Lack>) {
+    let (phase, conditions) = (status.phase, &mut status.conditions);
+    for (part, name) in Lack::CONDITIONS {
+        let holds = match lack {
+            Some(lack) if lack < part => None,
+            lack => Some(lack != Some(part)),
+        };
+        let reason = holds.map_or("Unknown", |holds| if holds { "Ready" } else { "NotReady" });
+        report::condition(conditions, generation, name, holds, (reason, if holds == Some(false) { part.text() } else { "" }));
+    }
+    let why = status.failure.as_ref().map(|failure| failure.message.as_str()).or(lack.map(Lack::text)).unwrap_or_default();
+    let ready = phase == Phase::Running;
+    report::condition(conditions, generation, "Ready", Some(ready), (&report::pascal(&phase), if ready { "" } else { why }));
 }
 
 #[cfg(test)]
@@ -252,16 +283,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_is_tried_again_later_and_later_and_a_removal_stays_one() {
+    fn a_failure_leads_back_to_its_work_and_a_removal_stays_one() {
         let mut status = VirtualClusterStatus::default();
-        let waits: Vec<_> = (0..9)
-            .map(|_| {
-                fail(&mut status, &Error::environment("the API is away"));
-                status.failure.as_ref().unwrap().next_retry.as_ref().unwrap().0.duration_since(Timestamp::now()).as_secs_f64().round()
-            })
-            .collect();
-        assert_eq!(waits, [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]);
-        assert_eq!((status.phase, status.failed_phase), (Phase::Error, Some(Phase::Creating)));
+        for attempts in 1..4 {
+            fail(&mut status, &Error::environment("the API is away"));
+            let now = (status.phase, status.failed_phase, status.failure.as_ref().unwrap().attempts);
+            assert_eq!(now, (Phase::Error, Some(Phase::Creating), attempts));
+        }
         let mut deleted = VirtualClusterStatus { phase: Phase::Deleting, ..Default::default() };
         fail(&mut deleted, &Error::environment("the API is away"));
         assert_eq!((deleted.phase, deleted.failed_phase, deleted.failure.unwrap().attempts), (Phase::Deleting, None, 1));
@@ -271,8 +299,27 @@ mod tests {
     fn a_mistake_in_the_object_waits_for_a_change() {
         let mut status = VirtualClusterStatus::default();
         fail(&mut status, &Error::input("spec.template: there is no VirtualClusterTemplate `x`"));
-        let failure = status.failure.as_ref().unwrap();
-        assert_eq!((failure.reason.as_str(), &failure.next_retry), ("Refused", &None));
         assert_eq!(again(&status), Action::await_change());
+    }
+
+    #[test]
+    fn conditions_say_which_part_is_missing_and_what_nobody_can_know_before_it() {
+        let mut status = VirtualClusterStatus { phase: Phase::Creating, ..Default::default() };
+        let said = |status: &VirtualClusterStatus| -> Vec<_> {
+            status.conditions.iter().map(|condition| format!("{}={} {}", condition.type_, condition.status, condition.message)).collect()
+        };
+        tell_conditions(&mut status, Some(1), Some(Lack::Syncer));
+        assert_eq!(
+            said(&status),
+            [
+                "ControlPlaneReady=True ",
+                "DNSReady=Unknown ",
+                "Ready=False its syncer has not written its credentials yet",
+                "SyncerReady=False its syncer has not written its credentials yet"
+            ]
+        );
+        status.phase = Phase::Running;
+        tell_conditions(&mut status, Some(1), None);
+        assert!(status.conditions.iter().all(|condition| condition.status == "True" && condition.message.is_empty()));
     }
 }

@@ -319,6 +319,59 @@ fn a1_mistakes_in_charts_are_told_at_their_places() {
     says(&error, &["layer.yaml:4:", "chart web needs the chart redis"]);
 }
 
+const CHARTS: &str = "name: a\ncharts:\n- {name: vcluster, chart: charts/web, install: false}\n- {name: tools, chart: charts/web, install: false, values: {a: {x: 1, y: 2}}}\n\
+                      - {name: web, chart: charts/web}\n";
+
+fn with_components(extra: Value, charts: &str) -> Result<Plan> {
+    let mut all = json!({"layers": ["a"], "vclusters": [{"name": "demo", "template": "edge"}]});
+    all.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    plan(&loaded(&all), &[with_chart(CHART, charts)], &BTreeMap::new(), &no_file, Vec::new())
+}
+
+#[test]
+fn components_are_made_of_charts_that_nobody_installs_else() {
+    let of = |chart: &str, more: Value| {
+        let mut component = json!({"name": "console", "source": {"chart": {"name": chart}}, "values": {"a": {"y": 3}}});
+        component.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"components": [component]})
+    };
+    let planned = with_components(of("tools", json!({"target": {"virtualCluster": "demo", "namespace": "t"}})), CHARTS).unwrap();
+    let chart = planned.charts.iter().find(|chart| chart.spec.name == "tools").unwrap();
+    assert_eq!(planned.components[0].values(chart).unwrap(), json!({"a": {"x": 1, "y": 3}}));
+    says(
+        &planned.to_text(),
+        &["virtual cluster demo\n  of template edge", "component console\n  chart tools into namespace t of virtual cluster demo"],
+    );
+    let bare = CHARTS.replace("vcluster", "other");
+    for (chart, charts, parts) in [
+        ("tolls", CHARTS, ["p.yaml:", "component console is made of the chart `tolls`, which is not among `charts`", "did you mean `tools`?"]),
+        ("web", CHARTS, ["p.yaml:", "chart `web` would be installed twice", "say `install: false` at `web` under `charts`"]),
+        (
+            "tools",
+            bare.as_str(),
+            ["`vclusters` needs the layer `vcluster`", "`components` needs the layer `vcluster`", "list `vcluster` under `layers`"],
+        ),
+    ] {
+        says(&with_components(of(chart, json!({})), charts).unwrap_err().to_string(), &parts);
+    }
+}
+
+#[test]
+fn only_what_components_give_to_charts_makes_a_lock_old() {
+    let request = |component: Value| {
+        let mut all = json!({"name": "console", "source": {"chart": {"name": "tools"}}});
+        all.as_object_mut().unwrap().extend(component.as_object().unwrap().clone());
+        with_components(json!({"components": [all]}), CHARTS).unwrap().components_request()
+    };
+    let plain = request(json!({}));
+    assert_eq!((with_components(json!({}), CHARTS).unwrap().components_request(), plain), (None, request(json!({"retries": 3}))));
+    for more in
+        [json!({"values": {"a": 1}}), json!({"target": {"namespace": "t"}}), json!({"source": {"chart": {"name": "tools", "version": "1.0.0"}}})]
+    {
+        assert_ne!(request(more.clone()), plain, "{more}");
+    }
+}
+
 #[test]
 fn images_are_pulled_by_layers_and_a_profile_pulls_instead_of_what_layers_make() {
     let layer = "name: a\nimageLayers:\n  tool: {files: [{path: /bin/tool, content: x}]}\nimages:\n- {name: 'r.test/tool:1', layers: [tool]}\n\

@@ -1,13 +1,16 @@
 //! Component: an application from a chart, kustomization or manifests, on the host or in a virtual cluster.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Failure;
-use super::settings::free;
+use super::settings::{free, merge};
+use crate::{Error, Result};
 
 /// An application on the host or in a virtual cluster.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -83,13 +86,15 @@ pub struct Source {
 }
 
 /// A chart of the seed or of a registry.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.version)").message("name the version, exactly").field_path(".version"))]
 pub struct Chart {
     /// Its name in the seed, or `oci://registry/repository/name`.
     #[schemars(length(min = 1, max = 512))]
     pub name: String,
-    /// Its version, exactly.
+    /// Its version, exactly; only a profile may leave that to its lock.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(min = 1, max = 128))]
     pub version: String,
 }
@@ -134,6 +139,47 @@ pub struct ValuesFrom {
     /// Whether the component goes on without it.
     #[serde(default)]
     pub optional: bool,
+}
+
+impl ComponentSpec {
+    /// The values over those that the image has for the chart: those of `valuesFrom` in their order, then the own ones. `texts` are what the objects of
+    /// `valuesFrom` have.
+    pub fn effective(&self, image: &Value, texts: &[Option<String>]) -> Result<Value> {
+        let mut out = image.clone();
+        for (n, (from, text)) in self.values_from.iter().zip(texts).enumerate() {
+            let Some(text) = text else { continue };
+            let value = match &from.at {
+                Some(place) => place.rsplit('.').fold(json!(text), |value, key| json!({key: value})),
+                None => serde_saphyr::from_str(text).map_err(|e| {
+                    // Not its text, which may be secret.
+                    Error::input(format!("spec.valuesFrom[{n}].key: {} is no document of values: {}", from.key, e.without_snippet()))
+                })?,
+            };
+            merge(&mut out, value);
+        }
+        merge(&mut out, Value::Object(self.values.clone()));
+        Ok(out)
+    }
+}
+
+/// A circle of names that wait for each other, the first one again at its end; none when all can come in some order.
+pub fn circle<'a>(names: impl IntoIterator<Item = &'a str>, needs: impl Fn(&str) -> &'a [String]) -> Option<Vec<String>> {
+    let mut done = BTreeSet::new();
+    names.into_iter().find_map(|name| walk(name, &needs, &mut Vec::new(), &mut done))
+}
+
+fn walk<'a>(name: &'a str, needs: &impl Fn(&str) -> &'a [String], path: &mut Vec<&'a str>, done: &mut BTreeSet<&'a str>) -> Option<Vec<String>> {
+    if let Some(start) = path.iter().position(|known| *known == name) {
+        return Some(path[start..].iter().chain([&name]).map(ToString::to_string).collect());
+    }
+    if done.contains(name) {
+        return None;
+    }
+    path.push(name);
+    let found = needs(name).iter().find_map(|next| walk(next, needs, path, done));
+    path.pop();
+    done.insert(name);
+    found
 }
 
 /// What becomes of changes by others.
@@ -183,6 +229,9 @@ pub struct ComponentStatus {
     /// Digest of source and effective values that were installed: an equal one leaves the release untouched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed: Option<String>,
+    /// Digest of what the failure is about: another one is tried at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried: Option<String>,
     /// Revision of the release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<i32>,
@@ -211,4 +260,36 @@ fn namespace() -> String {
 
 fn key() -> String {
     "values.yaml".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn own_values_go_over_those_of_objects_and_those_over_the_images() {
+        let spec: ComponentSpec = serde_saphyr::from_str(
+            "{source: {chart: {name: web, version: 1.0.0}}, values: {replicas: 3, db: {user: me}},
+              valuesFrom: [{configMap: site}, {secret: db, key: password, at: db.password}, {secret: gone, optional: true}]}",
+        )
+        .unwrap();
+        let texts = [Some("{replicas: 2, db: {host: db.test}}"), Some("a: b"), None].map(|text| text.map(String::from));
+        let made = spec.effective(&json!({"replicas": 1, "image": "x"}), &texts).unwrap();
+        assert_eq!(made, json!({"replicas": 3, "image": "x", "db": {"host": "db.test", "password": "a: b", "user": "me"}}));
+        let error = spec.effective(&json!({}), &[Some("{".into())]).unwrap_err().to_string();
+        assert!(error.starts_with("spec.valuesFrom[0].key: values.yaml is no document of values"), "{error}");
+    }
+
+    #[test]
+    fn a_circle_is_named_whole() {
+        let found = |all: &[(&str, &[&str])]| {
+            let needs: BTreeMap<_, Vec<_>> = all.iter().map(|(name, needs)| (*name, needs.iter().map(ToString::to_string).collect())).collect();
+            circle(needs.keys().copied(), |name| needs.get(name).map(Vec::as_slice).unwrap_or_default()).map(|circle| circle.join(" → "))
+        };
+        assert_eq!(found(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &["gone"])]), None);
+        assert_eq!(found(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"])]).as_deref(), Some("b → c → b"));
+        assert_eq!(found(&[("a", &["a"])]).as_deref(), Some("a → a"));
+    }
 }

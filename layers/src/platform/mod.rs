@@ -3,7 +3,9 @@
 //! All kinds are cluster-scoped: a virtual cluster has a host namespace of its own, `vcluster-NAME`, and its name is what commands take.
 //! Source of the shapes: Kubernetes API conventions (conditions, `observedGeneration`, structural schemas, CEL rules).
 
+pub mod check;
 pub mod component;
+pub mod isolation;
 pub mod machine;
 pub mod phase;
 pub mod settings;
@@ -24,8 +26,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The definitions of the kinds that the controller follows, as the API server takes them; nobody shall wait for an answer of the others.
-pub fn definitions() -> [CustomResourceDefinition; 2] {
-    [VirtualCluster::crd(), VirtualClusterTemplate::crd()]
+pub fn definitions() -> [CustomResourceDefinition; 3] {
+    [VirtualCluster::crd(), VirtualClusterTemplate::crd(), Component::crd()]
 }
 
 /// The last failure of an object's work, until that works.

@@ -135,12 +135,14 @@ pub struct Storage {
 /// Addresses, names, isolation and exposure.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "VirtualNetwork")]
 pub struct Network {
-    /// The range that the virtual cluster takes its pods to be in. Pods are the host's and have its addresses.
+    /// The range that the virtual cluster takes its pods to be in. Pods are the host's and have its addresses; it must not overlap the host's ranges or another
+    /// virtual cluster's.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "podCIDR")]
     #[schemars(length(max = 43))]
     pub pod_cidr: Option<String>,
-    /// The range of the virtual cluster's services; the host's when absent.
+    /// The range of the virtual cluster's services, which can only be the host's, as they get their addresses there; best left out.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "serviceCIDR")]
     #[schemars(length(max = 43))]
     pub service_cidr: Option<String>,
@@ -148,10 +150,10 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub domain: Option<String>,
-    /// What may reach whom. Without effect yet.
+    /// What may reach whom; `isolated` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plane: Option<Plane>,
-    /// Namespaces of the host whose pods may reach the virtual cluster, such as an ingress controller's. Without effect yet.
+    /// Namespaces of the host whose pods may reach the virtual cluster, such as an ingress controller's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_namespaces: Option<Vec<String>>,
     /// How the virtual cluster's API is reached from outside the host; only from within when absent.
@@ -162,8 +164,9 @@ pub struct Network {
 /// What may reach whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "VirtualPlane")]
 pub enum Plane {
-    /// Nothing but the own pods, the host's DNS and what `fromNamespaces` names; out of the cluster all.
+    /// Nothing but the own pods, the host's DNS and what `fromNamespaces` names; out of the cluster all. Nodes may reach it.
     Isolated,
     /// As `isolated`, and nothing out of the cluster.
     Closed,

@@ -78,7 +78,7 @@ pub struct VirtualClusterStatus {
     /// The replicas of the control plane that are ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
-    /// Address of its API.
+    /// Address of its API for the outside, as `network.exposure` has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// What failed last, until the work is done.

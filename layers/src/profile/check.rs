@@ -10,15 +10,15 @@ use serde_json::{Map, Number, Value};
 use crate::units::Bytes;
 
 use super::diagnostic::{Place, Problem, Sources, quote, suggest};
-use super::secret;
 use super::tree::{Key, Kind, NULLS, Node, Style};
+use super::{schema, secret};
 
 /// Steps that checking may take; alternatives within alternatives cannot run away.
 const STEPS: usize = 5_000_000;
 
 /// Checks a tree against the schema of `T` and makes a `T` of it when nothing is wrong.
 pub(super) fn typed<T: JsonSchema + DeserializeOwned>(root: &Node, problems: &mut Vec<Problem>) -> Option<T> {
-    let schema = schemars::schema_for!(T).to_value();
+    let schema = schema::closed::<T>().to_value();
     let mut checker = Checker { schema: &schema, steps: 0, problems: Vec::new() };
     let value = checker.check(root, &schema, "the file");
     let sound = checker.problems.is_empty();
@@ -59,7 +59,11 @@ pub(super) fn refuse_secrets(root: &Node, sources: &mut Sources, problems: &mut 
 fn walk(node: &Node, key: Option<&Key>, visit: &mut impl FnMut(Option<&Key>, &Node)) {
     visit(key, node);
     node.items().iter().for_each(|item| walk(item, key, visit));
-    node.entries().iter().for_each(|(key, value)| walk(value, Some(key), visit));
+    for (inner, value) in node.entries() {
+        // There it is the name of a Secret.
+        let is_reference = inner.text == "secret" && key.is_some_and(|key| key.text == "valuesFrom");
+        walk(value, Some(inner).filter(|_| !is_reference), visit);
+    }
 }
 
 struct Checker<'a> {

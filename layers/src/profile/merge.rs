@@ -3,19 +3,21 @@
 //! - Maps merge by key.
 //! - Scalars and lists replace what was there, except for these lists:
 //! - `packages` is appended to, without duplicates.
-//! - `layers`, `users`, `images`, `charts` and `network.interfaces` (by `name`), `files` and `disk.mounts` (by `path`) are lists of named things: an entry
-//!   goes over the entry of the same name, which keeps its position; others are appended.
+//! - `layers`, `users`, `images`, `charts`, `vclusters`, `components` and `network.interfaces` (by `name`), `files` and `disk.mounts` (by `path`) are lists of
+//!   named things: an entry goes over the entry of the same name, which keeps its position; others are appended.
 //! - Keys of a named thing that exclude each other do so across files too: `source` of a file replaces a `content` below it.
 
 use super::tree::{Key, Kind, Node};
 
 /// The lists of named things: path, key of the name, keys of which each thing has one.
-const NAMED: [(&str, &str, &[&str]); 7] = [
+const NAMED: [(&str, &str, &[&str]); 9] = [
     ("layers", "name", &[]),
     ("users", "name", &[]),
     ("images", "name", &[]),
     ("files", "path", &["content", "source", "link"]),
     ("charts", "name", &[]),
+    ("vclusters", "name", &[]),
+    ("components", "name", &[]),
     ("network.interfaces", "name", &["match", "vlan", "bond", "bridge"]),
     ("disk.mounts", "path", &[]),
 ];
@@ -123,12 +125,15 @@ mod tests {
 
     #[test]
     fn named_things_merge_by_name_and_keep_their_position() {
-        let base = "users: [{name: a, sudo: true, groups: [x]}, {name: b}]\nlayers: [boot, {name: os, parameters: {p: 1, q: 2}}, tools]\n";
-        let over = "users: [{name: c}, {name: a, groups: [y]}]\nlayers: [os, {name: os, parameters: {p: 3}}, {name: boot, path: x}, new]\n";
+        let base = "users: [{name: a, sudo: true, groups: [x]}, {name: b}]\nlayers: [boot, {name: os, parameters: {p: 1, q: 2}}, tools]\n\
+                    components: [{name: c, values: {x: 1, y: 2}, dependsOn: [d]}]\n";
+        let over = "users: [{name: c}, {name: a, groups: [y]}]\nlayers: [os, {name: os, parameters: {p: 3}}, {name: boot, path: x}, new]\n\
+                    components: [{name: c, values: {y: 3}, dependsOn: [e]}]\n";
         let expected = serde_json::json!({
             "users": [{"name": "a", "sudo": true, "groups": ["y"]}, {"name": "b"}, {"name": "c"}],
             // `os` twice in one file is left for the rules to report.
             "layers": [{"name": "boot", "path": "x"}, {"name": "os", "parameters": {"p": 1, "q": 2}}, "tools", {"name": "os", "parameters": {"p": 3}}, "new"],
+            "components": [{"name": "c", "values": {"x": 1, "y": 3}, "dependsOn": ["e"]}],
         });
         assert_eq!(merged(base, over), expected);
     }

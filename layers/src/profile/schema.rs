@@ -1,6 +1,8 @@
 //! The JSON schema that editors use, and the profile as YAML text.
 
-use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
+use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
 use crate::Context as _;
@@ -13,8 +15,8 @@ pub fn json_schema() -> Value {
     let mut schema = of::<Profile>("chasi-bod profile");
     let extends = json!({
         "description": "Profiles that this one builds on: a path or a list of paths, relative to this file; later ones go over earlier ones.\n\
-            Maps merge by key, scalars and lists replace. `packages` appends; `layers`, `users`, `images`, `charts`, `interfaces` (by `name`), `files` and `mounts` \
-            (by `path`) merge entry by entry.",
+            Maps merge by key, scalars and lists replace. `packages` appends; `layers`, `users`, `images`, `charts`, `vclusters`, `components`, \
+            `interfaces` (by `name`), `files` and `mounts` (by `path`) merge entry by entry.",
         "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
     });
     if let Some(map) = schema.as_object_mut() {
@@ -33,11 +35,29 @@ pub fn json_schema() -> Value {
 /// The JSON schema of a type under a title.
 pub(super) fn of<T: JsonSchema>(title: &str) -> Value {
     // Serialising puts the schema's keys in a readable order.
-    let mut schema = serde_json::to_value(schemars::schema_for!(T)).unwrap_or_default();
+    let mut schema = serde_json::to_value(closed::<T>()).unwrap_or_default();
     if let Some(map) = schema.as_object_mut() {
         map.insert("title".into(), title.into());
     }
     schema
+}
+
+/// The schema of a type whose maps take no keys but their own, not even those of Kubernetes' types, which say nothing of that: what is mistyped must not get
+/// lost without a word.
+pub(super) fn closed<T: JsonSchema>() -> Schema {
+    SchemaSettings::draft2020_12().with_transform(RecursiveTransform(close)).into_generator().into_root_schema_for::<T>()
+}
+
+fn close(schema: &mut Schema) {
+    let Some(map) = schema.as_object_mut() else { return };
+    if map.contains_key("properties") {
+        map.entry("additionalProperties").or_insert(false.into());
+    }
+    if map.contains_key("x-kubernetes-int-or-string") {
+        map.insert("type".into(), json!(["integer", "string"]));
+    }
+    // Only the API server knows what they mean.
+    map.retain(|key, _| !key.starts_with("x-kubernetes-"));
 }
 
 /// The profile as YAML that [`load`](super::load) reads back to an equal profile.

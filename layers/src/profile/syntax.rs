@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::diagnostic::suggest;
 use crate::chart::is_release_name;
+use crate::range::Range;
 
 /// A rule for every text at a path (`[]` stands for each item of a list).
 pub(super) struct Rule {
@@ -24,6 +25,8 @@ const OWNER: &str = "a user or group name, or a number";
 const LAYER: &str = "a layer name: lower-case letters, digits and `-`; a folder of your own is given by `name` and `path`";
 const ADDRESS: &str = "an IP address";
 pub(super) const URL: &str = "a URL that begins with http://, https:// or file:/";
+const NAMESPACE: &str = "a namespace: lower-case letters, digits and `-`, at most 63";
+const RANGE: &str = "an IPv4 range such as 10.244.0.0/16";
 const DEVICE: &str = "an interface name: up to 15 letters, digits, `_`, `-` and `.`";
 
 /// The rules for single texts.
@@ -57,6 +60,12 @@ pub(super) const RULES: &[Rule] = &[
     rule("files.[].owner", is_owner, OWNER),
     rule("files.[].group", is_owner, OWNER),
     rule("manifests.[]", is_line, "a path"),
+    rule("vclusters.[].name", is_virtual_cluster, "the name of a virtual cluster: lower-case letters, digits and `-`, at most 40"),
+    rule("vclusters.[].version", is_kubernetes, "a version of Kubernetes such as v1.36.3"),
+    rule("vclusters.[].network.podCIDR", is_range, RANGE),
+    rule("vclusters.[].network.serviceCIDR", is_range, RANGE),
+    rule("components.[].name", is_release_name, "the name of a component: lower-case letters, digits, `-` and `.`, at most 53"),
+    rule("components.[].target.namespace", is_name, NAMESPACE),
     rule("network.dns.[]", is_ip, ADDRESS),
     rule("network.interfaces.[].name", is_device, DEVICE),
     rule("network.interfaces.[].match.mac", is_mac, "a hardware address such as 52:54:00:12:34:56"),
@@ -98,7 +107,7 @@ pub(super) const CHART_RULES: &[Rule] = &[
     rule("charts.[].repo", is_url, URL),
     rule("charts.[].module", is_module_path, "the path of a Go module"),
     rule("charts.[].version", is_chart_version, "a version such as 1.2.3"),
-    rule("charts.[].namespace", is_name, "a namespace: lower-case letters, digits and `-`, at most 63"),
+    rule("charts.[].namespace", is_name, NAMESPACE),
     rule("charts.[].keyring", is_line, "a path"),
     rule("charts.[].images.[]", is_image, "an image reference such as nginx:1.29 or registry.k8s.io/pause:3.10.2"),
 ];
@@ -271,6 +280,20 @@ fn is_cidr(text: &str) -> bool {
     length.bytes().all(|b| b.is_ascii_digit()) && length.parse::<u8>().is_ok_and(|l| l <= most)
 }
 
+fn is_range(text: &str) -> bool {
+    Range::parse(text).is_some()
+}
+
+/// The name becomes a part of the names of a namespace and of what is in it.
+fn is_virtual_cluster(text: &str) -> bool {
+    is_name(text) && text.len() <= 40
+}
+
+fn is_kubernetes(text: &str) -> bool {
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    text.strip_prefix("v1.").is_some_and(|rest| rest.split('.').count() == 2 && rest.split('.').all(number))
+}
+
 fn is_device(text: &str) -> bool {
     (1..=15).contains(&text.len())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
@@ -368,6 +391,9 @@ mod tests {
                 &["192.0.2.1", "192.0.2.1/33", "1.2.3/8", "::1/129", "::1/+1"],
             ),
             ("network.interfaces.[].match.mac", &["52:54:00:aB:34:56"], &["52-54-00-12-34-56", "52:54:00:12:34", "5:4:0:1:3:5"]),
+            ("vclusters.[].name", &["a", "biz-1"], &["", "A", "a.b", "-a", "this-name-has-forty-two-letters-and-digits"]),
+            ("vclusters.[].version", &["v1.36.3"], &["1.36.3", "v1.36", "v1.36.x", "v2.0.0"]),
+            ("vclusters.[].network.podCIDR", &["10.244.0.0/16"], &["10.244.0.1/16", "10.0.0.0/33", "fd00::/64", "10.0.0.0"]),
             ("disk.mounts.[].path", &["/var/lib/x", "/srv", "/srv/data"], &["/var", "/home", "/srvx", "/var/../etc", "var/x"]),
             ("time.zone", &["UTC", "Europe/Berlin", "Etc/GMT+5"], &["", "/etc/passwd", "Europe/../x", "Europe/"]),
             ("boot.commandLine.[]", &["quiet", "a=\"b c\""], &["a b", "", "a=\"b", "a\nb"]),

@@ -8,8 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::types_network::Network;
+use super::types_platform::Named;
 use crate::chart::ChartSpec;
 use crate::image::PulledUse;
+use crate::platform::{ComponentSpec, VirtualClusterSpec};
 use crate::source::Source;
 use crate::units::Bytes;
 
@@ -57,6 +59,13 @@ pub struct Profile {
     /// Plain manifests (YAML files, relative to this file) that the cluster gets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub manifests: Vec<String>,
+    /// Virtual clusters that it gets, each with a name and the fields of a VirtualCluster's `spec`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vclusters: Vec<Named<VirtualClusterSpec>>,
+    /// Applications that it gets, each with a name and the fields of a Component's `spec`. The chart is an entry of `charts` with `install: false`, its
+    /// version the locked one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<Named<ComponentSpec>>,
     /// Kernel parameters by their dotted name.
     #[serde(default)]
     pub sysctl: BTreeMap<String, Scalar>,

@@ -1,15 +1,16 @@
 //! The rules of a valid profile that no type can say. They look at the merged tree, so that they also run when keys or types are
 //! wrong, and every failure has a place.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::reference::Reference;
 use crate::units::Bytes;
 
-use super::Disk;
-use super::diagnostic::{Place, Problem, quote};
+use super::diagnostic::{Place, Problem, quote, suggest};
 use super::merge::{name_key, name_of};
-use super::network;
 use super::syntax::{self, CHART_RULES, GO_RULES, Rule, URL, is_module_path, is_module_version, is_name, is_url};
 use super::tree::Node;
+use super::{Disk, network, platform};
 
 /// Paths below which the running system mounts something over the image.
 const MOUNTED_OVER: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
@@ -27,13 +28,14 @@ const RESERVED: [&str; 44] = [
 /// Checks all rules.
 pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
     texts(root, syntax::RULES, problems);
-    for list in ["layers", "users", "files", "images", "network.interfaces", "disk.mounts"] {
+    for list in ["layers", "users", "files", "images", "vclusters", "components", "network.interfaces", "disk.mounts"] {
         unique(root, list, problems);
     }
     users(root, problems);
     content(root, problems);
     hostname(root, problems);
     network::check(root, problems);
+    platform::check(root, problems);
     disk(root, problems);
 }
 
@@ -161,7 +163,7 @@ pub(super) fn exactly_one(node: &Node, keys: &[&str], what: &str, problems: &mut
 
 /// Checks that no two texts are equal.
 pub(super) fn distinct<'n>(nodes: impl IntoIterator<Item = &'n Node>, what: &str, problems: &mut Vec<Problem>) {
-    let mut seen = std::collections::BTreeMap::new();
+    let mut seen = BTreeMap::new();
     for node in nodes {
         let Some(text) = node.text() else { continue };
         if let Some(first) = seen.insert(text, node.place) {
@@ -175,6 +177,49 @@ pub(super) fn unique(root: &Node, list: &str, problems: &mut Vec<Problem>) {
     // Whether entries under conditions meet is known when these are.
     let entries = at(root, list).into_iter().flat_map(Node::items).filter(|entry| entry.get("when").is_none());
     distinct(entries.filter_map(|entry| name_of(entry, key)), &format!("the {key}"), problems);
+}
+
+/// Things by their names.
+pub(super) fn named<'n>(things: &[&'n Node]) -> BTreeMap<&'n str, &'n Node> {
+    things.iter().filter_map(|thing| Some((thing.get("name")?.text()?, *thing))).collect()
+}
+
+/// Checks that texts name things that there are.
+pub(super) fn known<'n>(nodes: impl IntoIterator<Item = &'n Node>, names: &BTreeMap<&str, &Node>, what: &str, problems: &mut Vec<Problem>) {
+    for node in nodes {
+        let Some(name) = node.text().filter(|name| !names.contains_key(name)) else { continue };
+        problems.push(Problem::new(node.place, format!("there is no {what} {}", quote(name))).hint(suggest(name, names.keys().copied())));
+    }
+}
+
+/// Reports every reference that closes a circle; `below` gives those of one thing. Walks down without recursion, so that no chain is too long.
+pub(super) fn circles<'n>(
+    names: &BTreeMap<&'n str, &'n Node>,
+    below: impl Fn(&'n Node) -> Vec<&'n Node>,
+    message: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let next = |name: &str| names.get(name).map(|n| below(n)).unwrap_or_default();
+    let mut done = BTreeSet::new();
+    for start in names.keys().copied() {
+        // The way down from `start`, with what is still to be looked at below each, and the depth of each.
+        let (mut chain, mut depth) = (vec![(start, next(start))], BTreeMap::from([(start, 0)]));
+        while let Some((name, list)) = chain.last_mut().filter(|_| !done.contains(start)) {
+            let Some((node, text)) = list.pop().and_then(|n| Some((n, n.text()?))) else {
+                done.insert(*name);
+                depth.remove(name);
+                chain.pop();
+                continue;
+            };
+            if let Some(n) = depth.get(text) {
+                let circle = chain[*n..].iter().map(|(name, _)| *name).chain([text]).collect::<Vec<_>>().join(" → ");
+                problems.push(Problem::new(node.place, format!("{message}: {circle}")));
+            } else if !done.contains(text) {
+                depth.insert(text, chain.len());
+                chain.push((text, next(text)));
+            }
+        }
+    }
 }
 
 fn users(root: &Node, problems: &mut Vec<Problem>) {
@@ -213,7 +258,7 @@ pub(super) fn origin(file: &Node, problems: &mut Vec<Problem>) {
 /// A4: a file must not be written through another one, which may be a link.
 fn parents(root: &Node, problems: &mut Vec<Problem>) {
     let paths: Vec<&Node> = at(root, "files.[].path");
-    let known: std::collections::BTreeSet<&str> = paths.iter().filter_map(|n| n.text()).collect();
+    let known: BTreeSet<&str> = paths.iter().filter_map(|n| n.text()).collect();
     for node in paths {
         let Some(text) = node.text() else { continue };
         let mut above = text.match_indices('/').map(|(n, _)| &text[..n]).filter(|p| !p.is_empty());

@@ -1,40 +1,68 @@
-//! Virtual clusters on a real node: what a VirtualCluster makes of itself, and that nothing of it is left.
+//! Virtual clusters on a real node: the profile's one is there with its application, what becomes of one in its life, that they are apart, and that
+//! nothing of it is left.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use qemu_tests::node::Node;
 use qemu_tests::uml::Net;
-use qemu_tests::vm::Vm;
 
 use super::{account, build, formed, kube, seed};
 
-/// What the object says of its last failure.
-const FAILURE: &str = "kubectl get vc biz -o jsonpath='{.status.failure.reason} {.status.failure.message}' | sed 's/ *$//'";
+/// What `other` says of its last failure.
+const FAILURE: &str = "kubectl get vc other -o jsonpath='{.status.failure.reason} {.status.failure.message}' | sed 's/ *$//'";
 
-/// `standalone` with the layer of virtual clusters.
+/// `standalone` with a virtual cluster and a web page in it and, after that, one on the host.
+const PROFILE: &str = "name: vclusters
+layers: [vcluster]
+charts:
+- {name: page, chart: ./page, install: false}
+vclusters:
+- {name: biz}
+components:
+- name: front
+  source: {chart: {name: page}}
+  target: {namespace: front}
+  values: {title: On the host}
+  dependsOn: [page]
+- name: page
+  source: {chart: {name: page}}
+  target: {virtualCluster: biz, namespace: web}
+  values: {title: In biz}
+";
+
 fn image(folder: &Path) -> PathBuf {
     let shipped = Path::new("../profiles").canonicalize().unwrap();
     let profile = folder.join("vclusters.yaml");
-    let text = format!("extends: {}\nname: vclusters\nlayers: [vcluster]\n", shipped.join("standalone.yaml").display());
-    std::fs::write(&profile, text).unwrap();
+    std::fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.join("standalone.yaml").display())).unwrap();
     std::fs::copy(shipped.join("standalone.lock"), profile.with_extension("lock")).unwrap();
+    qemu_tests::exec::run("cp", &["-r", shipped.join("charts/welcome").to_str().unwrap(), folder.join("page").to_str().unwrap()]).unwrap();
     build(folder, "vclusters")
 }
 
-/// Waits for a phase; the seconds that it took.
-fn phase(node: &Node, name: &str, phase: &str) -> u64 {
-    let begun = std::time::Instant::now();
-    let wait = format!("kubectl wait vc/{name} --for=jsonpath='{{.status.phase}}'={phase} --timeout=600s");
+/// Waits for a phase of an object; the seconds that it took.
+fn phase(node: &Node, object: &str, phase: &str) -> u64 {
+    let begun = Instant::now();
+    let wait = format!("kubectl wait {object} --for=jsonpath='{{.status.phase}}'={phase} --timeout=600s");
     if let Err(error) = node.ssh(&format!("{} {wait}", super::ADMIN)) {
         let said = kube(
             node,
             &format!(
-                "kubectl get vc {name} -o yaml; kubectl -n vcluster-{name} get all,secret,pvc,events; kubectl -n vcluster-{name} logs {name}-0 --all-containers --tail=60 || true"
+                "kubectl get {object} -o yaml; kubectl get vc,comp -o wide; for n in $(kubectl get ns -o name | grep vcluster-); do n=${{n#*/}}; \
+                 kubectl -n $n get all,secret,pvc,networkpolicy,events; kubectl -n $n logs ${{n#vcluster-}}-0 --all-containers --tail=40 || true; done"
             ),
         );
         panic!("{error}\n{said}\n{}", account(node));
     }
     begun.elapsed().as_secs()
+}
+
+/// Changes an object's spec and waits until the controller has looked at that.
+fn change(node: &Node, object: &str, spec: &str) {
+    kube(node, &format!("kubectl patch {object} --type merge -p '{{\"spec\":{spec}}}'"));
+    let seen =
+        format!("[ $(kubectl get {object} -o jsonpath='{{.metadata.generation}}={{.status.observedGeneration}}' | tr = '\\n' | uniq | wc -l) = 1 ]");
+    kube(node, &format!("for i in $(seq 60); do {seen} && exit 0; sleep 1; done; kubectl get {object} -o yaml; exit 1"));
 }
 
 /// Runs kubectl in the virtual cluster.
@@ -46,42 +74,143 @@ fn inside(node: &Node, name: &str, command: &str) -> String {
     kube(node, &format!("{credentials}; KUBECONFIG=/run/{name}.conf kubectl --server=$server {command}"))
 }
 
-fn life(node: &Node, vm: &mut Vm) {
-    seed::seeded(node, vm, "done");
-    let available = || node.ssh("awk '/MemAvailable/ {print int($2/1024)}' /proc/meminfo").unwrap().parse::<i64>().unwrap();
-    let before = available();
+/// The profile's virtual cluster comes by itself, then the application in it, then the one that waited for that.
+fn the_seed_comes_by_itself(node: &Node) {
+    let begun = Instant::now();
+    phase(node, "vc/biz", "RUNNING");
+    println!("biz RUNNING {} s after the host's releases", begun.elapsed().as_secs());
+    phase(node, "comp/page", "READY");
+    println!("its chart READY after {} s", begun.elapsed().as_secs());
+    phase(node, "comp/front", "READY");
+    let conditions = "kubectl get vc biz -o jsonpath='{range .status.conditions[*]}{.type}={.status} {end}'";
+    assert_eq!(kube(node, conditions), "ControlPlaneReady=True DNSReady=True Isolated=True Ready=True SyncerReady=True");
+    assert_eq!(kube(node, "kubectl get vc biz -o jsonpath='{.status.version} {.status.replicas}'"), "v1.36.3 1");
+    assert!(
+        kube(node, "kubectl get events --field-selector involvedObject.kind=VirtualCluster -o jsonpath='{.items[*].reason}'").contains("Running")
+    );
+    let listed = kube(node, "chasi-bod vcluster connect biz -- helm list --all-namespaces --no-headers");
+    assert!(listed.contains("page") && listed.contains("web") && listed.contains("deployed"), "{listed}");
+    let read = "-n web exec deployment/page -- wget -qO- http://page.web.svc.cluster.local/";
+    assert!(inside(node, "biz", read).contains("In biz"));
+}
+
+/// What an application and its cluster must not reach: the host's pods, API and objects, and another virtual cluster.
+fn they_are_apart(node: &Node) {
+    let service = |namespace: &str, name: &str| kube(node, &format!("kubectl -n {namespace} get service {name} -o jsonpath='{{.spec.clusterIP}}'"));
+    let pod =
+        |namespace: &str, which: &str| kube(node, &format!("kubectl -n {namespace} get pod -l {which} -o jsonpath='{{.items[0].status.podIP}}'"));
+    let from_page =
+        |url: &str| node.ssh(&format!("{} kubectl -n vcluster-biz exec {} -- wget -T 5 --no-check-certificate -qO- {url}", super::ADMIN, page(node)));
+    let from_host = |url: &str| node.ssh(&format!("{} kubectl -n front exec deployment/front -- wget -T 5 -qO- {url}", super::ADMIN));
+    // What is open shows that the tools work.
+    let (own, front) = (pod("vcluster-biz", "vcluster.loft.sh/managed-by=biz,vcluster.loft.sh/namespace=web"), service("front", "front"));
+    assert!(from_page(&format!("http://{own}:8080/")).unwrap().contains("In biz"));
+    assert!(from_host(&format!("http://{front}/")).unwrap().contains("On the host"));
+    let api = service("default", "kubernetes");
+    let (other_api, other_pod) = (service("vcluster-other", "other"), pod("vcluster-other", "vcluster.loft.sh/managed-by=other"));
+    for url in [
+        format!("http://{front}/"),
+        format!("https://{api}/version"),
+        format!("https://{other_api}/version"),
+        format!("http://{other_pod}:8080/health"),
+    ] {
+        assert!(from_page(&url).is_err(), "an application of biz reaches {url}");
+    }
+    let biz_api = pod("vcluster-biz", "app=vcluster");
+    for url in [format!("http://{own}:8080/"), format!("https://{biz_api}:8443/version")] {
+        assert!(from_host(&url).is_err(), "a pod of the host reaches {url}");
+    }
+    for (account, verb, what) in [
+        ("vc-biz", "get", "secrets -n kube-system"),
+        ("vc-biz", "get", "secrets -n vcluster-other"),
+        ("vc-biz", "create", "pods -n vcluster-other"),
+        ("vc-biz", "list", "nodes"),
+        ("vc-workload-biz", "get", "secrets -n vcluster-biz"),
+        ("vc-workload-biz", "list", "pods -n vcluster-biz"),
+    ] {
+        let asked = kube(node, &format!("kubectl auth can-i {verb} {what} --as=system:serviceaccount:vcluster-biz:{account} || true"));
+        assert_eq!(asked.lines().last(), Some("no"), "{account} may {verb} {what}");
+    }
+    let host_path = r#"{"spec":{"containers":[{"name":"x","image":"registry.k8s.io/pause:3.10.2","volumeMounts":[{"name":"h","mountPath":"/h"}]}],"volumes":[{"name":"h","hostPath":{"path":"/"}}]}}"#;
+    inside(node, "biz", &format!("run reaches-out --image=registry.k8s.io/pause:3.10.2 --overrides='{host_path}'"));
     kube(
         node,
-        "printf 'apiVersion: chasi-bod.io/v1alpha1\\nkind: VirtualCluster\\nmetadata: {name: biz}\\nspec: {template: cpy}\\n' | kubectl apply -f -",
+        "for i in $(seq 60); do kubectl get events -A | grep -q 'reaches-out.*violates PodSecurity' && exit 0; sleep 2; done; kubectl get events -A; exit 1",
     );
-    phase(node, "biz", "ERROR");
-    assert!(kube(node, FAILURE).contains("Refused spec.template: there is no VirtualClusterTemplate `cpy`"));
-    kube(node, "kubectl patch vc biz --type merge -p '{\"spec\":{\"template\":\"general\"}}'");
-    println!("virtual cluster RUNNING after {} s, {} MiB less available", phase(node, "biz", "RUNNING"), before - available());
+    inside(node, "biz", "delete pod reaches-out --grace-period=0 --force");
+}
+
+/// The host's name of the page's pod.
+fn page(node: &Node) -> String {
+    kube(node, "kubectl -n vcluster-biz get pods -o name | grep '/page-'")
+}
+
+/// A second one, at first with a mistake.
+fn a_mistake_is_told_and_mended(node: &Node) {
+    let available = || node.ssh("awk '/MemAvailable/ {print int($2/1024)}' /proc/meminfo").unwrap().parse::<i64>().unwrap();
+    let before = available();
+    let spec = "template: cpy\n  quota: {requests.memory: 64Mi}\n  network: {podCIDR: 10.244.0.0/24}";
+    let manifest = format!("apiVersion: chasi-bod.io/v1alpha1\nkind: VirtualCluster\nmetadata: {{name: other}}\nspec:\n  {spec}\n");
+    kube(node, &format!("kubectl apply -f - <<'END'\n{manifest}END"));
+    phase(node, "vc/other", "ERROR");
+    let mend = |patch: &str, before: &str| {
+        assert!(kube(node, FAILURE).starts_with(before), "{}", kube(node, FAILURE));
+        change(node, "vc/other", patch);
+    };
+    mend(r#"{"template":"general"}"#, "Refused spec.template: there is no VirtualClusterTemplate `cpy`");
+    mend(r#"{"network":null}"#, "Refused spec.network.podCIDR: 10.244.0.0/24 overlaps 10.244.0.0/16 of the host's pods");
+    mend(r#"{"quota":null}"#, "Refused spec.quota.requests.memory: 64Mi is less than the ");
+    println!("other RUNNING after {} s, {} MiB less available", phase(node, "vc/other", "RUNNING"), before - available());
     assert_eq!(kube(node, FAILURE), "");
-    inside(node, "biz", "create deployment web --image=registry.k8s.io/pause:3.10.2");
-    inside(node, "biz", "rollout status deployment/web --timeout=300s");
-    let on_host = kube(node, "kubectl -n vcluster-biz get pods --no-headers | grep -c 'web-.*-x-default-x-biz'");
-    assert_eq!((on_host.as_str(), kube(node, "kubectl get deployments --no-headers | grep -c ' web ' || true").as_str()), ("1", "0"));
-    assert!(kube(node, "helm list -n vcluster-biz --no-headers").contains("deployed"));
-    kube(node, "kubectl patch vc biz --type merge -p '{\"spec\":{\"suspended\":true}}'");
-    println!("SUSPENDED after {} s", phase(node, "biz", "SUSPENDED"));
+}
+
+fn suspended_and_resumed(node: &Node) {
+    kube(node, "chasi-bod vcluster suspend biz");
+    println!("SUSPENDED after {} s", phase(node, "vc/biz", "SUSPENDED"));
     assert_eq!(kube(node, "kubectl -n vcluster-biz get pods --no-headers 2>/dev/null | wc -l"), "0");
-    kube(node, "kubectl patch vc biz --type merge -p '{\"spec\":{\"suspended\":false}}'");
-    println!("RUNNING again after {} s", phase(node, "biz", "RUNNING"));
-    inside(node, "biz", "rollout status deployment/web --timeout=300s");
-    kube(node, "kubectl delete vc biz --timeout=300s");
-    let left = "kubectl get namespaces,clusterroles,clusterrolebindings,pv -o name | grep biz || true; helm list -A --no-headers | grep biz || true";
+    phase(node, "comp/page", "WAITING");
+    kube(node, "chasi-bod vcluster resume biz");
+    println!("RUNNING again after {} s", phase(node, "vc/biz", "RUNNING"));
+    inside(node, "biz", "-n web rollout status deployment/page --timeout=300s");
+    phase(node, "comp/page", "READY");
+    assert!(kube(node, "chasi-bod vcluster connect biz -- helm -n web history page --max 9 -o json").matches("\"revision\"").count() == 1);
+}
+
+fn an_application_changes_and_goes(node: &Node) {
+    change(node, "comp/front", r#"{"values":{"title":"Changed"}}"#);
+    phase(node, "comp/front", "READY");
+    let read =
+        "for i in $(seq 60); do kubectl -n front exec deployment/front -- wget -qO- http://front/ | grep Changed && exit 0; sleep 2; done; exit 1";
+    assert!(kube(node, read).contains("Changed"));
+    assert_eq!(kube(node, "kubectl get comp front -o jsonpath='{.status.revision}'"), "2");
+    change(node, "comp/front", r#"{"source":{"chart":{"version":"9.9.9"}}}"#);
+    phase(node, "comp/front", "ERROR");
+    let why = kube(node, "chasi-bod component why front");
+    assert!(why.contains("spec.source.chart.version: the image brings no version 9.9.9 of chart page"), "{why}");
+    kube(node, "kubectl delete comp front page --timeout=300s");
+    assert_eq!(kube(node, "helm list -n front --no-headers; chasi-bod vcluster connect biz -- helm list -n web --no-headers"), "");
+}
+
+fn nothing_is_left(node: &Node) {
+    kube(node, "chasi-bod vcluster delete biz --yes --wait");
+    kube(node, "kubectl delete vc other --timeout=300s");
+    let left = "kubectl get namespaces,clusterroles,clusterrolebindings,pv -o name | grep -E 'biz|other' || true; helm list -A --no-headers | grep -E 'biz|other' || true";
     assert_eq!(kube(node, left), "");
 }
 
 #[test]
 #[ignore = "soak: builds another image"]
-fn soak_uml_a_virtual_cluster_is_created_used_suspended_resumed_and_deleted() {
+fn soak_uml_virtual_clusters_come_with_their_applications_are_apart_sleep_and_go() {
     let (folder, net) = (tempfile::tempdir().unwrap(), Net::new(1).unwrap());
     let (node, firmware) = Node::in_uml(folder.path(), &image(folder.path()), &net, 1).unwrap();
     let mut vm = node.start(firmware).unwrap();
     formed(&node, &mut vm);
-    life(&node, &mut vm);
+    seed::seeded(&node, &mut vm, "done");
+    the_seed_comes_by_itself(&node);
+    a_mistake_is_told_and_mended(&node);
+    they_are_apart(&node);
+    suspended_and_resumed(&node);
+    an_application_changes_and_goes(&node);
+    nothing_is_left(&node);
     node.shut_down(vm).unwrap();
 }

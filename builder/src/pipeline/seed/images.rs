@@ -1,4 +1,4 @@
-//! The images that releases and kubeadm ask for: each is made by a recipe, or pulled and locked.
+//! The images that releases, components and kubeadm ask for: each is made by a recipe, or pulled and locked.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use crate::pipeline::pulls::Renewal;
 use crate::source::deb::{Archive, Offline};
 use crate::source::oci::{self, Registries};
 
-/// Notes in a lock who asks for which image, and locks those that nothing gives yet; what the former lock has for the same charts and programs
-/// is not looked for again.
+/// Notes in a lock who asks for which image, and locks those that nothing gives yet; what the former lock has for the same charts,
+/// components and programs is not looked for again.
 pub fn lock_images(
     site: &Archive<'_>,
     registries: &Registries,
@@ -23,7 +23,9 @@ pub fn lock_images(
     lock: &mut Lock,
     (before, renewal): (Option<&Lock>, &Renewal),
 ) -> Result<()> {
-    let same = before.filter(|old| old.charts == lock.charts && old.sources == lock.sources && !old.wanted.is_empty());
+    lock.components = planned.plan.components_request();
+    let same =
+        before.filter(|old| old.charts == lock.charts && old.components == lock.components && old.sources == lock.sources && !old.wanted.is_empty());
     lock.wanted = match same {
         Some(old) => old.wanted.clone(),
         None => asked_for(render::wanted(site, &planned.plan, lock)?)?,

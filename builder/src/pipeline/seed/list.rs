@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use layers::lock::Lock;
 use layers::plan::Plan;
+use layers::platform::{Component, VirtualCluster};
 use layers::seed::{DOCUMENTS, INDEX, Image, ImageIndex, LAYERS, Release, SEED, Seed, chain_ids};
 use layers::units::{Bytes, Digest};
 use layers::{Context, Error, Fault, Result};
@@ -14,12 +15,16 @@ use serde::Serialize;
 use crate::inspect::files::Root;
 use crate::pipeline;
 
-/// Releases and images, in the order in which they are installed and by name.
+/// Releases in the order in which they are installed, what the platform makes of charts, and images by name.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Listing {
     /// Releases.
     pub releases: Vec<Release>,
+    /// Virtual clusters.
+    pub virtual_clusters: Vec<VirtualCluster>,
+    /// Components.
+    pub components: Vec<Component>,
     /// Images.
     pub images: Vec<ListedImage>,
 }
@@ -35,6 +40,12 @@ pub struct ListedImage {
     pub size: Option<Bytes>,
     /// Layers, releases and components that ask for it.
     pub wanted_by: Vec<String>,
+}
+
+impl Listing {
+    pub(super) fn new(Seed { releases, virtual_clusters, components }: Seed, images: Vec<ListedImage>) -> Self {
+        Self { releases, virtual_clusters, components, images }
+    }
 }
 
 /// The seed of a profile by its lock, of a disk image, or of a folder of artifacts.
@@ -71,7 +82,7 @@ fn of_lock(plan: &Plan, lock: &Lock) -> Listing {
         }
     }
     let images = images.into_iter().map(|(name, wanted_by)| ListedImage { name, size: None, wanted_by });
-    Listing { releases: super::releases(plan, lock).releases, images: images.collect() }
+    Listing::new(super::seed(plan, lock), images.collect())
 }
 
 fn of_image(path: &Path) -> Result<Listing> {
@@ -90,7 +101,7 @@ fn of_image(path: &Path) -> Result<Listing> {
         Ok(ListedImage { name: image.name.clone(), size: Some(Bytes(size)), wanted_by: image.wanted_by.clone() })
     };
     let images = index.images.iter().map(image).collect::<Result<_>>()?;
-    Ok(Listing { releases: seed.releases, images })
+    Ok(Listing::new(seed, images))
 }
 
 /// A JSON file of the root; nothing when there is none.
@@ -119,10 +130,34 @@ impl fmt::Display for Listing {
             .iter()
             .map(|r| [r.name.clone(), r.namespace.clone(), format!("{} {}", r.chart, r.version), size(Some(r.size)), r.wanted_by.clone()]);
         table(f, ["RELEASE", "NAMESPACE", "CHART", "SIZE", "WANTED BY"], releases.collect())?;
+        if !self.virtual_clusters.is_empty() {
+            writeln!(f)?;
+            table(f, ["VIRTUAL CLUSTER", "TEMPLATE", "VERSION"], self.virtual_clusters.iter().map(cluster).collect())?;
+        }
+        if !self.components.is_empty() {
+            writeln!(f)?;
+            table(f, ["COMPONENT", "CHART", "VIRTUAL CLUSTER", "NAMESPACE", "AFTER"], self.components.iter().map(component).collect())?;
+        }
         writeln!(f)?;
         let images = self.images.iter().map(|i| [i.name.clone(), size(i.size), i.wanted_by.join(", ")]);
         table(f, ["IMAGE", "SIZE", "WANTED BY"], images.collect())
     }
+}
+
+fn name(name: &Option<String>) -> String {
+    name.clone().unwrap_or_default()
+}
+
+fn cluster(object: &VirtualCluster) -> [String; 3] {
+    let spec = &object.spec;
+    [name(&object.metadata.name), spec.template.clone(), spec.settings.version.clone().unwrap_or("-".into())]
+}
+
+fn component(object: &Component) -> [String; 5] {
+    let spec = &object.spec;
+    let chart = spec.source.chart.as_ref().map(|chart| format!("{} {}", chart.name, chart.version)).unwrap_or_default();
+    let (cluster, namespace) = (spec.target.virtual_cluster.clone().unwrap_or("-".into()), spec.target.namespace.clone());
+    [name(&object.metadata.name), chart, cluster, namespace, spec.depends_on.join(", ")]
 }
 
 /// Columns as wide as their longest word, the last one as it comes.

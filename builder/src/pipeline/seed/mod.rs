@@ -1,4 +1,5 @@
-//! The seed: charts locked, rendered, fetched and put into the root with the list of releases that a control plane installs.
+//! The seed: charts locked, rendered, fetched and put into the root with the list of releases, virtual clusters and components that a control plane
+//! installs.
 
 mod images;
 mod list;
@@ -9,7 +10,8 @@ pub use list::{ListedImage, Listing, listing};
 
 use layers::chart::{LockedChart, PlannedChart};
 use layers::lock::Lock;
-use layers::plan::Plan;
+use layers::plan::{Plan, PlannedComponent};
+use layers::platform::{Component, VirtualCluster};
 use layers::seed::{CHARTS, Release, SEED, Seed};
 use layers::{Error, Result};
 
@@ -27,6 +29,7 @@ pub fn lock(site: &Archive<'_>, registries: &Registries, plan: &Plan, before: Op
 /// Whether a lock answers all that the plan asks of charts and their images.
 pub fn answers(plan: &Plan, lock: &Lock) -> bool {
     images::answers(plan, lock)
+        && plan.components_request() == lock.components
         && plan.charts.len() == lock.charts.len()
         && plan.charts.iter().zip(&lock.charts).all(|(planned, locked)| is_for(locked, planned))
 }
@@ -54,13 +57,15 @@ fn archives<'a>(store: &Store, plan: &'a Plan, lock: &'a Lock) -> Result<Vec<(&'
     plan.charts.iter().map(one).collect()
 }
 
-/// The releases as the node reads them.
-fn releases(plan: &Plan, lock: &Lock) -> Seed {
-    let known = plan.charts.iter().filter_map(|planned| Some(release(planned, kept(planned, Some(lock))?)));
-    Seed { releases: known.collect() }
+/// The seed as the node reads it.
+fn seed(plan: &Plan, lock: &Lock) -> Seed {
+    let releases = plan.charts.iter().filter_map(|planned| Some(release(planned, kept(planned, Some(lock))?)));
+    let clusters = plan.virtual_clusters.iter().map(|cluster| VirtualCluster::new(&cluster.name, cluster.spec.clone()));
+    let components = plan.components.iter().map(|planned| component(planned, lock));
+    Seed { releases: releases.collect(), virtual_clusters: clusters.collect(), components: components.collect() }
 }
 
-/// Puts the charts and the list of releases into the root.
+/// Puts the charts and the seed into the root.
 pub fn put(editor: &mut Editor<'_, '_>, plan: &Plan, lock: &Lock) -> Result<()> {
     if plan.charts.is_empty() {
         return Ok(());
@@ -68,7 +73,7 @@ pub fn put(editor: &mut Editor<'_, '_>, plan: &Plan, lock: &Lock) -> Result<()> 
     for (planned, locked, archive) in archives(editor.store, plan, lock)? {
         editor.put(known(&format!("{CHARTS}/{}", release(planned, locked).file))?, &archive, 0o644, (0, 0))?;
     }
-    let text = serde_json::to_vec_pretty(&releases(plan, lock)).map_err(|e| Error::internal(format!("encoding the seed: {e}")))?;
+    let text = serde_json::to_vec_pretty(&seed(plan, lock)).map_err(|e| Error::internal(format!("encoding the seed: {e}")))?;
     editor.put(known(SEED)?, &text, 0o644, (0, 0))
 }
 
@@ -86,3 +91,16 @@ fn release(planned: &PlannedChart, locked: &LockedChart) -> Release {
         wanted_by: planned.layer.clone(),
     }
 }
+
+/// The object with the locked version of its chart.
+fn component(planned: &PlannedComponent, lock: &Lock) -> Component {
+    let mut object = Component::new(&planned.component.name, planned.component.spec.clone());
+    let locked = lock.charts.iter().find(|locked| locked.name == planned.chart());
+    if let (Some(chart), Some(locked)) = (&mut object.spec.source.chart, locked) {
+        chart.version.clone_from(&locked.version);
+    }
+    object
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! What the releases and kubeadm ask for, found by the very programs of the image: `helm template` and `kubeadm config images list` run in the
+//! What the releases, components and kubeadm ask for, found by the very programs of the image: `helm template` and `kubeadm config images list` run in the
 //! build sandbox, without network, and what they print is read.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,12 +6,13 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use layers::chart::PlannedChart;
+use layers::chart::{LockedChart, PlannedChart};
 use layers::lock::Lock;
-use layers::plan::{Body, Plan};
-use layers::profile::Diagnostics;
+use layers::plan::{Body, Plan, PlannedComponent};
+use layers::profile::{Diagnostics, Spot};
 use layers::reference::Reference;
 use layers::{Context, Error, Result, manifest};
+use serde_json::{Value, json};
 
 use crate::assemble::merge::behind_links;
 use crate::assemble::scratch::{Options, Root};
@@ -29,7 +30,46 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Images with those that ask for them.
 pub type Askers = BTreeMap<Reference, BTreeSet<String>>;
 
-/// Finds every image that the plan's releases and kubeadm ask for.
+/// A chart with values: a release, or a component.
+struct Asker<'a> {
+    /// Kind and name, such as `chart web`.
+    who: String,
+    name: &'a str,
+    namespace: &'a str,
+    values: Value,
+    /// Images that no manifest names.
+    images: &'a [String],
+    /// Where the profile or layer says so.
+    at: &'a Spot,
+}
+
+impl<'a> Asker<'a> {
+    fn release(PlannedChart { spec, at, .. }: &'a PlannedChart) -> Self {
+        let (who, values) = (format!("chart {}", spec.name), json!(spec.values));
+        Self { who, name: &spec.name, namespace: &spec.namespace, values, images: &spec.images, at }
+    }
+
+    fn component(planned: &'a PlannedComponent, chart: &'a PlannedChart, locked: &LockedChart) -> Result<Self> {
+        let (name, spec) = (&planned.component.name, &planned.component.spec);
+        let who = format!("component {name}");
+        let version = spec.source.chart.as_ref().map_or("", |chart| &chart.version);
+        if !version.is_empty() && version != locked.version {
+            let error = Error::input(format!("it is made of version {version} of the chart {}, which is {} here", locked.name, locked.version));
+            return Err(located(&who, &planned.at, &error.with_hint("leave `version` out")));
+        }
+        let values = planned.values(chart).map_err(|error| located(&who, &planned.at, &error))?;
+        Ok(Self { who, name, namespace: &spec.target.namespace, values, images: &chart.spec.images, at: &planned.at })
+    }
+}
+
+/// Who asks by a chart: the components that are made of it, else its release. A chart for components may have no sense without their values.
+fn askers<'a>(plan: &'a Plan, chart: &'a PlannedChart, locked: &LockedChart) -> Result<Vec<Asker<'a>>> {
+    let made = plan.components.iter().filter(|planned| planned.chart() == chart.spec.name);
+    let components: Vec<_> = made.map(|planned| Asker::component(planned, chart, locked)).collect::<Result<_>>()?;
+    Ok(if components.is_empty() { vec![Asker::release(chart)] } else { components })
+}
+
+/// Finds every image that the plan's releases, components and kubeadm ask for.
 pub fn wanted(site: &Archive<'_>, plan: &Plan, lock: &Lock) -> Result<Askers> {
     if !plan.charts.is_empty() && !can_render(plan) {
         let error = Error::input("rendering charts: no layer of the profile brings helm and kubeadm");
@@ -38,11 +78,13 @@ pub fn wanted(site: &Archive<'_>, plan: &Plan, lock: &Lock) -> Result<Askers> {
     let mut found = Askers::new();
     if can_render(plan) {
         sources::fetch(site, lock)?;
-        eprintln!("looking for the images of {} releases", plan.charts.len());
+        eprintln!("looking for the images of {} charts", plan.charts.len());
         let kitchen = Kitchen::new(site.store, plan, lock)?;
         let version = kitchen.kubernetes(&mut found)?;
-        for (planned, _, archive) in super::archives(site.store, plan, lock)? {
-            kitchen.release(planned, &archive, &version, &mut found).map_err(|e| located(planned, &e))?;
+        for (planned, locked, archive) in super::archives(site.store, plan, lock)? {
+            for asker in askers(plan, planned, locked)? {
+                kitchen.render(&asker, &archive, &version, &mut found).map_err(|e| located(&asker.who, asker.at, &e))?;
+            }
         }
     }
     Ok(found)
@@ -113,41 +155,43 @@ impl Kitchen {
         Ok(version)
     }
 
-    /// Renders a release and reads every manifest that comes out.
-    fn release(&self, planned: &PlannedChart, archive: &[u8], version: &str, found: &mut Askers) -> Result<()> {
-        let (spec, out) = (&planned.spec, self.work.path().join(&planned.spec.name));
+    /// Renders a chart and reads every manifest that comes out.
+    fn render(&self, asker: &Asker<'_>, archive: &[u8], version: &str, found: &mut Askers) -> Result<()> {
+        let Asker { who, values, images, .. } = asker;
+        let folder = who.replace(' ', "-");
+        let out = self.work.path().join(&folder);
         let write = |name: &str, bytes: &[u8]| fs::write(self.work.path().join(name), bytes).context(|| format!("writing {name}"));
         write("chart.tgz", archive)?;
-        write("values.json", &serde_json::to_vec(&spec.values).map_err(|e| Error::internal(format!("encoding values: {e}")))?)?;
-        let rendered = format!("/work/{}", spec.name);
-        let words = ["/bin/helm", "template", &spec.name, "/work/chart.tgz", "--namespace", &spec.namespace, "--values", "/work/values.json"];
+        write("values.json", &serde_json::to_vec(values).map_err(|e| Error::internal(format!("encoding values: {e}")))?)?;
+        let rendered = format!("/work/{folder}");
+        let words = ["/bin/helm", "template", asker.name, "/work/chart.tgz", "--namespace", asker.namespace, "--values", "/work/values.json"];
         let more = ["--include-crds", "--kube-version", version, "--output-dir", &rendered];
         self.run(&[&words[..], &more].concat())?;
-        let mut images = Askers::new();
+        let mut named = Askers::new();
         let mut texts = BTreeMap::new();
         if out.is_dir() {
             read_below(&out, "", &mut texts)?;
         }
         for (template, text) in &texts {
             for image in manifest::images(text).context(|| format!("reading {template}"))? {
-                images.entry(image).or_default().insert(format!("chart {}: {template}", spec.name));
+                named.entry(image).or_default().insert(format!("{who}: {template}"));
             }
         }
-        for image in spec.images.iter().filter_map(|text| Reference::with_tag(text)) {
-            images.entry(image).or_default().insert(format!("chart {}: images", spec.name));
+        for image in images.iter().filter_map(|text| Reference::with_tag(text)) {
+            named.entry(image).or_default().insert(format!("{who}: images"));
         }
-        if images.is_empty() {
-            eprintln!("notice: release {} names no image", spec.name);
+        if named.is_empty() {
+            eprintln!("notice: {who} names no image");
         }
-        images.into_iter().for_each(|(image, by)| found.entry(image).or_default().extend(by));
+        named.into_iter().for_each(|(image, by)| found.entry(image).or_default().extend(by));
         Ok(())
     }
 }
 
-/// The error at the place where the chart is declared.
-pub(super) fn located(planned: &PlannedChart, error: &Error) -> Error {
-    let message = format!("release {}: {error}", planned.spec.name);
-    let problem = planned.at.problem(message.clone(), error.hint().map(str::to_string));
+/// The error at the place that it comes from.
+fn located(who: &str, at: &Spot, error: &Error) -> Error {
+    let message = format!("{who}: {error}");
+    let problem = at.problem(message.clone(), error.hint().map(str::to_string));
     Diagnostics::gather(&problem.file.clone(), vec![problem]).map_or_else(Error::from, |()| Error::internal(message))
 }
 
@@ -164,4 +208,33 @@ fn read_below(dir: &Path, prefix: &str, out: &mut BTreeMap<String, String>) -> R
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::seed::tests::{PROFILE, planned};
+
+    /// Who asks by the chart `tools`, with namespace, values and further images.
+    fn asked(profile: &str) -> Result<Vec<String>> {
+        let (plan, lock) = planned(profile);
+        let n = plan.charts.iter().position(|chart| chart.spec.name == "tools").unwrap();
+        let all = askers(&plan, &plan.charts[n], &lock.charts[n])?;
+        Ok(all.iter().map(|asker| format!("{}: {} {} {}", asker.who, asker.namespace, asker.values, asker.images.join(" "))).collect())
+    }
+
+    #[test]
+    fn components_ask_in_the_place_of_the_chart_that_they_are_made_of() {
+        let both = [r#"component console: t {"a":{"x":1,"y":3}} r.test/i:1"#, r#"component base: default {"a":{"x":1,"y":2}} r.test/i:1"#];
+        assert_eq!(asked(PROFILE).unwrap(), both);
+        let none = PROFILE.split("components:").next().unwrap();
+        assert_eq!(asked(none).unwrap(), [r#"chart tools: default {"a":{"x":1,"y":2}} r.test/i:1"#]);
+    }
+
+    #[test]
+    fn a_component_of_another_version_of_its_chart_is_named_at_its_place() {
+        let error = asked(&PROFILE.replace("version: 1.0.0}", "version: 2.0.0}")).unwrap_err().to_string();
+        let says = "p.yaml:7:39: component base: it is made of version 2.0.0 of the chart tools, which is 1.0.0 here";
+        assert!(error.contains(says) && error.contains("hint: leave `version` out"), "{error}");
+    }
 }

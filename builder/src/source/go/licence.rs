@@ -69,9 +69,9 @@ fn below(name: &str) -> Option<&str> {
     name.split_once('@')?.1.split_once('/').map(|(_, path)| path)
 }
 
-/// Whether a file is a licence, by its name.
+/// Whether a file is a licence, by its name; not that of the project's picture, which no program has in it.
 fn is_licence(path: &str) -> bool {
-    named(path, &["LICENSE", "LICENCE", "COPYING", "UNLICENSE"])
+    named(path, &["LICENSE", "LICENCE", "COPYING", "UNLICENSE"]) && !path.ends_with("-LOGO")
 }
 
 /// Whether a file is a text that goes with the program: licences, and what they ask to be passed on.
@@ -186,6 +186,7 @@ mod tests {
     #[test]
     fn only_files_at_the_top_of_a_module_tell_its_licence() {
         assert!(is_licence("LICENSE.txt") && is_licence("copying") && !is_licence("license.go") && !is_licence("testdata/LICENSE"));
+        assert!(!is_licence("LICENSE-LOGO"));
         assert!(is_notice("NOTICE") && is_notice("third_party/x/LICENSE") && !is_licence("NOTICE"));
         assert_eq!((below("github.com/a/b@v1.0.0/x/LICENSE"), below("no module")), (Some("x/LICENSE"), None));
     }

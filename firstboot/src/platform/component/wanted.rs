@@ -1,0 +1,124 @@
+//! What a component comes to: its chart, the values of all places, and a digest of everything that decides what is installed.
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{Api, ResourceExt as _};
+use layers::platform::component::{Chart, ValuesFrom};
+use layers::platform::{Component, VirtualCluster};
+use layers::seed::Release;
+use layers::units::Digest;
+use layers::{Context as _, Error, Fault, Result};
+use serde_json::Value;
+
+use super::{NAMESPACE, Site};
+use crate::cluster::helm;
+
+/// What one comes to.
+pub(super) struct Wanted {
+    /// Path or reference.
+    pub chart: String,
+    /// Version of a chart that is no path.
+    pub version: Option<String>,
+    pub values: Value,
+    /// Of all of it, and of the cluster that it goes to.
+    pub digest: String,
+}
+
+impl Site {
+    pub(super) async fn wanted(&self, object: &Component, cluster: Option<&VirtualCluster>) -> Result<Wanted> {
+        let source = &object.spec.source;
+        let Some(chart) = &source.chart else {
+            let field = if source.kustomize.is_some() { "kustomize" } else { "manifests" };
+            return Err(Error::input(format!("spec.source.{field}: only charts can be installed yet")));
+        };
+        let (path, version, image, sha256) = if chart.name.starts_with("oci://") {
+            (chart.name.clone(), Some(chart.version.clone()), Value::Null, None)
+        } else {
+            let release = bundled(&self.releases, chart)?;
+            let image = serde_json::to_value(&release.values).fault(Fault::Internal, || "reading the image's values".into())?;
+            (helm::bundled(&release.file), None, image, Some(release.sha256))
+        };
+        let values = object.spec.effective(&image, &self.texts(object).await?)?;
+        let uid = cluster.and_then(|cluster| cluster.uid()).unwrap_or_default();
+        let parts = [path.as_bytes(), chart.version.as_bytes(), &sha256.map(|digest| digest.0).unwrap_or_default(), uid.as_bytes()];
+        let digest = Digest::of_parts(parts.into_iter().chain([values.to_string().as_bytes()])).to_string();
+        Ok(Wanted { chart: path, version, values, digest })
+    }
+
+    /// What the objects of `valuesFrom` have.
+    async fn texts(&self, object: &Component) -> Result<Vec<Option<String>>> {
+        let mut out = Vec::new();
+        for (n, from) in object.spec.values_from.iter().enumerate() {
+            let text = self.text(from).await?;
+            if text.is_none() && !from.optional {
+                let (kind, name) = if from.secret.is_some() { ("Secret", &from.secret) } else { ("ConfigMap", &from.config_map) };
+                let name = name.as_deref().unwrap_or_default();
+                return Err(Error::input(format!(
+                    "spec.valuesFrom[{n}]: there is no {kind} {name} with a key {} in namespace {NAMESPACE}",
+                    from.key
+                )));
+            }
+            out.push(text);
+        }
+        Ok(out)
+    }
+
+    async fn text(&self, from: &ValuesFrom) -> Result<Option<String>> {
+        let reading = || "reading an object of spec.valuesFrom".to_string();
+        if let Some(name) = &from.config_map {
+            let found = Api::<ConfigMap>::namespaced(self.client.clone(), NAMESPACE).get_opt(name).await.fault(Fault::Environment, reading)?;
+            return Ok(found.and_then(|map| map.data?.remove(&from.key)));
+        }
+        let name = from.secret.as_deref().unwrap_or_default();
+        let found = Api::<Secret>::namespaced(self.client.clone(), NAMESPACE).get_opt(name).await.fault(Fault::Environment, reading)?;
+        let bytes = found.and_then(|secret| secret.data?.remove(&from.key));
+        Ok(bytes.map(|ByteString(bytes)| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+}
+
+/// The seed's chart of a name and version.
+fn bundled<'a>(releases: &'a [Release], chart: &Chart) -> Result<&'a Release> {
+    let of_name: Vec<_> = releases.iter().filter(|release| release.name == chart.name).collect();
+    of_name.iter().find(|release| release.version == chart.version).copied().ok_or_else(|| {
+        let (what, mut have) = match of_name.is_empty() {
+            true => {
+                (format!("spec.source.chart.name: the image brings no chart {}", chart.name), releases.iter().map(|release| &release.name).collect())
+            }
+            false => (
+                format!("spec.source.chart.version: the image brings no version {} of chart {}", chart.version, chart.name),
+                of_name.iter().map(|release| &release.version).collect::<Vec<_>>(),
+            ),
+        };
+        have.sort_unstable();
+        let have = have.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        Error::input(format!("{what}; it has {}", if have.is_empty() { "none" } else { &have }))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use layers::units::Bytes;
+
+    use super::*;
+
+    fn release(name: &str, version: &str) -> Release {
+        let (file, sha256, values) = (format!("{name}-{version}.tgz"), Digest::of(version.as_bytes()), BTreeMap::new());
+        let (name, namespace, chart, version, wanted_by) = (name.into(), "default".into(), name.into(), version.into(), "profile".into());
+        Release { name, namespace, chart, version, file, sha256, size: Bytes(1), values, install: false, wanted_by }
+    }
+
+    #[test]
+    fn a_chart_that_the_image_lacks_is_named_with_what_it_has() {
+        let releases = [release("web", "1.0.0"), release("db", "2.0.0")];
+        let of = |name: &str, version: &str| {
+            bundled(&releases, &Chart { name: name.into(), version: version.into() })
+                .map(|found| found.file.clone())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(of("web", "1.0.0").as_deref(), Ok("web-1.0.0.tgz"));
+        assert_eq!(of("web", "1.0.1").unwrap_err(), "spec.source.chart.version: the image brings no version 1.0.1 of chart web; it has 1.0.0");
+        assert_eq!(of("wbe", "1.0.0").unwrap_err(), "spec.source.chart.name: the image brings no chart wbe; it has db, web");
+    }
+}

@@ -1,0 +1,117 @@
+//! Day 2: what people do with a cluster that runs. Both commands have these verbs: the node's with the node's credentials, the workstation's with those
+//! of a kubeconfig.
+
+mod component;
+mod connect;
+mod objects;
+mod table;
+mod vcluster;
+mod wait;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use kube::Client;
+use kube::config::Kubeconfig;
+use layers::{Context as _, Error, Result};
+
+pub use table::table;
+
+use crate::cluster::{self, api};
+use crate::host::Host;
+
+/// The verbs, by what they are about.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make, use, suspend, scale and delete virtual clusters.
+    #[command(
+        after_help = "Examples:\n  chasi-bod vcluster create biz-a --wait\n  chasi-bod vcluster connect biz-a -- kubectl get nodes\n  chasi-bod vcluster list"
+    )]
+    Vcluster(Of<vcluster::Verb>),
+    /// Show the applications that the cluster keeps and what they wait for; try failed ones again.
+    #[command(after_help = "Examples:\n  chasi-bod component list\n  chasi-bod component why web")]
+    Component(Of<component::Verb>),
+}
+
+/// A verb, and the cluster that is meant.
+#[derive(Debug, Args)]
+pub struct Of<V: Subcommand> {
+    /// What is done.
+    #[command(subcommand)]
+    pub verb: V,
+    /// Kubeconfig of the cluster; when absent a node's own, elsewhere that of $KUBECONFIG or ~/.kube/config.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// Where a verb is called.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// On a node: it has credentials of its own and reaches the addresses of Services.
+    Node(&'a Host),
+    /// On any other machine.
+    Workstation,
+}
+
+/// What a verb came to.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// For stdout.
+    pub text: String,
+    /// Exit code.
+    pub code: u8,
+}
+
+impl From<String> for Outcome {
+    fn from(text: String) -> Self {
+        Self { text, code: 0 }
+    }
+}
+
+/// What every verb is done with.
+struct Session<'a> {
+    place: Place<'a>,
+    kubeconfig: Option<&'a Path>,
+    say: &'a dyn Fn(&str),
+}
+
+/// Does what a verb asks for; `say` gets what people are told meanwhile, a line at a time.
+pub fn run(command: &Command, place: Place<'_>, say: &dyn Fn(&str)) -> Result<Outcome> {
+    cluster::runtime()?.block_on(async {
+        match command {
+            Command::Vcluster(Of { verb, kubeconfig }) => vcluster::run(verb, &Session { place, kubeconfig: kubeconfig.as_deref(), say }).await,
+            Command::Component(Of { verb, kubeconfig }) => component::run(verb, &Session { place, kubeconfig: kubeconfig.as_deref(), say }).await,
+        }
+    })
+}
+
+impl Session<'_> {
+    async fn client(&self) -> Result<Client> {
+        let kubeconfig = match (self.kubeconfig, self.place) {
+            (Some(file), _) => Kubeconfig::read_from(file).map_err(|e| Error::input(e.to_string()))?,
+            (None, Place::Node(host)) => Kubeconfig::from_yaml(&cluster::kubeconfig(host, None)?).map_err(|e| Error::internal(e.to_string()))?,
+            (None, Place::Workstation) => Kubeconfig::read().map_err(|e| {
+                Error::environment(format!("looking for a kubeconfig (--kubeconfig, $KUBECONFIG, ~/.kube/config): {e}"))
+                    .with_hint("`ssh root@NODE chasi-bod kubeconfig --server NODE >FILE` gets a control plane's")
+            })?,
+        };
+        api::connect(kubeconfig, api::PATIENCE).await.context(|| "using the kubeconfig".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_credentials_the_place_is_named_that_was_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = Host::new(folder.path());
+        let list = |kubeconfig: Option<&Path>| {
+            let command = Command::Vcluster(Of { verb: vcluster::Verb::List { json: false }, kubeconfig: kubeconfig.map(Into::into) });
+            run(&command, Place::Node(&host), &|_| {}).unwrap_err().to_string()
+        };
+        assert!(list(None).contains("this node is no control plane"), "{}", list(None));
+        assert!(list(Some(Path::new("/nowhere/config"))).contains("/nowhere/config"));
+    }
+}

@@ -1,0 +1,159 @@
+//! What the API server cannot check of a virtual cluster's settings, as it needs to know the host and the effective values.
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde_json::Value;
+
+use super::settings::{Network, Settings};
+use crate::range::Range;
+use crate::{Error, Result};
+
+/// Ranges of the host's cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ranges {
+    /// Pods.
+    pub pods: Range,
+    /// Services.
+    pub services: Range,
+}
+
+/// Refuses settings that cannot work, by the field; `others` are the pod ranges of further virtual clusters by their names.
+pub fn check(settings: &Settings, values: &Value, host: Ranges, others: &[(String, Range)]) -> Result<()> {
+    if let Some(network) = &settings.network {
+        check_ranges(network, host, others)?;
+    }
+    check_quota(settings, values)
+}
+
+/// The pod range of a network, if it gives one that can be read.
+pub fn pods_of(network: Option<&Network>) -> Option<Range> {
+    Range::parse(network?.pod_cidr.as_deref()?)
+}
+
+fn check_ranges(network: &Network, host: Ranges, others: &[(String, Range)]) -> Result<()> {
+    let read = |field: &str, text: &str| {
+        Range::parse(text).ok_or_else(|| Error::input(format!("spec.network.{field}: `{text}` is no IPv4 range such as 10.244.0.0/16")))
+    };
+    if let Some(text) = &network.service_cidr
+        && read("serviceCIDR", text)? != host.services
+    {
+        let why = format!(
+            "spec.network.serviceCIDR: {text} is not the host's {}, which services of virtual clusters get their addresses from",
+            host.services
+        );
+        return Err(Error::input(why).with_hint("leave it out"));
+    }
+    if let Some(text) = &network.pod_cidr {
+        let own = read("podCIDR", text)?;
+        let of_host = [("the host's pods", host.pods), ("the host's services", host.services)].map(|(what, range)| (what.to_string(), range));
+        let of_others = others.iter().map(|(name, range)| (format!("virtual cluster {name}"), *range));
+        if let Some((what, range)) = of_host.into_iter().chain(of_others).find(|(_, range)| range.overlaps(own)) {
+            return Err(Error::input(format!("spec.network.podCIDR: {text} overlaps {range} of {what}")));
+        }
+    }
+    Ok(())
+}
+
+/// The control plane with its DNS must have room in the quota, else nothing of it would ever start.
+fn check_quota(settings: &Settings, values: &Value) -> Result<()> {
+    let replicas = values.pointer("/controlPlane/statefulSet/highAvailability/replicas").and_then(Value::as_f64).unwrap_or(1.0);
+    let etcd = values.pointer("/controlPlane/backingStore/etcd/deploy/enabled") == Some(&Value::Bool(true));
+    let mut pods = vec![("/controlPlane/statefulSet/resources", replicas), ("/controlPlane/coredns/deployment/resources", 1.0)];
+    pods.extend(etcd.then_some(("/controlPlane/backingStore/etcd/deploy/statefulSet/resources", replicas)));
+    for (key, Quantity(limit)) in settings.quota.iter().flatten() {
+        let field = || format!("spec.quota.{key}");
+        let have = number(limit).ok_or_else(|| Error::input(format!("{}: `{limit}` is no quantity such as 500m or 2Gi", field())))?;
+        let (kind, resource) = match key.as_str() {
+            "pods" | "count/pods" => ("", ""),
+            "cpu" | "memory" => ("requests", key.as_str()),
+            _ => match key.split_once('.') {
+                Some((kind @ ("requests" | "limits"), resource @ ("cpu" | "memory"))) => (kind, resource),
+                _ => continue,
+            },
+        };
+        let of_pod = |path: &str| match kind {
+            "" => Some(1.0),
+            _ => match values.pointer(&format!("{path}/{kind}/{resource}"))? {
+                Value::String(text) => number(text),
+                other => other.as_f64(),
+            },
+        };
+        let need: f64 = pods.iter().map(|(path, count)| of_pod(path).unwrap_or(0.0) * count).sum();
+        // Sums of tenths are never quite what they look like.
+        if need > have * (1.0 + 1e-9) {
+            let need =
+                if resource == "memory" { format!("{}Mi", (need / 1_048_576.0).ceil()) } else { ((need * 1000.0).round() / 1000.0).to_string() };
+            return Err(Error::input(format!("{}: {limit} is less than the {need} that the control plane and its DNS need", field())));
+        }
+    }
+    Ok(())
+}
+
+/// A quantity's number (Kubernetes API, `resource.Quantity`).
+fn number(text: &str) -> Option<f64> {
+    const SUFFIXES: [(&str, f64); 13] = [
+        ("Ki", 1024.0),
+        ("Mi", 1_048_576.0),
+        ("Gi", 1_073_741_824.0),
+        ("Ti", 1_099_511_627_776.0),
+        ("Pi", 1_125_899_906_842_624.0),
+        ("Ei", 1_152_921_504_606_846_976.0),
+        ("m", 1e-3),
+        ("k", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+        ("T", 1e12),
+        ("P", 1e15),
+        ("E", 1e18),
+    ];
+    let (digits, factor) = SUFFIXES.iter().find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor))).unwrap_or((text, 1.0));
+    Some(digits.parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0)? * factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn refused(settings: &str) -> Option<String> {
+        let values = json!({"controlPlane": {
+            "statefulSet": {"highAvailability": {"replicas": 1}, "resources": {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}}},
+            "coredns": {"deployment": {"resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"cpu": "1000m", "memory": "170Mi"}}}},
+        }});
+        let range = |text: &str| Range::parse(text).unwrap();
+        let host = Ranges { pods: range("10.244.0.0/16"), services: range("10.96.0.0/12") };
+        let others = [("other".to_string(), range("172.20.0.0/16"))];
+        check(&serde_saphyr::from_str(settings).unwrap(), &values, host, &others).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn ranges_that_overlap_the_hosts_or_another_clusters_are_named() {
+        for (settings, said) in [
+            ("{network: {podCIDR: 10.244.8.0/21}}", "spec.network.podCIDR: 10.244.8.0/21 overlaps 10.244.0.0/16 of the host's pods"),
+            ("{network: {podCIDR: 10.0.0.0/8}}", "spec.network.podCIDR: 10.0.0.0/8 overlaps 10.244.0.0/16 of the host's pods"),
+            ("{network: {podCIDR: 172.20.1.0/24}}", "spec.network.podCIDR: 172.20.1.0/24 overlaps 172.20.0.0/16 of virtual cluster other"),
+            ("{network: {podCIDR: 10.1.2.3/8}}", "spec.network.podCIDR: `10.1.2.3/8` is no IPv4 range such as 10.244.0.0/16"),
+            (
+                "{network: {serviceCIDR: 10.97.0.0/16}}",
+                "spec.network.serviceCIDR: 10.97.0.0/16 is not the host's 10.96.0.0/12, which services of virtual clusters get their addresses from",
+            ),
+        ] {
+            assert_eq!(refused(settings).as_deref(), Some(said), "{settings}");
+        }
+        assert_eq!(refused("{network: {podCIDR: 172.21.0.0/16, serviceCIDR: 10.96.0.0/12}}"), None);
+    }
+
+    #[test]
+    fn a_quota_below_the_control_planes_need_is_named() {
+        for (settings, said) in [
+            ("{quota: {requests.memory: 256Mi}}", "spec.quota.requests.memory: 256Mi is less than the 320Mi that the control plane and its DNS need"),
+            ("{quota: {cpu: 0.1}}", "spec.quota.cpu: 0.1 is less than the 0.22 that the control plane and its DNS need"),
+            ("{quota: {limits.memory: 2G}}", "spec.quota.limits.memory: 2G is less than the 2218Mi that the control plane and its DNS need"),
+            ("{quota: {pods: '1'}}", "spec.quota.pods: 1 is less than the 2 that the control plane and its DNS need"),
+            ("{quota: {requests.cpu: lots}}", "spec.quota.requests.cpu: `lots` is no quantity such as 500m or 2Gi"),
+        ] {
+            assert_eq!(refused(settings).as_deref(), Some(said), "{settings}");
+        }
+        assert_eq!(refused("{quota: {requests.memory: 320Mi, requests.cpu: 220m, pods: '2', requests.storage: 1Gi}}"), None);
+    }
+}
