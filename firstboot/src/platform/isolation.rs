@@ -8,7 +8,7 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 use layers::platform::check::Ranges;
 use layers::platform::isolation::Host as Surroundings;
-use layers::{Context as _, Fault, Result};
+use layers::{Context as _, Error, Fault, Result};
 
 use crate::cluster::CNI;
 use crate::host::Host;
@@ -30,6 +30,10 @@ pub async fn surroundings(client: &Client, ranges: Ranges) -> Result<Surrounding
     }
     nodes.sort_unstable();
     api.sort_unstable();
+    if nodes.is_empty() || api.is_empty() {
+        // As in the first seconds of a cluster: policies made of this would shut what must be open.
+        return Err(Error::environment("looking for the addresses of nodes and API server: the API does not know them yet"));
+    }
     Ok(Surroundings { pods: ranges.pods, services: ranges.services, nodes, api })
 }
 

@@ -59,6 +59,8 @@ async fn lead(host: &Host, seed: &Seed, chart: &Release) -> Result<()> {
     let (patient, voice, ranges) = (api::watching(host).await?, Voice::new(&client, &node), crate::cluster::ranges(host)?);
     define(&client).await?;
     bring::templates(host, &client).await?;
+    // Nothing can be isolated before; until then the Lease is tried anew.
+    isolation::surroundings(&client, ranges).await?;
     bring::seed(seed, &client).await?;
     tokio::select! {
         lost = lease.keep() => lost,

@@ -151,7 +151,8 @@ impl Site {
         }
         status.phase = phase;
         tell_conditions(status, object.metadata.generation, lack);
-        if let Some(wanted) = wanted.as_ref().filter(|_| phase == Phase::Running) {
+        // The host's addresses may have changed since.
+        if let Some(wanted) = wanted.as_ref().filter(|_| matches!(work, Work::Wait) || phase == Phase::Running) {
             self.isolate(place, object, wanted, status).await?;
         }
         match (work, wanted) {

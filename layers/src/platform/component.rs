@@ -283,6 +283,15 @@ mod tests {
     }
 
     #[test]
+    fn an_object_names_the_version_of_its_chart_which_only_a_profile_may_leave_out() {
+        let definition = serde_json::to_value(<Component as kube::CustomResourceExt>::crd()).unwrap();
+        let chart = definition.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/source/properties/chart").unwrap();
+        assert_eq!(chart["x-kubernetes-validations"][0]["rule"], "has(self.version)", "{chart:#}");
+        // A default would be no version.
+        assert_eq!((&chart["properties"]["version"]["minLength"], chart["properties"]["version"].get("default")), (&json!(1), None));
+    }
+
+    #[test]
     fn a_circle_is_named_whole() {
         let found = |all: &[(&str, &[&str])]| {
             let needs: BTreeMap<_, Vec<_>> = all.iter().map(|(name, needs)| (*name, needs.iter().map(ToString::to_string).collect())).collect();
