@@ -89,7 +89,10 @@ fn why(component: &Component, now: Timestamp) -> String {
         lines.push(format!("{}. Tried {}×, first {} ago; {next}.", failure(failed), failed.attempts, age(Some(&failed.since), now)));
     }
     lines.extend(
-        status.conditions.iter().map(|condition| format!("{} is {}: {} {}", condition.type_, condition.status, condition.reason, condition.message)),
+        status
+            .conditions
+            .iter()
+            .map(|condition| format!("{} is {} ({}). {}", condition.type_, condition.status, condition.reason, condition.message)),
     );
     lines.iter().map(|line| line.trim_end().to_string() + "\n").collect()
 }
@@ -117,7 +120,7 @@ mod tests {
             conditions: [{type: Ready, status: 'False', reason: Installing, message: '', lastTransitionTime: '2026-01-01T00:59:00Z'}]}",
         );
         let expected = "web is ERROR for 60s.\nIt waits for db, cache.\nFailed: no image. Tried 3×, first 10m ago; the next try is in 20s.\n\
-            Ready is False: Installing\n";
+            Ready is False (Installing).\n";
         assert_eq!(why(&failed, now()), expected);
         assert_eq!(why(&component(""), now()), "web is WAITING.\nThe controller has not looked at its last change yet.\n");
     }

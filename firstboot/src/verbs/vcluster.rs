@@ -32,7 +32,7 @@ pub enum Verb {
         // `--version` is Kubernetes' here.
         disable_version_flag = true,
         after_help = "Examples:\n  chasi-bod vcluster create biz-a --wait                       # exit code 0 only when it is RUNNING\n  \
-        chasi-bod vcluster create biz-a --store etcd --replicas 3 --set quota.memory=4Gi --set 'quota.requests\\.cpu=2'\n  \
+        chasi-bod vcluster create biz-a --store etcd --replicas 3 --set 'quota.requests\\.cpu=2'\n  \
         chasi-bod vcluster create biz-a --file settings.yaml --dry-run"
     )]
     Create(Create),
