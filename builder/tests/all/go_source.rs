@@ -5,13 +5,10 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
 
 use builder::assemble::scratch;
 use builder::progress::Progress;
-use builder::source::deb::{Archive, Mirrors, Offline};
 use builder::source::go::{self, Proxies};
-use builder::source::http::{Client, Limits};
 use builder::store::Store;
 use layers::lock::Lock;
 use layers::source::{LockedBlob, LockedGo, LockedModule};
@@ -141,18 +138,6 @@ fn a_version_that_does_not_exist_is_named() {
     assert!(!output.status.success() && said.contains("locking source `greet`") && said.contains("example.test/Greeting v1.0.9"), "{said}");
 }
 
-fn site<'a>(store: &'a Store, progress: &'a Progress) -> Archive<'a> {
-    Archive {
-        store,
-        mirrors: Mirrors::default(),
-        keyring: PathBuf::new(),
-        http: Client::new(Limits::default()),
-        offline: Offline::Allowed,
-        progress,
-        now: SystemTime::now(),
-    }
-}
-
 #[test]
 fn b1_a_module_with_other_bytes_is_named_and_kept_aside() {
     let dir = tempfile::tempdir().unwrap();
@@ -173,15 +158,15 @@ fn b1_a_module_with_other_bytes_is_named_and_kept_aside() {
     let mut damaged = zip.clone();
     damaged[40] ^= 1;
     fs::write(path.join("v1.0.0.zip"), &damaged).unwrap();
-    let error = go::fetch(&site(&store, &progress), &Proxies::from_list(&own), "greet", &locked).unwrap_err().to_string();
+    let error = go::fetch(&common::archive(&store, &progress), &Proxies::from_list(&own), "greet", &locked).unwrap_err().to_string();
     assert!(error.contains(&format!("{MODULE} v1.0.0")) && error.contains(&module.sha256.to_string()), "{error}");
     assert!(error.contains(&Digest::of(&damaged).to_string()) && store.quarantine(&module.sha256).exists(), "{error}");
     fs::write(path.join("v1.0.0.zip"), &zip).unwrap();
-    go::fetch(&site(&store, &progress), &Proxies::from_list(&own), "greet", &locked).unwrap();
+    go::fetch(&common::archive(&store, &progress), &Proxies::from_list(&own), "greet", &locked).unwrap();
     assert!(store.blob(&module.sha256).exists());
     let gone = Proxies::from_list(&format!("{own}/nowhere"));
     fs::remove_file(store.blob(&module.sha256)).unwrap();
-    let error = go::fetch(&site(&store, &progress), &gone, "greet", &locked).unwrap_err();
+    let error = go::fetch(&common::archive(&store, &progress), &gone, "greet", &locked).unwrap_err();
     assert!(error.to_string().contains("no proxy has it") && error.hint().is_some(), "{error}");
 }
 

@@ -7,19 +7,17 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use builder::progress::Progress;
 use builder::source::auth::DockerConfig;
 use builder::source::http::{Client, Limits};
-use builder::source::oci::{self, Registries};
-use builder::store::Store;
+use builder::source::oci;
+use layers::Fault;
 use layers::image::LockedImage;
 use layers::units::{Bytes, Digest};
-use layers::{Fault, Result};
 use made::{INDEX, Image, MANIFEST};
 use serde_json::{Value, json};
 
 use crate::common::oci as made;
-use crate::common::registry;
+use crate::common::registry::Bench;
 
 /// One request as the server sees it.
 struct Request {
@@ -146,42 +144,19 @@ fn send(mut stream: &TcpStream, request: &Request, answer: &Answer) -> std::io::
     }
 }
 
-struct Bench {
-    _dir: tempfile::TempDir,
-    store: Store,
-    progress: Progress,
-    registries: Registries,
+/// A bench that gives up soon.
+fn bench(docker: DockerConfig) -> Bench {
+    Bench::new(&[], docker, Limits { attempts: 6, pause: Duration::from_millis(1), stall: Duration::from_secs(3) })
 }
 
-impl Bench {
-    fn new() -> Self {
-        Self::with(DockerConfig::default())
-    }
-
-    fn with(docker: DockerConfig) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
-        Self { _dir: dir, store, progress: Progress::silent(), registries: Registries::new(&[], docker).unwrap() }
-    }
-
-    fn lock(&self, name: &str) -> Result<LockedImage> {
-        oci::lock(&self.site(), &self.registries, name, name, "amd64")
-    }
-
-    fn fetch(&self, image: &LockedImage) -> Result<()> {
-        oci::fetch(&self.site(), &self.registries, image)
-    }
-
-    fn site(&self) -> builder::source::deb::Archive<'_> {
-        let limits = Limits { attempts: 6, pause: Duration::from_millis(1), stall: Duration::from_secs(3) };
-        builder::source::deb::Archive { http: Client::new(limits), ..registry::site(&self.store, &self.progress) }
-    }
+fn anonymous() -> Bench {
+    bench(DockerConfig::default())
 }
 
 /// What locking says of a server with a fault; the user or the surroundings are to blame, never we.
 fn refused(image: Image, handler: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> String {
     let server = Server::start(image, handler);
-    let error = Bench::new().lock(&server.name()).unwrap_err();
+    let error = anonymous().lock(&server.name()).unwrap_err();
     assert_ne!(error.fault(), Fault::Internal);
     let text = error.to_string();
     assert!(text.contains(&server.name()), "{text}");
@@ -225,7 +200,7 @@ fn c1_a_manifest_of_another_digest_is_named_with_both() {
     let (image, bytes) = (simple(), simple().target);
     let server = Server::start(image, move |r| r.path.contains("/manifests/").then(|| Answer::new(200).with("content-type", MANIFEST).bytes(&bytes)));
     let name = format!("{}/app@{told}", server.host);
-    let text = Bench::new().lock(&name).unwrap_err().to_string();
+    let text = anonymous().lock(&name).unwrap_err().to_string();
     assert!(text.contains(&name) && text.contains(&found.to_string()), "{text}");
 }
 
@@ -257,7 +232,7 @@ fn c1_a_layer_with_other_bytes_is_named_with_both_digests_and_kept_aside() {
     flipped[1000] ^= 1;
     let found = Digest::of(&flipped);
     let server = Server::start(image, move |r| (r.method == "GET" && r.path.ends_with(&layer.to_string())).then(|| Answer::new(200).bytes(&flipped)));
-    let bench = Bench::new();
+    let bench = anonymous();
     let locked = bench.lock(&server.name()).unwrap();
     let error = bench.fetch(&locked).unwrap_err().to_string();
     for part in [format!("fetching image {}", server.name()), layer.to_string(), found.to_string()] {
@@ -297,7 +272,7 @@ fn c2_a_content_type_that_differs_from_the_media_type_is_refused() {
     // Without a media type of its own a document is what it is served as, and must have that shape.
     let bare = changed(&image, |manifest| drop(manifest.as_object_mut().unwrap().remove("mediaType")));
     let server = Server::start(bare.clone(), |_| None);
-    assert_eq!(Bench::new().lock(&server.name()).unwrap().manifest.media_type, MANIFEST);
+    assert_eq!(anonymous().lock(&server.name()).unwrap().manifest.media_type, MANIFEST);
     let bytes = bare.target.clone();
     let text = refused(bare, move |r| r.path.contains("/manifests/").then(|| Answer::new(200).with("content-type", INDEX).bytes(&bytes)));
     assert!(text.contains("is served as an index and holds"), "{text}");
@@ -346,7 +321,7 @@ fn c6_redirections_to_files_metadata_and_in_circles_are_refused() {
         Some("Basic bWU6Z2VoZWlt") if r.path.contains("/blobs/") => Some(Answer::new(307).with("location", format!("http://{target}{}", r.path))),
         Some(_) => None,
     });
-    let bench = Bench::with(credentials(&server.host));
+    let bench = bench(credentials(&server.host));
     let locked = bench.lock(&server.name()).unwrap();
     bench.fetch(&locked).unwrap();
     assert!(elsewhere.asked("/blobs/") >= 2);
@@ -367,13 +342,13 @@ fn c6_a_registry_that_asks_who_we_are_for_ever_is_left() {
             Some(Answer::new(401).with("www-authenticate", realm))
         }
     });
-    let text = Bench::new().lock(&server.name()).unwrap_err().to_string();
+    let text = anonymous().lock(&server.name()).unwrap_err().to_string();
     assert!(text.contains("the server answers 401, also after trying again"), "{text}");
     assert!(server.asked("/manifests/") <= 3 && server.asked("/token") <= 3, "{:?}", server.log.lock());
     // A token server that wants a token, and one at an address that nobody is told.
     let server =
         Server::start(simple(), |r| Some(Answer::new(401).with("www-authenticate", format!("Bearer realm=\"http://{}/token\"", r.headers["host"]))));
-    let text = Bench::new().lock(&server.name()).unwrap_err().to_string();
+    let text = anonymous().lock(&server.name()).unwrap_err().to_string();
     assert!(text.contains("for a token: it answers 401") && server.asked("/token") == 1, "{text}");
     for (realm, says) in [("http://169.254.169.254/x", "told from outside"), ("file:///etc/passwd", "no web address")] {
         let text = refused(simple(), move |_| Some(Answer::new(401).with("www-authenticate", format!("Bearer realm=\"{realm}\""))));
@@ -395,7 +370,7 @@ fn tokens_are_asked_for_with_the_scope_and_renewed_when_they_run_out() {
         let challenge = format!(r#"Bearer realm="http://{}/token",service="a b",scope="repository:app:pull""#, r.headers["host"]);
         (!fresh).then(|| Answer::new(401).with("www-authenticate", challenge))
     });
-    let bench = Bench::with(credentials(&server.host));
+    let bench = bench(credentials(&server.host));
     let locked = bench.lock(&server.name()).unwrap();
     bench.fetch(&locked).unwrap();
     assert!(server.asked("/token") >= 4);
@@ -453,7 +428,7 @@ fn b8_an_unsteady_registry_is_asked_again_and_downloads_go_on_where_they_broke_o
             _ => None,
         }
     });
-    let bench = Bench::new();
+    let bench = anonymous();
     let locked = bench.lock(&server.name()).unwrap();
     bench.fetch(&locked).unwrap();
     assert!(locked.descriptors().all(|part| bench.store.blob(&part.digest).exists()));
@@ -466,7 +441,7 @@ fn b8_a_registry_that_is_gone_or_has_dropped_a_layer_is_named() {
     let image = simple();
     let layer = layer_of(&image);
     let server = Server::start(image, move |r| (r.method == "GET" && r.path.ends_with(&layer.to_string())).then(|| Answer::new(404)));
-    let bench = Bench::new();
+    let bench = anonymous();
     let locked = bench.lock(&server.name()).unwrap();
     let error = bench.fetch(&locked).unwrap_err();
     assert!(error.to_string().contains(&format!("has no {layer} any more")) && error.hint().unwrap().contains("--update"), "{error}");
@@ -492,7 +467,7 @@ fn b8_a_registry_that_stalls_is_left_in_time() {
             kept.push(stream);
         }
     });
-    let bench = Bench::new();
+    let bench = anonymous();
     let site = bench.site();
     let limits = Limits { attempts: 2, pause: Duration::from_millis(1), stall: Duration::from_millis(300) };
     let site = builder::source::deb::Archive { http: Client::new(limits), ..site };

@@ -4,12 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use builder::progress::Progress;
 use builder::source;
 use builder::source::auth::DockerConfig;
-use builder::source::oci::{self, Registries};
-use builder::store::Store;
-use layers::Result;
 use layers::chart::{ChartFiles, ChartSpec, PlannedChart};
 use layers::image::LockedImage;
 use layers::lock::Lock;
@@ -18,41 +14,23 @@ use layers::seed::ImageIndex;
 use layers::units::Digest;
 use serde_json::json;
 
-use registry::{Registry, site};
+use registry::{Bench, Registry};
 
 use crate::common;
 use crate::common::oci as made;
 use crate::common::registry;
 
-struct Bench {
-    _dir: tempfile::TempDir,
-    store: Store,
-    progress: Progress,
-    registries: Registries,
+fn patient(mirrors: &[String], docker: DockerConfig) -> Bench {
+    Bench::new(mirrors, docker, registry::patient())
 }
 
-impl Bench {
-    fn new(mirrors: &[String], docker: DockerConfig) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
-        Self { _dir: dir, store, progress: Progress::silent(), registries: Registries::new(mirrors, docker).unwrap() }
-    }
-
-    fn lock(&self, name: &str, pull: &str) -> Result<LockedImage> {
-        oci::lock(&site(&self.store, &self.progress), &self.registries, name, pull, "amd64")
-    }
-
-    fn fetch(&self, image: &LockedImage) -> Result<()> {
-        oci::fetch(&site(&self.store, &self.progress), &self.registries, image)
-    }
-
-    fn has(&self, image: &LockedImage) -> bool {
-        image.descriptors().all(|part| fs::read(self.store.blob(&part.digest)).is_ok_and(|bytes| Digest::of(&bytes) == part.digest))
-    }
+/// Whether a store has all of an image, whole.
+fn has(bench: &Bench, image: &LockedImage) -> bool {
+    image.descriptors().all(|part| fs::read(bench.store.blob(&part.digest)).is_ok_and(|bytes| Digest::of(&bytes) == part.digest))
 }
 
 fn anonymous(mirrors: &[String]) -> Bench {
-    Bench::new(mirrors, DockerConfig::default())
+    patient(mirrors, DockerConfig::default())
 }
 
 fn some_image(architecture: &str) -> made::Image {
@@ -68,23 +46,23 @@ fn an_index_is_locked_with_its_digests_and_only_our_platform_is_fetched() {
     registry.push("team/app", "1.2", &index);
     let bench = anonymous(&[]);
     let name = registry.name("team/app:1.2");
-    let image = bench.lock(&name, &name).unwrap();
+    let image = bench.lock(&name).unwrap();
     assert_eq!((image.target.digest, image.target.media_type.as_str()), (Digest::of(&index.target), made::INDEX));
     assert_eq!((image.manifest.digest, image.layers.len()), (Digest::of(&ours.target), 2));
-    assert!(!bench.has(&image), "layers wait for the build");
+    assert!(!has(&bench, &image), "layers wait for the build");
     bench.fetch(&image).unwrap();
-    assert!(bench.has(&image));
+    assert!(has(&bench, &image));
     assert!(other.blobs.keys().all(|digest| !bench.store.blob(digest).exists()), "another platform is not ours");
     // By digest, under another name, from another machine's empty store.
     let there = anonymous(&[]);
     let pull = registry.name(&format!("team/app@{}", image.target.digest));
-    let same = there.lock("registry.k8s.io/app:1.2", &pull).unwrap();
+    let same = there.lock_from("registry.k8s.io/app:1.2", &pull).unwrap();
     assert_eq!(LockedImage { name: name.clone(), pull: name, ..same.clone() }, image);
     for blob in [same.target.digest, same.manifest.digest, same.config.digest] {
         fs::remove_file(there.store.blob(&blob)).unwrap();
     }
     there.fetch(&same).unwrap();
-    assert!(there.has(&same));
+    assert!(has(&there, &same));
 }
 
 #[test]
@@ -93,10 +71,10 @@ fn a_mirror_stands_for_a_registry_and_its_path_for_a_prefix() {
     registry.push("proxy/library/tool", "1", &some_image("amd64"));
     let bench = anonymous(&[format!("docker.io=http://{}/proxy", registry.host)]);
     let name = "docker.io/library/tool:1";
-    let image = bench.lock(name, name).unwrap();
+    let image = bench.lock(name).unwrap();
     assert_eq!((image.pull.as_str(), image.name.as_str()), (name, name));
     bench.fetch(&image).unwrap();
-    assert!(bench.has(&image));
+    assert!(has(&bench, &image));
 }
 
 #[test]
@@ -109,7 +87,7 @@ fn what_is_not_there_is_named() {
         [("app:2".to_string(), "reading manifest 2 of"), (format!("app@{}", Digest::of(b"x")), "reading manifest sha256:"), ("no:1".into(), "no")]
     {
         let name = registry.name(&rest);
-        let error = bench.lock("r.test/x:1", &name).unwrap_err();
+        let error = bench.lock_from("r.test/x:1", &name).unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with(&format!("locking image r.test/x:1 from {name}: ")) && text.contains(what), "{text}");
         assert!(text.contains("does not have it") && error.fault() == layers::Fault::Input, "{text}");
@@ -120,7 +98,7 @@ fn what_is_not_there_is_named() {
     fs::remove_dir_all(data.join("blobs/sha256").join(&layer.hex()[..2]).join(layer.hex())).unwrap();
     fs::remove_dir_all(data.join("repositories/app/_layers/sha256").join(layer.hex())).unwrap();
     let name = registry.name("app:1");
-    let text = bench.lock(&name, &name).unwrap_err().to_string();
+    let text = bench.lock(&name).unwrap_err().to_string();
     assert!(text.contains(&format!("looking for blob {layer}")) && text.contains("does not have it"), "{text}");
 }
 
@@ -129,7 +107,7 @@ fn user_and_password_come_from_dockers_configuration() {
     let registry = Registry::with_password();
     registry.push("app", "1", &some_image("amd64"));
     let name = registry.name("app:1");
-    let error = anonymous(&[]).lock(&name, &name).unwrap_err();
+    let error = anonymous(&[]).lock(&name).unwrap_err();
     assert!(error.to_string().contains("asks for a user name and password") && error.hint().unwrap().contains("docker login"), "{error}");
     let config = |password: &str| {
         let dir = tempfile::tempdir().unwrap();
@@ -137,11 +115,11 @@ fn user_and_password_come_from_dockers_configuration() {
         fs::write(dir.path().join("config.json"), text).unwrap();
         DockerConfig::read(dir.path()).unwrap()
     };
-    let bench = Bench::new(&[], config("geheim"));
-    let image = bench.lock(&name, &name).unwrap();
+    let bench = patient(&[], config("geheim"));
+    let image = bench.lock(&name).unwrap();
     bench.fetch(&image).unwrap();
-    assert!(bench.has(&image));
-    let error = Bench::new(&[], config("falsch")).lock(&name, &name).unwrap_err();
+    assert!(has(&bench, &image));
+    let error = patient(&[], config("falsch")).lock(&name).unwrap_err();
     assert!(error.to_string().contains("refuses the user name and password") && !format!("{error:?}").contains("falsch"), "{error}");
 }
 
@@ -170,9 +148,9 @@ fn tls_is_checked_against_the_machines_authorities() {
 fn tls_child() {
     let Some(host) = std::env::var("CHASI_BOD_TEST_HOST").ok() else { return };
     let bench = anonymous(&[format!("tls.test=https://{host}")]);
-    let image = bench.lock("tls.test/app:1", "tls.test/app:1").unwrap();
+    let image = bench.lock("tls.test/app:1").unwrap();
     bench.fetch(&image).unwrap();
-    assert!(bench.has(&image));
+    assert!(has(&bench, &image));
 }
 
 /// What `helm push` makes of a chart: a manifest with another configuration, the archive as its one layer.
@@ -191,7 +169,7 @@ fn a_chart_is_locked_by_its_version_and_fetched_again_by_digest() {
     let archive = made::gzip(&made::tar(&[("web/Chart.yaml", b"apiVersion: v2\nname: web\nversion: 1.0.0+b1\n")]));
     registry.push("charts/web", "1.0.0_b1", &chart(&archive));
     let bench = anonymous(&[]);
-    let site = site(&bench.store, &bench.progress);
+    let site = bench.site();
     let planned = |path: &str| {
         let spec = ChartSpec {
             name: "shop".into(),
@@ -214,7 +192,7 @@ fn a_chart_is_locked_by_its_version_and_fetched_again_by_digest() {
     registry.push("some/image", "1.0.0_b1", &some_image("amd64"));
     assert!(error("some/image").contains("it is no chart"), "{}", error("some/image"));
     let name = registry.name("charts/web:1.0.0_b1");
-    let error = bench.lock(&name, &name).unwrap_err().to_string();
+    let error = bench.lock(&name).unwrap_err().to_string();
     assert!(error.contains("it is no container image: its configuration is `application/vnd.cncf.helm.config"), "{error}");
 }
 

@@ -4,14 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use builder::images::pulled::{self, Pulled};
 use builder::pipeline;
 use builder::progress::Progress;
 use builder::source::auth::DockerConfig;
-use builder::source::deb::{Archive, Mirrors, Offline};
-use builder::source::http::{Client, Limits};
 use builder::source::oci::{self, Registries};
 use builder::source::url;
 use builder::store::Store;
@@ -78,18 +75,6 @@ fn stand_ins(plan: &Plan) -> BTreeMap<String, (Digest, Vec<u8>)> {
     members.into_iter().map(|(address, (sha256, members))| (address.clone(), (sha256, bytes(&address, &members)))).collect()
 }
 
-fn archive<'a>(store: &'a Store, progress: &'a Progress) -> Archive<'a> {
-    Archive {
-        store,
-        mirrors: Mirrors::default(),
-        keyring: PathBuf::new(),
-        http: Client::new(Limits::default()),
-        offline: Offline::Allowed,
-        progress,
-        now: SystemTime::now(),
-    }
-}
-
 /// The folder of charts that the shipped profiles name.
 fn charts(dir: &Path) {
     std::os::unix::fs::symlink(common::workspace().join("profiles/charts"), dir.join("charts")).unwrap();
@@ -124,7 +109,7 @@ fn each_program_comes_from_its_release_file() {
     let dir = tempfile::tempdir().unwrap();
     let plan = pipeline::plan(&site(dir.path(), &BTreeMap::new())).unwrap().plan;
     let (store, progress) = (Store::open(&dir.path().join("store")).unwrap(), Progress::silent());
-    let archive = archive(&store, &progress);
+    let archive = common::archive(&store, &progress);
     let mut pack = store.new_pack(Digest::of(b"pack")).unwrap();
     let mut contents = Vec::new();
     for source in &plan.sources {
@@ -207,7 +192,7 @@ fn each_image_comes_from_its_registry_by_its_digest() {
     assert_eq!(kubeadms, [&"registry.k8s.io/kube-proxy:v1.36.3"], "the rest of what kubeadm asks for is pulled");
     let registries = Registries::new(&[format!("registry.k8s.io={}", serve(files))], DockerConfig::default()).unwrap();
     let (store, progress) = (Store::open(&dir.path().join("store")).unwrap(), Progress::silent());
-    let archive = archive(&store, &progress);
+    let archive = common::archive(&store, &progress);
     for pull in &plan.pulls {
         let locked = oci::lock(&archive, &registries, &pull.name, &pull.pull, "amd64").unwrap();
         oci::fetch(&archive, &registries, &locked).unwrap();

@@ -123,15 +123,21 @@ impl<'a> Place<'a> {
         Ok((!serves).then_some(Lack::Dns))
     }
 
-    /// Credentials for the virtual cluster's own API, by the address of its Service; none before its syncer has written them.
-    pub async fn kubeconfig(&self) -> Result<Option<Kubeconfig>> {
+    /// The syncer's kubeconfig as it wrote it, and the address of the virtual cluster's Service: each as soon as it is there.
+    pub async fn credentials(&self) -> Result<(Option<String>, Option<String>)> {
         let reading = || format!("reading the credentials of {}", self.namespace);
         let secret = self.api::<Secret>().get_opt(&format!("vc-{}", self.name)).await.fault(Fault::Environment, reading)?;
         let service = self.api::<Service>().get_opt(self.name).await.fault(Fault::Environment, reading)?;
         let text = secret.and_then(|secret| String::from_utf8(secret.data?.remove("config")?.0).ok());
-        let (Some(text), Some(address)) = (text, service.and_then(|service| service.spec?.cluster_ip)) else { return Ok(None) };
-        let mut kubeconfig = Kubeconfig::from_yaml(&text).fault(Fault::Environment, reading)?;
-        kubeconfig.clusters.iter_mut().flat_map(|named| &mut named.cluster).for_each(|cluster| cluster.server = Some(format!("https://{address}")));
+        Ok((text, service.and_then(|service| service.spec?.cluster_ip)))
+    }
+
+    /// Credentials for the virtual cluster's own API, by the address of its Service; none before its syncer has written them.
+    pub async fn kubeconfig(&self) -> Result<Option<Kubeconfig>> {
+        let (Some(text), Some(address)) = self.credentials().await? else { return Ok(None) };
+        let mut kubeconfig = Kubeconfig::from_yaml(&text).fault(Fault::Environment, || format!("reading the credentials of {}", self.namespace))?;
+        let server = format!("https://{}", url_host(&address));
+        kubeconfig.clusters.iter_mut().flat_map(|named| &mut named.cluster).for_each(|cluster| cluster.server = Some(server.clone()));
         Ok(Some(kubeconfig))
     }
 
@@ -149,6 +155,11 @@ impl<'a> Place<'a> {
         }
         Ok(())
     }
+}
+
+/// An address as URLs have it (RFC 3986, 3.2.2).
+pub fn url_host(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.into() }
 }
 
 /// What a virtual cluster lacks to serve, in the order in which it comes.

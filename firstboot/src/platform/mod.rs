@@ -2,7 +2,7 @@
 
 mod bring;
 mod component;
-mod host;
+pub(crate) mod host;
 mod isolation;
 mod lease;
 mod report;

@@ -1,6 +1,6 @@
 //! How the controllers tell what they do: the status with its conditions and failures, events, the journal.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -13,6 +13,7 @@ use layers::{Context as _, Error, Fault, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio_stream::{Stream, StreamExt as _};
 
 use super::MANAGER;
 
@@ -65,6 +66,16 @@ impl Voice {
         // Nothing depends on it.
         if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
             println!("platform: telling of {} {}: {error}", K::kind(&()), object.name_any());
+        }
+    }
+}
+
+/// Prints what a controller fails at until its watch ends for good.
+pub async fn errors<T, E: Display>(events: impl Stream<Item = Result<T, E>>) {
+    let mut events = std::pin::pin!(events);
+    while let Some(event) = events.next().await {
+        if let Err(error) = event {
+            println!("platform: {error}");
         }
     }
 }

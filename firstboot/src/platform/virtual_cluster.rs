@@ -20,7 +20,6 @@ use layers::seed::Release;
 use layers::units::Digest;
 use layers::{Context as _, Error, Fault, Result};
 use serde_json::Value;
-use tokio_stream::StreamExt as _;
 
 use super::host::{Lack, Place, owner};
 use super::isolation;
@@ -32,7 +31,7 @@ use crate::host::Host;
 
 /// How often work that goes on is looked at; whatever starts or stops pods tells by itself.
 const SOON: Duration = Duration::from_secs(3);
-/// How often one that rests is looked at: a look is nine requests, and nobody shall ask more than once in a minute for it.
+/// How often one that rests is looked at: a look is ten requests, and nobody shall ask more than once in a minute for it.
 const LATER: Duration = Duration::from_secs(600);
 /// Where the values have the number of replicas.
 const REPLICAS: [&str; 2] =
@@ -55,17 +54,11 @@ pub async fn run(client: Client, patient: Client, voice: Voice, chart: Release, 
     let site = Arc::new(Site { client, voice, chart, ranges, known: known.clone() });
     let all = move |_: VirtualClusterTemplate| known.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>();
     let of_set = |set: StatefulSet| set.namespace().and_then(|namespace| owner(&namespace).map(ObjectRef::<VirtualCluster>::new));
-    let mut events = std::pin::pin!(
-        controller
-            .watches(Api::<StatefulSet>::all(patient.clone()), config().labels("app in (vcluster, vcluster-etcd)"), of_set)
-            .watches(Api::<VirtualClusterTemplate>::all(patient), config(), all)
-            .run(|object, site| async move { site.reconcile(&object).await }, |_, _, _| Action::requeue(SOON), site)
-    );
-    while let Some(event) = events.next().await {
-        if let Err(error) = event {
-            println!("platform: {error}");
-        }
-    }
+    let events = controller
+        .watches(Api::<StatefulSet>::all(patient.clone()), config().labels("app in (vcluster, vcluster-etcd)"), of_set)
+        .watches(Api::<VirtualClusterTemplate>::all(patient), config(), all)
+        .run(|object, site| async move { site.reconcile(&object).await }, |_, _, _| Action::requeue(SOON), site);
+    report::errors(events).await;
 }
 
 /// What the settings of one come to.

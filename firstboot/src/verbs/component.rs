@@ -6,14 +6,12 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Api, ResourceExt as _};
 use layers::Result;
 use layers::platform::Component;
+use layers::platform::component::RETRY;
 use serde_json::json;
 
 use super::objects::{change, get, list, printed, summary};
 use super::table::{age, failure, table, word};
 use super::{Outcome, Session};
-
-/// A change of this annotation is a change of the component for the controller.
-const RETRY: &str = "chasi-bod.io/retry";
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {

@@ -4,15 +4,15 @@ use std::ffi::OsString;
 use std::io::Write as _;
 
 use clap::Args;
-use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::config::{Context, Kubeconfig};
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Client, ResourceExt as _};
 use layers::platform::{Phase, VirtualCluster};
 use layers::{Context as _, Error, Fault, Result};
 
 use super::table::word;
 use super::{Outcome, Place, Session};
 use crate::exec;
+use crate::platform::host;
 
 #[derive(Debug, Args)]
 pub struct Connect {
@@ -35,12 +35,9 @@ impl Connect {
         if phase != Phase::Running {
             (session.say)(&format!("virtual cluster {} is {}: its API may not answer", self.name, word(phase)));
         }
-        let namespace = format!("vcluster-{}", self.name);
         let reading = || format!("reading the credentials of virtual cluster {}", self.name);
-        let service = Api::<Service>::namespaced(client.clone(), &namespace).get_opt(&self.name).await.fault(Fault::Environment, reading)?;
-        let way = Way::find(session.place, self.server.as_deref(), object, service.and_then(|service| service.spec?.cluster_ip).as_deref())?;
-        let secret = Api::<Secret>::namespaced(client, &namespace).get_opt(&format!("vc-{}", self.name)).await.fault(Fault::Environment, reading)?;
-        let config = secret.and_then(|secret| String::from_utf8(secret.data?.remove("config")?.0).ok());
+        let (config, inside) = host::Place::new(&client, &self.name).credentials().await?;
+        let way = Way::find(session.place, self.server.as_deref(), object, inside.as_deref())?;
         let config = config.ok_or_else(|| Error::environment(reading() + ": there are none yet").with_hint("wait until it is RUNNING"))?;
         let text = way.put_into(&config, &self.name).context(reading)?;
         match self.command.split_first() {
@@ -74,8 +71,7 @@ impl Way {
         let connecting = format!("connecting to virtual cluster {name}");
         let server = match (given, place, endpoint, inside) {
             (Some(given), ..) => given.to_string(),
-            (_, Place::Node(_), _, Some(inside)) if inside.contains(':') => format!("[{inside}]"),
-            (_, Place::Node(_), _, Some(inside)) => inside.into(),
+            (_, Place::Node(_), _, Some(inside)) => host::url_host(inside),
             (_, Place::Node(_), _, None) => return Err(Error::environment(connecting + ": its Service is not there yet")),
             (_, Place::Workstation, Some(endpoint), _) => endpoint.into(),
             (_, Place::Workstation, None, _) => {

@@ -1,7 +1,5 @@
 //! Component: an application from a chart, kustomization or manifests, on the host or in a virtual cluster.
 
-use std::collections::BTreeSet;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -11,6 +9,9 @@ use serde_json::{Map, Value, json};
 use super::Failure;
 use super::settings::{free, merge};
 use crate::{Error, Result};
+
+/// Annotation that people change to have a component tried again that failed often enough.
+pub const RETRY: &str = "chasi-bod.io/retry";
 
 /// An application on the host or in a virtual cluster.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -162,26 +163,6 @@ impl ComponentSpec {
     }
 }
 
-/// A circle of names that wait for each other, the first one again at its end; none when all can come in some order.
-pub fn circle<'a>(names: impl IntoIterator<Item = &'a str>, needs: impl Fn(&str) -> &'a [String]) -> Option<Vec<String>> {
-    let mut done = BTreeSet::new();
-    names.into_iter().find_map(|name| walk(name, &needs, &mut Vec::new(), &mut done))
-}
-
-fn walk<'a>(name: &'a str, needs: &impl Fn(&str) -> &'a [String], path: &mut Vec<&'a str>, done: &mut BTreeSet<&'a str>) -> Option<Vec<String>> {
-    if let Some(start) = path.iter().position(|known| *known == name) {
-        return Some(path[start..].iter().chain([&name]).map(ToString::to_string).collect());
-    }
-    if done.contains(name) {
-        return None;
-    }
-    path.push(name);
-    let found = needs(name).iter().find_map(|next| walk(next, needs, path, done));
-    path.pop();
-    done.insert(name);
-    found
-}
-
 /// What becomes of changes by others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Drift {
@@ -264,8 +245,6 @@ fn key() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     #[test]
@@ -289,16 +268,5 @@ mod tests {
         assert_eq!(chart["x-kubernetes-validations"][0]["rule"], "has(self.version)", "{chart:#}");
         // A default would be no version.
         assert_eq!((&chart["properties"]["version"]["minLength"], chart["properties"]["version"].get("default")), (&json!(1), None));
-    }
-
-    #[test]
-    fn a_circle_is_named_whole() {
-        let found = |all: &[(&str, &[&str])]| {
-            let needs: BTreeMap<_, Vec<_>> = all.iter().map(|(name, needs)| (*name, needs.iter().map(ToString::to_string).collect())).collect();
-            circle(needs.keys().copied(), |name| needs.get(name).map(Vec::as_slice).unwrap_or_default()).map(|circle| circle.join(" → "))
-        };
-        assert_eq!(found(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &["gone"])]), None);
-        assert_eq!(found(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"])]).as_deref(), Some("b → c → b"));
-        assert_eq!(found(&[("a", &["a"])]).as_deref(), Some("a → a"));
     }
 }

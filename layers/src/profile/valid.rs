@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::graph;
 use crate::reference::Reference;
 use crate::units::Bytes;
 
@@ -192,34 +193,17 @@ pub(super) fn known<'n>(nodes: impl IntoIterator<Item = &'n Node>, names: &BTree
     }
 }
 
-/// Reports every reference that closes a circle; `below` gives those of one thing. Walks down without recursion, so that no chain is too long.
+/// Reports every reference that closes a circle; `below` gives those of one thing.
 pub(super) fn circles<'n>(
     names: &BTreeMap<&'n str, &'n Node>,
     below: impl Fn(&'n Node) -> Vec<&'n Node>,
     message: &str,
     problems: &mut Vec<Problem>,
 ) {
-    let next = |name: &str| names.get(name).map(|n| below(n)).unwrap_or_default();
-    let mut done = BTreeSet::new();
-    for start in names.keys().copied() {
-        // The way down from `start`, with what is still to be looked at below each, and the depth of each.
-        let (mut chain, mut depth) = (vec![(start, next(start))], BTreeMap::from([(start, 0)]));
-        while let Some((name, list)) = chain.last_mut().filter(|_| !done.contains(start)) {
-            let Some((node, text)) = list.pop().and_then(|n| Some((n, n.text()?))) else {
-                done.insert(*name);
-                depth.remove(name);
-                chain.pop();
-                continue;
-            };
-            if let Some(n) = depth.get(text) {
-                let circle = chain[*n..].iter().map(|(name, _)| *name).chain([text]).collect::<Vec<_>>().join(" → ");
-                problems.push(Problem::new(node.place, format!("{message}: {circle}")));
-            } else if !done.contains(text) {
-                depth.insert(text, chain.len());
-                chain.push((text, next(text)));
-            }
-        }
-    }
+    let next = |name: &str| {
+        names.get(name).map(|thing| below(thing)).unwrap_or_default().into_iter().filter_map(|node| Some((node.text()?, node))).collect()
+    };
+    graph::circles(names.keys().copied(), next, |circle, node| problems.push(Problem::new(node.place, format!("{message}: {}", circle.join(" → ")))));
 }
 
 fn users(root: &Node, problems: &mut Vec<Problem>) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use firstboot::verbs::table;
 use layers::lock::Lock;
 use layers::plan::Plan;
 use layers::platform::{Component, VirtualCluster};
@@ -129,18 +130,18 @@ impl fmt::Display for Listing {
             .releases
             .iter()
             .map(|r| [r.name.clone(), r.namespace.clone(), format!("{} {}", r.chart, r.version), size(Some(r.size)), r.wanted_by.clone()]);
-        table(f, ["RELEASE", "NAMESPACE", "CHART", "SIZE", "WANTED BY"], releases.collect())?;
+        f.write_str(&table(["RELEASE", "NAMESPACE", "CHART", "SIZE", "WANTED BY"], releases))?;
         if !self.virtual_clusters.is_empty() {
             writeln!(f)?;
-            table(f, ["VIRTUAL CLUSTER", "TEMPLATE", "VERSION"], self.virtual_clusters.iter().map(cluster).collect())?;
+            f.write_str(&table(["VIRTUAL CLUSTER", "TEMPLATE", "VERSION"], self.virtual_clusters.iter().map(cluster)))?;
         }
         if !self.components.is_empty() {
             writeln!(f)?;
-            table(f, ["COMPONENT", "CHART", "VIRTUAL CLUSTER", "NAMESPACE", "AFTER"], self.components.iter().map(component).collect())?;
+            f.write_str(&table(["COMPONENT", "CHART", "VIRTUAL CLUSTER", "NAMESPACE", "AFTER"], self.components.iter().map(component)))?;
         }
         writeln!(f)?;
         let images = self.images.iter().map(|i| [i.name.clone(), size(i.size), i.wanted_by.join(", ")]);
-        table(f, ["IMAGE", "SIZE", "WANTED BY"], images.collect())
+        f.write_str(&table(["IMAGE", "SIZE", "WANTED BY"], images))
     }
 }
 
@@ -158,16 +159,4 @@ fn component(object: &Component) -> [String; 5] {
     let chart = spec.source.chart.as_ref().map(|chart| format!("{} {}", chart.name, chart.version)).unwrap_or_default();
     let (cluster, namespace) = (spec.target.virtual_cluster.clone().unwrap_or("-".into()), spec.target.namespace.clone());
     [name(&object.metadata.name), chart, cluster, namespace, spec.depends_on.join(", ")]
-}
-
-/// Columns as wide as their longest word, the last one as it comes.
-fn table<const N: usize>(f: &mut fmt::Formatter<'_>, head: [&str; N], rows: Vec<[String; N]>) -> fmt::Result {
-    let rows: Vec<_> = [head.map(str::to_string)].into_iter().chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(|column| if column + 1 == N { 0 } else { width(column) });
-    for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    Ok(())
 }

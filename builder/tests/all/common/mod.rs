@@ -8,6 +8,12 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use builder::progress::Progress;
+use builder::source::deb::{Archive, Mirrors, Offline};
+use builder::source::http::{Client, Limits};
+use builder::store::Store;
 
 pub const BIN: &str = env!("CARGO_BIN_EXE_chasi-bod");
 
@@ -128,4 +134,17 @@ pub fn flip(path: &Path, at: u64) {
     file.read_exact(&mut byte).unwrap();
     file.seek(SeekFrom::Start(at)).unwrap();
     file.write_all(&[byte[0] ^ 1]).unwrap();
+}
+
+/// Sources without a Debian archive, asked over the machine's network or loopback.
+pub fn archive<'a>(store: &'a Store, progress: &'a Progress) -> Archive<'a> {
+    Archive {
+        store,
+        mirrors: Mirrors::default(),
+        keyring: PathBuf::new(),
+        http: Client::new(Limits::default()),
+        offline: Offline::Allowed,
+        progress,
+        now: SystemTime::now(),
+    }
 }

@@ -6,15 +6,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::time::SystemTime;
 use std::{fs, thread};
 
 use builder::assemble::scratch;
 use builder::progress::Progress;
-use builder::source::deb::{Archive, Mirrors, Offline};
+use builder::source::auth::DockerConfig;
+use builder::source::deb::Archive;
 use builder::source::go::{self, Proxies};
 use builder::source::http::{Client, Limits};
+use builder::source::oci::{self, Registries};
 use builder::store::Store;
+use layers::Result;
+use layers::image::LockedImage;
 use layers::source::{GoSource, LockedGo, PlannedSource, Source};
 use layers::units::Digest;
 
@@ -42,7 +45,7 @@ pub fn program() -> &'static Path {
         };
         let source = Source { go: Some(declared.clone()), url: None };
         let planned = PlannedSource { name: "registry".into(), layer: "test".into(), source, files: BTreeMap::new() };
-        let site = site(&store, &progress);
+        let site = site(&store, &progress, patient());
         let locked = locked(&site, &planned, &declared);
         go::fetch(&site, &Proxies::find().unwrap(), "registry", &locked).unwrap();
         let content = go::build(&store, &planned, &declared, &locked).unwrap();
@@ -64,16 +67,45 @@ fn locked(site: &Archive<'_>, planned: &PlannedSource, declared: &GoSource) -> L
     locked
 }
 
-/// Surroundings for sources.
-pub fn site<'a>(store: &'a Store, progress: &'a Progress) -> Archive<'a> {
-    Archive {
-        store,
-        mirrors: Mirrors::default(),
-        keyring: PathBuf::new(),
-        http: Client::new(Limits { attempts: 6, ..Limits::default() }),
-        offline: Offline::Allowed,
-        progress,
-        now: SystemTime::now(),
+/// A registry that was just started may not answer at once.
+pub fn patient() -> Limits {
+    Limits { attempts: 6, ..Limits::default() }
+}
+
+fn site<'a>(store: &'a Store, progress: &'a Progress, limits: Limits) -> Archive<'a> {
+    Archive { http: Client::new(limits), ..super::archive(store, progress) }
+}
+
+/// A store of its own, and the registries that it is filled from.
+pub struct Bench {
+    _dir: tempfile::TempDir,
+    pub store: Store,
+    pub progress: Progress,
+    pub registries: Registries,
+    limits: Limits,
+}
+
+impl Bench {
+    pub fn new(mirrors: &[String], docker: DockerConfig, limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        Self { _dir: dir, store, progress: Progress::silent(), registries: Registries::new(mirrors, docker).unwrap(), limits }
+    }
+
+    pub fn site(&self) -> Archive<'_> {
+        site(&self.store, &self.progress, self.limits)
+    }
+
+    pub fn lock(&self, name: &str) -> Result<LockedImage> {
+        self.lock_from(name, name)
+    }
+
+    pub fn lock_from(&self, name: &str, pull: &str) -> Result<LockedImage> {
+        oci::lock(&self.site(), &self.registries, name, pull, "amd64")
+    }
+
+    pub fn fetch(&self, image: &LockedImage) -> Result<()> {
+        oci::fetch(&self.site(), &self.registries, image)
     }
 }
 

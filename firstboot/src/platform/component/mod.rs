@@ -12,12 +12,12 @@ use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt as _};
-use layers::platform::component::{ComponentPhase as Phase, Drift, circle};
+use layers::graph::circles;
+use layers::platform::component::{ComponentPhase as Phase, Drift, RETRY};
 use layers::platform::{Component, ComponentStatus, VirtualCluster};
 use layers::seed::Release;
 use layers::units::Digest;
 use layers::{Context as _, Error, Fault, Result};
-use tokio_stream::StreamExt as _;
 use wanted::Wanted;
 
 use super::host::Place;
@@ -27,8 +27,6 @@ use crate::cluster::api::{ADMIN, PATIENCE, WATCH, connect};
 use crate::cluster::helm;
 use crate::host::{Host, RUN};
 
-/// Set by people to have one tried again that failed often enough.
-const RETRY: &str = "chasi-bod.io/retry";
 /// How many are worked at side by side.
 const AT_ONCE: u16 = 8;
 /// How often a removal that waits is looked at.
@@ -71,19 +69,13 @@ pub async fn run(client: Client, patient: Client, voice: Voice, releases: Vec<Re
     };
     let maps = Api::<ConfigMap>::namespaced(patient.clone(), NAMESPACE);
     let secrets = Api::<Secret>::namespaced(patient.clone(), NAMESPACE);
-    let mut events = std::pin::pin!(
-        controller
-            .watches(Api::<Component>::all(patient.clone()), config(), neighbours)
-            .watches(Api::<VirtualCluster>::all(patient.clone()), config(), move |one| of_cluster(&one.name_any()))
-            .watches(maps, config(), move |one| of_map(&one.name_any()))
-            .watches(secrets, config(), move |one| of_secret(&one.name_any()))
-            .run(|object, site| async move { site.reconcile(&object).await }, |_, _, _| Action::requeue(SOON), site)
-    );
-    while let Some(event) = events.next().await {
-        if let Err(error) = event {
-            println!("platform: {error}");
-        }
-    }
+    let events = controller
+        .watches(Api::<Component>::all(patient.clone()), config(), neighbours)
+        .watches(Api::<VirtualCluster>::all(patient.clone()), config(), move |one| of_cluster(&one.name_any()))
+        .watches(maps, config(), move |one| of_map(&one.name_any()))
+        .watches(secrets, config(), move |one| of_secret(&one.name_any()))
+        .run(|object, site| async move { site.reconcile(&object).await }, |_, _, _| Action::requeue(SOON), site);
+    report::errors(events).await;
 }
 
 impl Site {
@@ -164,9 +156,11 @@ impl Site {
     fn needs(&self, object: &Component) -> Result<Vec<String>> {
         let (all, name) = (self.known.state(), object.name_any());
         let find = |name: &str| all.iter().find(|other| other.name_any() == name);
-        let depends = |name: &str| find(name).map(|other| other.spec.depends_on.as_slice()).unwrap_or_default();
-        if let Some(circle) = circle([name.as_str()], depends).filter(|circle| circle.contains(&name)) {
-            return Err(Error::input(format!("spec.dependsOn: {} wait for each other", circle.join(" → "))));
+        let depends = |name: &str| find(name).into_iter().flat_map(|other| &other.spec.depends_on).map(|next| (next.as_str(), ())).collect();
+        let mut own = None;
+        circles([name.as_str()], depends, |circle, ()| own = own.take().or(circle.contains(&name.as_str()).then(|| circle.join(" → "))));
+        if let Some(circle) = own {
+            return Err(Error::input(format!("spec.dependsOn: {circle} wait for each other")));
         }
         let state = |other: &str| match find(other) {
             None => Some("not there".to_string()),
