@@ -68,7 +68,7 @@ images: standalone ## the standalone image's own containerd with images of its r
 
 soak: minimal standalone ## proofs too long for CI (tests named soak_…): run before resolving an issue
 	@scripts/setup test
-	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release --workspace -- --ignored --test-threads=1 soak_
+	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release --no-fail-fast --workspace -- --ignored --test-threads=1 soak_
 
 fuzz: ## fuzz each parser of foreign bytes for FUZZ_SECONDS (default 60); needs a nightly compiler
 	@scripts/fuzz
