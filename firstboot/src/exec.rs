@@ -22,6 +22,19 @@ pub fn run(command: &mut Command) -> Result<Output> {
     Err(Error::environment(format!("running `{line}`: {}{}", status(output.status), tail(&output.stderr))))
 }
 
+/// Runs a command to its end between two files; any other status than 0 is an error.
+pub fn between(command: &mut Command, from: Stdio, to: Stdio) -> Result<()> {
+    let line = show(command);
+    let child = command.stdin(from).stdout(to).stderr(Stdio::piped()).spawn().fault(Fault::Environment, || format!("starting `{line}`"));
+    // The command would keep the files open.
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let output = child?.wait_with_output().fault(Fault::Environment, || format!("waiting for `{line}`"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::environment(format!("running `{line}`: {}{}", status(output.status), tail(&output.stderr))))
+}
+
 /// Runs a command to its end and hands on each line of its output as it comes; any other status than 0 is an error with the end of it.
 pub fn follow(command: &mut Command, mut line: impl FnMut(&str)) -> Result<()> {
     let name = show(command);

@@ -1,6 +1,6 @@
 //! The machine as the agent sees it: every path hangs below one root, so that tests run the same code on a folder.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -71,6 +71,16 @@ impl Host {
         match fs::read(self.path(path)) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(e) => Err(e).context(|| format!("reading /{path}")),
+        }
+    }
+
+    /// The first `count` bytes of a file, fewer when it is shorter; `None` when there is none.
+    pub fn read_start(&self, path: &str, count: u64) -> Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        match File::open(self.path(path)).and_then(|file| file.take(count).read_to_end(&mut bytes)) {
+            Ok(_) => Ok(Some(bytes)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).context(|| format!("reading /{path}")),
         }
     }

@@ -1,6 +1,7 @@
 //! Newtypes for what would otherwise be bare numbers and strings: byte counts, digests, the seed that all identifiers derive from.
 
 use std::fmt;
+use std::io::Read;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -108,6 +109,17 @@ impl Digest {
             hasher.update(part);
         }
         Self(hasher.finalize().into())
+    }
+
+    /// The digest of all that is still to be read.
+    pub fn of_reader(mut reader: impl Read) -> std::io::Result<Self> {
+        let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
+        loop {
+            match reader.read(&mut buffer)? {
+                0 => return Ok(Self(hasher.finalize().into())),
+                read => hasher.update(&buffer[..read]),
+            }
+        }
     }
 
     /// The 64 hexadecimal digits without prefix.

@@ -27,7 +27,7 @@ pub fn owner(namespace: &str) -> Option<&str> {
 /// One virtual cluster's place on the host.
 pub struct Place<'a> {
     client: &'a Client,
-    name: &'a str,
+    pub name: &'a str,
     pub namespace: String,
 }
 
@@ -92,7 +92,7 @@ impl<'a> Place<'a> {
     /// Deletes the pods of the workloads once the syncer, which would make them anew, runs no more.
     pub async fn clear(&self, sets: &[StatefulSet]) -> Result<()> {
         if sets.iter().all(|set| set.status.as_ref().is_none_or(|status| status.replicas == 0)) {
-            let own = ListParams::default().labels(&format!("vcluster.loft.sh/managed-by={}", self.name));
+            let own = ListParams::default().labels(&managed(self.name));
             let done = self.api::<Pod>().delete_collection(&DeleteParams::default(), &own).await;
             done.map(drop).fault(Fault::Environment, || format!("deleting pods of {}", self.namespace))?;
         }
@@ -101,8 +101,20 @@ impl<'a> Place<'a> {
 
     /// Whether no pod is left.
     pub async fn is_empty(&self) -> Result<bool> {
-        let left = self.api::<Pod>().list(&ListParams::default().limit(1)).await;
+        self.lacks("").await
+    }
+
+    async fn lacks(&self, labels: &str) -> Result<bool> {
+        let left = self.api::<Pod>().list(&ListParams::default().labels(labels).limit(1)).await;
         left.map(|left| left.items.is_empty()).fault(Fault::Environment, || format!("listing pods of {}", self.namespace))
+    }
+
+    /// Stops the control plane, but not its store, and the workloads; `true` once that is so.
+    pub async fn halted(&self, own: &StatefulSet) -> Result<bool> {
+        let own = std::slice::from_ref(own);
+        self.scale(own, 0).await?;
+        self.clear(own).await?;
+        Ok(self.lacks(&format!("app=vcluster,release={}", self.name)).await? && self.lacks(&managed(self.name)).await?)
     }
 
     /// What the virtual cluster lacks to serve; nothing when its API answers, its syncer's controllers run and its DNS serves.
@@ -155,6 +167,11 @@ impl<'a> Place<'a> {
         }
         Ok(())
     }
+}
+
+/// The label of what the syncer copied to the host.
+fn managed(name: &str) -> String {
+    format!("vcluster.loft.sh/managed-by={name}")
 }
 
 /// An address as URLs have it (RFC 3986, 3.2.2).

@@ -2,6 +2,7 @@
 
 mod bring;
 mod component;
+pub(crate) mod copy;
 pub(crate) mod host;
 mod isolation;
 mod lease;
@@ -65,6 +66,7 @@ async fn lead(host: &Host, seed: &Seed, chart: &Release) -> Result<()> {
     tokio::select! {
         lost = lease.keep() => lost,
         () = virtual_cluster::run(host.clone(), client.clone(), patient.clone(), voice.clone(), chart.clone(), ranges) => ended("VirtualClusters"),
+        () = copy::astray(client.clone(), patient.clone(), voice.clone()) => ended("Snapshots and Restores"),
         () = component::run(host.clone(), client.clone(), patient.clone(), voice.clone(), seed.releases.clone()) => ended("Components"),
     }
 }
@@ -92,6 +94,11 @@ where
 {
     let done = api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await;
     done.map(drop).fault(Fault::Environment, || format!("applying {name}"))
+}
+
+/// Does what waits for a program beside everything else.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.fault(Fault::Internal, || "working beside the controller".into())?
 }
 
 /// An object as the API has it now.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -13,8 +15,9 @@ use layers::platform::check::{self, Ranges};
 use layers::platform::isolation::policies;
 use layers::platform::machine::{self, Difference, Facts, Work};
 use layers::platform::settings::PodSecurity;
+use layers::platform::sleep::{self, Moment};
 use layers::platform::virtual_cluster::DeletionPolicy;
-use layers::platform::{Phase, Settings, VirtualCluster, VirtualClusterStatus, VirtualClusterTemplate, values};
+use layers::platform::{Phase, Restore, Settings, Snapshot, VirtualCluster, VirtualClusterStatus, VirtualClusterTemplate, values};
 use layers::range::Range;
 use layers::seed::Release;
 use layers::units::Digest;
@@ -22,8 +25,8 @@ use layers::{Context as _, Error, Fault, Result};
 use serde_json::Value;
 
 use super::host::{Lack, Place, owner};
-use super::isolation;
 use super::report::{self, Voice};
+use super::{copy, isolation};
 use super::{finalize, fresh, unfinalize};
 use crate::cluster::api::WATCH;
 use crate::cluster::helm;
@@ -31,8 +34,8 @@ use crate::host::Host;
 
 /// How often work that goes on is looked at; whatever starts or stops pods tells by itself.
 const SOON: Duration = Duration::from_secs(3);
-/// How often one that rests is looked at: a look is ten requests, and nobody shall ask more than once in a minute for it.
-const LATER: Duration = Duration::from_secs(600);
+/// How often one that rests is looked at: a look is twelve requests, and nobody shall ask more than once in a minute for it.
+const LATER: Duration = Duration::from_secs(900);
 /// Where the values have the number of replicas.
 const REPLICAS: [&str; 2] =
     ["/controlPlane/statefulSet/highAvailability/replicas", "/controlPlane/backingStore/etcd/deploy/statefulSet/highAvailability/replicas"];
@@ -54,9 +57,12 @@ pub async fn run(host: Host, client: Client, patient: Client, voice: Voice, char
     let known = controller.store();
     let site = Arc::new(Site { host, client, voice, chart, ranges, known: known.clone() });
     let all = move |_: VirtualClusterTemplate| known.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>();
-    let of_set = |set: StatefulSet| set.namespace().and_then(|namespace| owner(&namespace).map(ObjectRef::<VirtualCluster>::new));
+    let of_place = |namespace: Option<String>| owner(&namespace?).map(ObjectRef::<VirtualCluster>::new);
     let events = controller
-        .watches(Api::<StatefulSet>::all(patient.clone()), config().labels("app in (vcluster, vcluster-etcd)"), of_set)
+        .watches(Api::<StatefulSet>::all(patient.clone()), config().labels("app in (vcluster, vcluster-etcd)"), move |set| of_place(set.namespace()))
+        .watches(Api::<Pod>::all(patient.clone()), config().labels(&format!("app={}", copy::APP)), move |pod| of_place(pod.namespace()))
+        .watches(Api::<Snapshot>::all(patient.clone()), config(), |object| Some(ObjectRef::new(&object.spec.virtual_cluster)))
+        .watches(Api::<Restore>::all(patient.clone()), config(), |object| Some(ObjectRef::new(&object.spec.virtual_cluster)))
         .watches(Api::<VirtualClusterTemplate>::all(patient), config(), all)
         .run(|object, site| async move { site.reconcile(&object).await }, |_, _, _| Action::requeue(SOON), site);
     report::errors(events).await;
@@ -69,6 +75,8 @@ struct Wanted {
     replicas: i64,
     /// Digest of chart and values but for the number of replicas.
     digest: String,
+    /// What its schedule says.
+    moment: Option<Moment>,
 }
 
 impl Wanted {
@@ -90,14 +98,19 @@ impl Site {
         let before = object.status.clone().unwrap_or_default();
         let mut status = before.clone();
         let worked = self.go_on(object, &place, &mut status).await;
-        if let Ok(Done::Gone) = worked {
-            unfinalize(&self.client, object).await?;
-            return Ok(Action::await_change());
-        }
-        if let Err(error) = &worked {
-            fail(&mut status, error);
-            report::condition(&mut status.conditions, object.metadata.generation, "Ready", Some(false), ("Error", &error.to_string()));
-        }
+        let failed = worked.is_err();
+        let until = match worked {
+            Ok(Done::Gone) => {
+                unfinalize(&self.client, object).await?;
+                return Ok(Action::await_change());
+            }
+            Ok(Done::Going(until)) => until,
+            Err(error) => {
+                fail(&mut status, &error);
+                report::condition(&mut status.conditions, object.metadata.generation, "Ready", Some(false), ("Error", &error.to_string()));
+                None
+            }
+        };
         status.observed_generation = object.metadata.generation;
         if status.phase != before.phase {
             status.since = Some(report::now());
@@ -106,13 +119,14 @@ impl Site {
         if status != before {
             self.voice.write::<VirtualCluster>(&name, &status).await?;
         }
-        Ok(if status == before || worked.is_err() || status.phase == Phase::Error { again(&status) } else { Action::requeue(SOON) })
+        Ok(if status == before || failed || status.phase == Phase::Error { again(&status, until.as_ref()) } else { Action::requeue(SOON) })
     }
 
     /// One look and one piece of work; the phase that it leads to is in the status.
     async fn go_on(&self, object: &VirtualCluster, place: &Place<'_>, status: &mut VirtualClusterStatus) -> Result<Done> {
         let deleted = object.metadata.deletion_timestamp.is_some();
         let wanted = if deleted { None } else { Some(self.wanted(object).await?) };
+        let moment = wanted.as_ref().and_then(|wanted| wanted.moment.clone());
         let sets = place.sets().await?;
         let lack = if deleted { None } else { place.lack(&sets).await? };
         let own = sets.iter().find(|set| set.name_any() == object.name_any());
@@ -124,15 +138,17 @@ impl Site {
             Some(wanted) if replicas > 0 && i64::from(replicas) != wanted.replicas => Difference::Replicas,
             _ => Difference::None,
         };
+        let copy = if deleted { None } else { copy::due(&self.client, place.name).await? };
         // What was refused is refused no more, else there would be nothing that is wanted.
         let due = report::is_due(status.failure.as_ref());
         let changed = status.observed_generation != object.metadata.generation;
         let facts = Facts {
             deleted,
-            suspended: object.spec.suspended,
+            suspended: object.spec.suspended || moment.as_ref().is_some_and(|moment| moment.asleep),
             release,
             serves: lack.is_none(),
             stopped: !sets.is_empty() && replicas == 0 && place.is_empty().await?,
+            copy: copy.as_ref().map(|task| task.copying),
             again: status.failed_phase.filter(|failed| due || changed || *failed == Phase::Running),
         };
         let (before, (phase, work)) = (status.phase, machine::next(status.phase, facts));
@@ -144,10 +160,16 @@ impl Site {
             _ => status.failed_phase = None,
         }
         status.phase = phase;
-        tell_conditions(status, object.metadata.generation, lack);
+        tell_conditions(status, object.metadata.generation, lack, moment.as_ref());
         // The host's addresses may have changed since.
         if let Some(wanted) = wanted.as_ref().filter(|_| matches!(work, Work::Wait) || phase == Phase::Running) {
             self.isolate(place, object, wanted, status).await?;
+        }
+        let site = copy::Site { client: &self.client, host: &self.host, voice: &self.voice };
+        match copy {
+            Some(task) if work == Work::Copy => task.go_on(&site, &sets).await?,
+            Some(task) => task.waits(&site, phase).await?,
+            None => {}
         }
         match (work, wanted) {
             (Work::Install, Some(wanted)) => self.install(place, object, &wanted, status).await?,
@@ -161,7 +183,7 @@ impl Site {
             (Work::Remove, _) => return self.remove(object, place).await,
             _ => {}
         }
-        Ok(Done::Going)
+        Ok(Done::Going(moment.and_then(|moment| moment.until)))
     }
 
     async fn wanted(&self, object: &VirtualCluster) -> Result<Wanted> {
@@ -175,7 +197,8 @@ impl Site {
         REPLICAS.iter().for_each(|path| drop(plain.pointer_mut(path).map(Value::take)));
         let digest = Digest::of_parts([&self.chart.sha256.0[..], plain.to_string().as_bytes()]).to_string();
         let replicas = values.pointer(REPLICAS[0]).and_then(Value::as_i64).unwrap_or(1);
-        Ok(Wanted { settings, values, replicas, digest })
+        let moment = settings.sleep.as_ref().map(|schedule| sleep::at(schedule, &awake_since(object)?, &report::now())).transpose()?;
+        Ok(Wanted { settings, values, replicas, digest, moment })
     }
 
     async fn install(&self, place: &Place<'_>, object: &VirtualCluster, wanted: &Wanted, status: &mut VirtualClusterStatus) -> Result<()> {
@@ -226,19 +249,31 @@ impl Site {
             DeletionPolicy::Delete => place.remove().await?,
             DeletionPolicy::Retain => place.sets().await?.is_empty() && place.is_empty().await?,
         };
-        Ok(if gone { Done::Gone } else { Done::Going })
+        Ok(if gone { Done::Gone } else { Done::Going(None) })
     }
 }
 
 enum Done {
-    Going,
+    /// It is there; until its schedule changes something.
+    Going(Option<Time>),
     Gone,
 }
 
+/// Since when people want it awake, at the latest since they made it.
+fn awake_since(object: &VirtualCluster) -> Result<Time> {
+    match object.annotations().get(sleep::AWAKE_SINCE) {
+        Some(text) => {
+            let bad = |_| Error::input(format!("metadata.annotations.{}: `{text}` is no time such as 2026-06-01T06:30:00Z", sleep::AWAKE_SINCE));
+            text.parse().map(Time).map_err(bad)
+        }
+        None => Ok(object.creation_timestamp().unwrap_or_else(report::now)),
+    }
+}
+
 /// When one in which nothing changed is looked at again.
-fn again(status: &VirtualClusterStatus) -> Action {
+fn again(status: &VirtualClusterStatus, until: Option<&Time>) -> Action {
     match (status.phase, status.failure.as_ref().and_then(|failure| failure.next_retry.as_ref())) {
-        (Phase::Running | Phase::Suspended, _) => Action::requeue(LATER),
+        (Phase::Running | Phase::Suspended, _) => Action::requeue(until.map_or(LATER, |time| report::until(time).min(LATER))),
         (Phase::Error, None) => Action::await_change(),
         (Phase::Error | Phase::Deleting, Some(time)) => Action::requeue(report::until(time).max(SOON)),
         _ => Action::requeue(SOON),
@@ -259,7 +294,7 @@ fn fail(status: &mut VirtualClusterStatus, error: &Error) {
 }
 
 /// What is seen of it, and their sum.
-fn tell_conditions(status: &mut VirtualClusterStatus, generation: Option<i64>, lack: Option<Lack>) {
+fn tell_conditions(status: &mut VirtualClusterStatus, generation: Option<i64>, lack: Option<Lack>, moment: Option<&Moment>) {
     let (phase, conditions) = (status.phase, &mut status.conditions);
     for (part, name) in Lack::CONDITIONS {
         let holds = match lack {
@@ -269,9 +304,13 @@ fn tell_conditions(status: &mut VirtualClusterStatus, generation: Option<i64>, l
         let reason = holds.map_or("Unknown", |holds| if holds { "Ready" } else { "NotReady" });
         report::condition(conditions, generation, name, holds, (reason, if holds == Some(false) { part.text() } else { "" }));
     }
-    let why = status.failure.as_ref().map(|failure| failure.message.as_str()).or(lack.map(Lack::text)).unwrap_or_default();
+    let asleep = moment
+        .filter(|moment| moment.asleep && phase == Phase::Suspended)
+        .map(|moment| "asleep by its schedule".to_string() + &moment.until.as_ref().map_or(String::new(), |time| format!(" until {}", time.0)));
+    let failed = status.failure.as_ref().map(|failure| failure.message.clone());
+    let why = failed.or(asleep).or(lack.map(|lack| lack.text().into())).unwrap_or_default();
     let ready = phase == Phase::Running;
-    report::condition(conditions, generation, "Ready", Some(ready), (&report::pascal(&phase), if ready { "" } else { why }));
+    report::condition(conditions, generation, "Ready", Some(ready), (&report::pascal(&phase), if ready { "" } else { &why }));
 }
 
 #[cfg(test)]
@@ -295,7 +334,7 @@ mod tests {
     fn a_mistake_in_the_object_waits_for_a_change() {
         let mut status = VirtualClusterStatus::default();
         fail(&mut status, &Error::input("spec.template: there is no VirtualClusterTemplate `x`"));
-        assert_eq!(again(&status), Action::await_change());
+        assert_eq!(again(&status, None), Action::await_change());
     }
 
     #[test]
@@ -304,7 +343,7 @@ mod tests {
         let said = |status: &VirtualClusterStatus| -> Vec<_> {
             status.conditions.iter().map(|condition| format!("{}={} {}", condition.type_, condition.status, condition.message)).collect()
         };
-        tell_conditions(&mut status, Some(1), Some(Lack::Syncer));
+        tell_conditions(&mut status, Some(1), Some(Lack::Syncer), None);
         assert_eq!(
             said(&status),
             [
@@ -315,7 +354,11 @@ mod tests {
             ]
         );
         status.phase = Phase::Running;
-        tell_conditions(&mut status, Some(1), None);
+        tell_conditions(&mut status, Some(1), None, None);
         assert!(status.conditions.iter().all(|condition| condition.status == "True" && condition.message.is_empty()));
+        status.phase = Phase::Suspended;
+        let moment = Moment { asleep: true, until: Some(Time("2026-06-02T04:30:00Z".parse().unwrap())) };
+        tell_conditions(&mut status, Some(1), Some(Lack::ControlPlane), Some(&moment));
+        assert_eq!(said(&status)[2], "Ready=False asleep by its schedule until 2026-06-02T04:30:00Z");
     }
 }

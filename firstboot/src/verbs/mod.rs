@@ -3,6 +3,7 @@
 
 mod component;
 mod connect;
+mod copy;
 mod objects;
 mod table;
 mod vcluster;

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::Request;
 use kube::{Api, ResourceExt as _};
-use layers::platform::{Component, VirtualCluster};
+use layers::platform::{Component, Restore, Snapshot, VirtualCluster};
 use layers::profile::suggest;
 use layers::{Context as _, Error, Fault, Result};
 use serde::Serialize;
@@ -25,6 +25,14 @@ impl Kind for VirtualCluster {
 
 impl Kind for Component {
     const WORD: &'static str = "component";
+}
+
+impl Kind for Snapshot {
+    const WORD: &'static str = "snapshot";
+}
+
+impl Kind for Restore {
+    const WORD: &'static str = "restore";
 }
 
 pub async fn list<K: Kind>(api: &Api<K>) -> Result<Vec<K>> {

@@ -7,15 +7,18 @@ use clap::{Args, Subcommand};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Resource as _, ResourceExt as _};
 use layers::platform::settings::merge;
+use layers::platform::sleep::AWAKE_SINCE;
+use layers::platform::snapshot::Place;
 use layers::platform::virtual_cluster::DeletionPolicy;
 use layers::platform::{Phase, VirtualCluster};
 use layers::{Context as _, Error, Fault, Result};
 use serde_json::{Value, json};
 
 use super::connect::Connect;
+use super::copy::{self, Copy};
 use super::objects::{change, create, delete, get, list, printed, summary};
 use super::table::{age, failure, table, word};
-use super::wait::{Target, follow};
+use super::wait::{Target, reached};
 use super::{Outcome, Session};
 
 #[derive(Debug, Subcommand)]
@@ -55,6 +58,35 @@ pub enum Verb {
         /// Replicas; more than one needs the store etcd.
         #[arg(long, value_name = "N")]
         replicas: i32,
+    },
+    /// Copy all that a virtual cluster's API holds, while it runs.
+    #[command(after_help = "Examples:\n  chasi-bod vcluster snapshot biz-a --to file:biz-a.tar.gz --wait\n  \
+        chasi-bod vcluster snapshot biz-a --to claim:backups/2026/biz-a.tar.gz")]
+    Snapshot {
+        #[command(flatten)]
+        copy: Copy,
+        /// `file:NAME` below /var/lib/chasi-bod/snapshots of the control plane that leads, or `claim:NAME/PATH` on a volume claim in the virtual cluster's
+        /// host namespace.
+        #[arg(long, value_name = "PLACE")]
+        to: Place,
+    },
+    /// Replace all that a virtual cluster's API holds by a snapshot, its own or another one's; it is stopped meanwhile.
+    #[command(after_help = "Example:\n  chasi-bod vcluster create biz-b --wait\n  chasi-bod vcluster restore biz-b --from file:biz-a.tar.gz --wait")]
+    Restore {
+        #[command(flatten)]
+        copy: Copy,
+        /// `file:NAME` or `claim:NAME/PATH`, as for a snapshot.
+        #[arg(long, value_name = "PLACE")]
+        from: Place,
+    },
+    /// List snapshots and restores.
+    #[command(after_help = "Examples:\n  chasi-bod vcluster snapshots\n  chasi-bod vcluster snapshots biz-a --json")]
+    Snapshots {
+        /// Only those of one virtual cluster.
+        name: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Delete a virtual cluster and, unless its `deletionPolicy` is `Retain`, its data.
     #[command(after_help = "Examples:\n  chasi-bod vcluster delete biz-a\n  chasi-bod vcluster delete biz-a --yes --wait")]
@@ -102,6 +134,9 @@ pub async fn run(verb: &Verb, session: &Session<'_>) -> Result<Outcome> {
     let (target, goals, becomes): (_, &[Phase], _) = match verb {
         Verb::List { json: true } => return printed(&list(&api).await?.iter().map(summary).collect::<Vec<_>>()).map(Outcome::from),
         Verb::List { json: false } => return Ok(listed(&list(&api).await?, Timestamp::now()).into()),
+        Verb::Snapshots { name, json } => return copy::listed(session, name.as_deref(), *json).await,
+        Verb::Snapshot { copy, to } => return copy.snapshot(to, session).await,
+        Verb::Restore { copy, from } => return copy.restore(from, session).await,
         Verb::Connect(connect) => return connect.run(session, &get(&api, &connect.name).await?, api.into_client()).await,
         Verb::Create(wanted) => {
             create(&api, &wanted.target.name, &wanted.object()?).await?;
@@ -112,7 +147,9 @@ pub async fn run(verb: &Verb, session: &Session<'_>) -> Result<Outcome> {
             (target, &[Phase::Suspended], "suspended")
         }
         Verb::Resume(target) => {
-            change(&api, &target.name, &json!({"spec": {"suspended": false}})).await?;
+            // Awake also when its schedule has it asleep now.
+            let metadata = json!({"annotations": {AWAKE_SINCE: Timestamp::now().to_string()}});
+            change(&api, &target.name, &json!({"metadata": metadata, "spec": {"suspended": false}})).await?;
             (target, &[Phase::Running], "resumed")
         }
         Verb::Scale { target, replicas } => {
@@ -130,7 +167,7 @@ pub async fn run(verb: &Verb, session: &Session<'_>) -> Result<Outcome> {
         }
     };
     if target.wait {
-        follow(&api, target, goals, session.say).await?;
+        reached(&api, target, goals, session.say).await?;
     } else {
         (session.say)(&format!("virtual cluster {} is being {becomes}; `chasi-bod vcluster list` shows how far it is", target.name));
     }

@@ -8,7 +8,7 @@ use kube::Api;
 use layers::platform::{Phase, VirtualCluster};
 use layers::{Error, Result};
 
-use super::objects;
+use super::objects::{self, Kind};
 use super::table::{failure, word};
 use crate::cluster::api::reason;
 
@@ -32,31 +32,45 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// What one look at an object means for who waits.
 #[derive(Debug, PartialEq, Eq)]
-enum Seen {
+pub enum Seen {
     Going,
     Done,
     /// Only a change of the object helps.
     Refused,
 }
 
-/// Waits for one of the phases, or for the end of the object when there is none.
-pub async fn follow(api: &Api<VirtualCluster>, target: &Target, goals: &[Phase], say: &dyn Fn(&str)) -> Result<()> {
-    let (begun, mut last, waiting) = (Instant::now(), String::new(), format!("waiting for virtual cluster {}", target.name));
+/// Waits for one of the phases of a virtual cluster, or for its end when there is none.
+pub async fn reached(api: &Api<VirtualCluster>, target: &Target, goals: &[Phase], say: &dyn Fn(&str)) -> Result<()> {
+    let gone = if goals.is_empty() { Seen::Done } else { Seen::Refused };
+    follow(api, &target.name, target.timeout, say, gone, |object| (judge(object, goals), state(object))).await
+}
+
+/// Waits for an object by what each look says of it; `gone` is what it means when it is not there, an end or a mistake.
+pub async fn follow<K: Kind>(
+    api: &Api<K>,
+    name: &str,
+    timeout: Duration,
+    say: &dyn Fn(&str),
+    gone: Seen,
+    look: impl Fn(&K) -> (Seen, String),
+) -> Result<()> {
+    let (begun, mut last, waiting) = (Instant::now(), String::new(), format!("waiting for {} {name}", K::WORD));
     loop {
-        let (seen, state) = match api.get_opt(&target.name).await {
-            Ok(Some(object)) => (judge(&object, goals), state(&object)),
-            Ok(None) if goals.is_empty() => (Seen::Done, "gone".into()),
+        let looked = match api.get_opt(name).await {
+            Ok(Some(object)) => look(&object),
+            Ok(None) if gone == Seen::Done => (Seen::Done, "gone".into()),
             Ok(None) => return Err(Error::environment(waiting + ": it is gone")),
-            Err(error @ kube::Error::Api(_)) => return Err(objects::failure::<VirtualCluster>(&error, &waiting)),
+            Err(error @ kube::Error::Api(_)) => return Err(objects::failure::<K>(&error, &waiting)),
             // A server that is away comes back.
             Err(error) => (Seen::Going, format!("no answer: {}", reason(&error))),
         };
+        let (seen, state) = looked;
         news(&mut last, &state, begun.elapsed()).iter().for_each(|line| say(line));
         match seen {
             Seen::Done => return Ok(()),
             Seen::Refused => return Err(Error::input(format!("{waiting}: {state}"))),
-            Seen::Going if begun.elapsed() >= target.timeout => {
-                return Err(Error::environment(format!("{waiting}: after {:?} it is {state}", target.timeout))
+            Seen::Going if begun.elapsed() >= timeout => {
+                return Err(Error::environment(format!("{waiting}: after {timeout:?} it is {state}"))
                     .with_hint("it goes on by itself; `chasi-bod vcluster list` shows how far it is"));
             }
             Seen::Going => tokio::time::sleep(Duration::from_secs(1)).await,

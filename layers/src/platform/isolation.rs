@@ -47,7 +47,9 @@ pub fn policies(name: &str, network: Option<&Network>, host: &Host) -> Vec<Value
         egress.push(json!({"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": except}}]}));
     }
     let api: Vec<_> = host.api.iter().map(|(address, port)| json!({"to": [block(*address)], "ports": [{"protocol": "TCP", "port": port}]})).collect();
-    let control_plane = json!({"matchLabels": {"app": "vcluster", "release": name}});
+    // The pod that copies its data asks the API server, too, for the certificates of the store.
+    let app = json!([{"key": "app", "operator": "In", "values": ["vcluster", "vcluster-copy"]}]);
+    let control_plane = json!({"matchLabels": {"release": name}, "matchExpressions": app});
     vec![
         policy(NAMES[0], &json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": [{"from": from}], "egress": egress})),
         policy(NAMES[1], &json!({"podSelector": control_plane, "policyTypes": ["Egress"], "egress": api})),

@@ -16,6 +16,8 @@ pub struct Facts {
     pub serves: bool,
     /// Neither control plane nor workloads run.
     pub stopped: bool,
+    /// What is to be done with its data now.
+    pub copy: Option<Copying>,
     /// In ERROR: the phase whose work failed, once the pause before the next try is over.
     pub again: Option<Phase>,
 }
@@ -33,6 +35,15 @@ pub enum Difference {
     None,
 }
 
+/// What is done with a virtual cluster's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copying {
+    /// It is copied while the virtual cluster serves.
+    Snapshot,
+    /// It is replaced while the control plane is stopped.
+    Restore,
+}
+
 /// What the controller does in a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -42,6 +53,8 @@ pub enum Work {
     Start,
     /// Stops control plane and workloads.
     Stop,
+    /// Takes the snapshot or puts one back.
+    Copy,
     /// Removes all that there is on the host.
     Remove,
     /// Waits until it serves.
@@ -67,6 +80,8 @@ fn follow(phase: Phase, facts: Facts) -> Phase {
     match phase {
         _ if facts.deleted => Deleting,
         Deleting => Deleting,
+        // It may be the very help that is needed.
+        Error if facts.copy == Some(Copying::Restore) && facts.release != Difference::Absent => Restoring,
         Error => match facts.again {
             // What failed in RUNNING was no work of ours: it may have come back by itself.
             Some(Running) if !facts.serves => Error,
@@ -75,11 +90,14 @@ fn follow(phase: Phase, facts: Facts) -> Phase {
         },
         Pending => Creating,
         Creating | Scaling | Updating | Resuming if facts.serves && facts.release == Difference::None => Running,
-        Restoring | Snapshotting if facts.serves => Running,
+        Restoring if facts.copy != Some(Copying::Restore) && facts.serves => Running,
+        Snapshotting if facts.copy != Some(Copying::Snapshot) => Running,
         Running if facts.suspended => Suspending,
         Running => match facts.release {
-            Difference::None if facts.serves => Running,
-            Difference::None => Error,
+            _ if facts.copy == Some(Copying::Restore) && facts.release != Difference::Absent => Restoring,
+            Difference::None if !facts.serves => Error,
+            Difference::None if facts.copy.is_some() => Snapshotting,
+            Difference::None => Running,
             Difference::Replicas => Scaling,
             Difference::Settings | Difference::Absent => Updating,
         },
@@ -98,7 +116,8 @@ fn work(phase: Phase, facts: Facts) -> Work {
         Resuming => Work::Install,
         Suspending => Work::Stop,
         Deleting => Work::Remove,
-        Snapshotting | Restoring => Work::Wait,
+        Restoring if facts.copy != Some(Copying::Restore) => Work::Start,
+        Snapshotting | Restoring => Work::Copy,
         Pending | Running | Suspended | Error => Work::Rest,
     }
 }
@@ -112,13 +131,15 @@ mod tests {
     fn facts() -> impl Strategy<Value = Facts> {
         let differences = prop::sample::select(vec![Difference::Absent, Difference::Settings, Difference::Replicas, Difference::None]);
         let again = prop::option::of(prop::sample::select(Phase::ALL.to_vec()));
+        let copy = prop::option::of(prop::sample::select(vec![Copying::Snapshot, Copying::Restore]));
         let flags = (prop::bool::weighted(0.1), any::<bool>(), any::<bool>(), any::<bool>());
-        (differences, again, flags).prop_map(|(release, again, (deleted, suspended, serves, stopped))| Facts {
+        (differences, again, copy, flags).prop_map(|(release, again, copy, (deleted, suspended, serves, stopped))| Facts {
             deleted,
             suspended,
             release,
             serves,
             stopped,
+            copy,
             again,
         })
     }
@@ -129,6 +150,7 @@ mod tests {
             Work::Install => Facts { release: Difference::None, serves: true, stopped: false, ..facts },
             Work::Start | Work::Wait => Facts { serves: true, stopped: false, ..facts },
             Work::Stop => Facts { serves: false, stopped: true, ..facts },
+            Work::Copy => Facts { copy: None, serves: facts.copy == Some(Copying::Snapshot), ..facts },
             Work::Remove | Work::Rest => facts,
         }
     }
@@ -163,7 +185,7 @@ mod tests {
         #[test]
         fn from_everywhere_it_comes_to_what_is_asked_for(
             from in prop::sample::select(Phase::ALL.to_vec()),
-            failed in prop::sample::select(vec![Creating, Scaling, Updating, Suspending, Resuming]),
+            failed in prop::sample::select(vec![Creating, Scaling, Updating, Suspending, Resuming, Snapshotting, Restoring]),
             facts in facts(),
         ) {
             let end = match (facts.deleted || from == Deleting, facts.suspended) {
@@ -179,9 +201,21 @@ mod tests {
 
     #[test]
     fn a_running_one_that_serves_no_more_is_in_error_until_it_does() {
-        let facts = Facts { deleted: false, suspended: false, release: Difference::None, serves: false, stopped: false, again: None };
+        let facts = Facts { deleted: false, suspended: false, release: Difference::None, serves: false, stopped: false, copy: None, again: None };
         assert_eq!(next(Running, facts), (Error, Work::Rest));
         assert_eq!(next(Error, Facts { again: Some(Running), ..facts }).0, Error);
         assert_eq!(next(Error, Facts { again: Some(Running), serves: true, ..facts }).0, Running);
+    }
+
+    #[test]
+    fn a_snapshot_waits_until_it_serves_and_a_restore_helps_one_that_does_not() {
+        let facts = Facts { deleted: false, suspended: false, release: Difference::None, serves: false, stopped: false, copy: None, again: None };
+        let (snapshot, restore) = (Facts { copy: Some(Copying::Snapshot), ..facts }, Facts { copy: Some(Copying::Restore), ..facts });
+        assert_eq!(next(Running, snapshot), (Error, Work::Rest));
+        assert_eq!(next(Running, Facts { serves: true, ..snapshot }), (Snapshotting, Work::Copy));
+        assert_eq!((next(Running, restore), next(Error, restore)), ((Restoring, Work::Copy), (Restoring, Work::Copy)));
+        assert_eq!(next(Error, Facts { release: Difference::Absent, ..restore }), (Error, Work::Rest));
+        assert_eq!(next(Restoring, facts), (Restoring, Work::Start));
+        assert_eq!(next(Suspended, Facts { suspended: true, ..snapshot }).0, Suspended);
     }
 }

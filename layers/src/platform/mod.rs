@@ -9,6 +9,7 @@ pub mod isolation;
 pub mod machine;
 pub mod phase;
 pub mod settings;
+pub mod sleep;
 pub mod snapshot;
 pub mod values;
 pub mod virtual_cluster;
@@ -25,9 +26,9 @@ use kube::CustomResourceExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The definitions of the kinds that the controller follows, as the API server takes them; nobody shall wait for an answer of the others.
-pub fn definitions() -> [CustomResourceDefinition; 3] {
-    [VirtualCluster::crd(), VirtualClusterTemplate::crd(), Component::crd()]
+/// The definitions of the kinds that the controller follows, as the API server takes them.
+pub fn definitions() -> [CustomResourceDefinition; 5] {
+    [VirtualCluster::crd(), VirtualClusterTemplate::crd(), Component::crd(), Snapshot::crd(), Restore::crd()]
 }
 
 /// The last failure of an object's work, until that works.

@@ -1,9 +1,9 @@
 //! The states of a virtual cluster and which may follow which, written once.
 //!
 //! ```text
-//! Pending ──► Creating ──► Running ◄──► Scaling, Updating, Snapshotting
-//!    └──► Restoring ─────────┘ │ ▲
-//!                   Suspending ◄┘ └── Resuming ◄── Suspended ◄── Suspending
+//! Pending ──► Creating ──► Running ◄──► Scaling, Updating, Snapshotting, Restoring
+//!                           │ ▲
+//!               Suspending ◄┘ └── Resuming ◄── Suspended ◄── Suspending
 //! ```
 //! From every state but the last to `Deleting`, from every one that works to `Error`, and from `Error` back to the work that failed.
 
@@ -51,7 +51,7 @@ impl Phase {
     /// The table: what may follow.
     pub fn next(self) -> &'static [Self] {
         match self {
-            Pending => &[Creating, Restoring, Deleting, Error],
+            Pending => &[Creating, Deleting, Error],
             Creating | Scaling | Updating | Snapshotting | Restoring | Resuming => &[Running, Deleting, Error],
             Running => &[Scaling, Updating, Suspending, Snapshotting, Restoring, Deleting, Error],
             Suspending => &[Suspended, Deleting, Error],

@@ -55,7 +55,7 @@ pub struct Settings {
     /// Pod Security level of the host namespace; `privileged` lets pods of the virtual cluster reach the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_security: Option<PodSecurity>,
-    /// When the virtual cluster is suspended and resumed by itself. Without effect yet.
+    /// When the virtual cluster is suspended and resumed by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep: Option<Sleep>,
     /// vcluster's own configuration (`vcluster.yaml`) over what these settings make of it. Keys that only the paid product honours are refused.
@@ -228,7 +228,7 @@ pub enum PodSecurity {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Sleep {
-    /// When it is suspended, five fields of cron.
+    /// When it is suspended, five fields of cron; who resumes it by hand has it awake until then.
     pub suspend: String,
     /// When it is resumed, five fields of cron; only by hand when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,8 @@
 //! Snapshots of virtual clusters, and their way back.
 
+use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
+
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -7,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Failure;
+use crate::{Error, Result};
 
 /// A copy of everything that a virtual cluster's API holds.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -85,9 +89,39 @@ pub struct VolumePlace {
     /// Name of the claim.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Path of the file on it.
-    #[schemars(length(min = 1, max = 1024))]
+    /// Path of the file on it, without `.` and `..`.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$"))]
     pub path: String,
+}
+
+/// As people write it: `file:NAME`, `claim:NAME/PATH` or `oci:REFERENCE`.
+impl Display for Place {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match (&self.file, &self.volume_claim, &self.oci) {
+            (Some(name), ..) => write!(f, "file:{name}"),
+            (_, Some(claim), _) => write!(f, "claim:{}/{}", claim.name, claim.path),
+            (.., Some(reference)) => write!(f, "oci:{reference}"),
+            _ => f.write_str("nowhere"),
+        }
+    }
+}
+
+impl FromStr for Place {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wanted = || Error::input(format!("`{text}`: write file:NAME, claim:NAME/PATH or oci:REFERENCE"));
+        let (kind, rest) = text.split_once(':').filter(|(_, rest)| !rest.is_empty()).ok_or_else(wanted)?;
+        match kind {
+            "file" => Ok(Self { file: Some(rest.into()), ..Self::default() }),
+            "oci" => Ok(Self { oci: Some(rest.into()), ..Self::default() }),
+            "claim" => {
+                let (name, path) = rest.split_once('/').filter(|(name, path)| !name.is_empty() && !path.is_empty()).ok_or_else(wanted)?;
+                Ok(Self { volume_claim: Some(VolumePlace { name: name.into(), path: path.into() }), ..Self::default() })
+            }
+            _ => Err(wanted()),
+        }
+    }
 }
 
 /// What a copy is at.
@@ -118,13 +152,32 @@ pub struct CopyStatus {
     /// The generation that all of this is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Size of the copy.
+    /// Size of the copy in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<Quantity>,
+    /// Digest of the copy, `sha256:…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// What failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
     /// `Complete`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_read_as_they_are_written() {
+        for text in ["file:biz-1.tar.gz", "claim:backups/2026/biz.tar.gz", "oci:registry.example:5000/biz:1"] {
+            assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
+        }
+        for text in ["biz", "file:", "claim:backups", "claim:/x", "s3:bucket/x"] {
+            let said = text.parse::<Place>().unwrap_err().to_string();
+            assert_eq!(said, format!("`{text}`: write file:NAME, claim:NAME/PATH or oci:REFERENCE"));
+        }
+    }
 }

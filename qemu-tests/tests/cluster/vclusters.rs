@@ -173,6 +173,44 @@ fn suspended_and_resumed(node: &Node) {
     assert!(kube(node, "chasi-bod vcluster connect biz -- helm -n web history page --max 9 -o json").matches("\"revision\"").count() == 1);
 }
 
+/// Data goes by a file of the node into another virtual cluster, and by a volume back into its own.
+fn copied_and_put_back(node: &Node) {
+    let claim = "{\"apiVersion\":\"v1\",\"kind\":\"PersistentVolumeClaim\",\"metadata\":{\"name\":\"backups\"},\"spec\":{\"accessModes\":[\"ReadWriteOnce\"],\"resources\":{\"requests\":{\"storage\":\"100Mi\"}}}}";
+    kube(node, &format!("kubectl -n vcluster-biz apply -f - <<'END'\n{claim}\nEND"));
+    inside(node, "biz", "create configmap kept --from-literal=word=kept");
+    let begun = Instant::now();
+    kube(node, "chasi-bod vcluster snapshot biz --to file:biz.tar.gz --as to-file --wait");
+    println!("snapshot to a file after {} s", begun.elapsed().as_secs());
+    kube(node, "chasi-bod vcluster snapshot biz --to claim:backups/2026/biz.tar.gz --as to-claim --wait");
+    inside(node, "biz", "delete configmap kept");
+    let missing = node.ssh(&format!("{} chasi-bod vcluster restore other --from file:none.tar.gz --as mistaken --wait", super::ADMIN));
+    assert!(missing.unwrap_err().to_string().contains("spec.from.file: this node, which leads, has no /var/lib/chasi-bod/snapshots/none.tar.gz"));
+    let begun = Instant::now();
+    kube(node, "chasi-bod vcluster restore other --from file:biz.tar.gz --as into-other --wait");
+    println!("restored after {} s, RUNNING {} s later", begun.elapsed().as_secs(), phase(node, "vc/other", "RUNNING"));
+    assert_eq!(inside(node, "other", "get configmap kept -o jsonpath='{.data.word}'"), "kept");
+    inside(node, "other", "-n web rollout status deployment/page --timeout=300s");
+    kube(node, "chasi-bod vcluster restore biz --from claim:backups/2026/biz.tar.gz --as back --wait");
+    phase(node, "vc/biz", "RUNNING");
+    assert_eq!(inside(node, "biz", "get configmap kept -o jsonpath='{.data.word}'"), "kept");
+    let list = kube(node, "chasi-bod vcluster snapshots biz");
+    assert!(list.lines().filter(|line| line.contains(" DONE ")).count() == 3 && list.contains("to-claim"), "{list}");
+    let events = kube(node, "kubectl get events --field-selector involvedObject.kind=VirtualCluster -o jsonpath='{.items[*].reason}'");
+    assert!(events.contains("Snapshotting") && events.contains("Restoring"), "{events}");
+    assert_eq!(kube(node, "kubectl get pods -A -l app=vcluster-copy --no-headers 2>/dev/null | wc -l"), "0");
+}
+
+/// By its schedule it sleeps from this minute on, until somebody wants it awake.
+fn asleep_by_its_schedule(node: &Node) {
+    let now = node.ssh("date -u '+%-M %-H'").unwrap();
+    change(node, "vc/other", &format!(r#"{{"sleep":{{"suspend":"{now} * * *","timeZone":"UTC"}}}}"#));
+    phase(node, "vc/other", "SUSPENDED");
+    let why = "kubectl get vc other -o jsonpath='{.status.conditions[?(@.type==\"Ready\")].message}'";
+    assert_eq!(kube(node, why), "asleep by its schedule");
+    kube(node, "chasi-bod vcluster resume other --wait");
+    assert_eq!(kube(node, "kubectl get vc other -o jsonpath='{.spec.suspended}'"), "false");
+}
+
 fn an_application_changes_and_goes(node: &Node) {
     change(node, "comp/front", r#"{"values":{"title":"Changed"}}"#);
     phase(node, "comp/front", "READY");
@@ -207,6 +245,8 @@ fn soak_uml_virtual_clusters_come_with_their_applications_are_apart_sleep_and_go
     a_mistake_is_told_and_mended(&node);
     they_are_apart(&node);
     suspended_and_resumed(&node);
+    copied_and_put_back(&node);
+    asleep_by_its_schedule(&node);
     an_application_changes_and_goes(&node);
     nothing_is_left(&node);
     node.shut_down(vm).unwrap();

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use layers::lock::{Lock, Package};
 use layers::units::Digest;
 use layers::{Context, Error, Result};
-use sha2::{Digest as _, Sha256};
 
 use super::{Archive, Offline, Want, mirror, relation, suite};
 use crate::source::http::Outcome;
@@ -207,12 +206,5 @@ fn partial(archive: &Archive, want: &Want) -> Result<File> {
 
 fn digest(file: &mut File) -> io::Result<Digest> {
     file.rewind()?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match io::Read::read(file, &mut buffer)? {
-            0 => return Ok(Digest(hasher.finalize().into())),
-            n => hasher.update(&buffer[..n]),
-        }
-    }
+    Digest::of_reader(file)
 }

@@ -22,7 +22,7 @@ use wanted::Wanted;
 
 use super::host::Place;
 use super::report::{self, Voice};
-use super::{NAMESPACE, finalize, fresh, unfinalize};
+use super::{NAMESPACE, blocking, finalize, fresh, unfinalize};
 use crate::cluster::api::{ADMIN, PATIENCE, WATCH, connect};
 use crate::cluster::helm;
 use crate::host::{Host, RUN};
@@ -270,11 +270,6 @@ impl Site {
         let host = self.host.clone();
         blocking(move || helm::Target { kubeconfig: &kubeconfig, namespace: &namespace, name: &name }.uninstall(&host)).await
     }
-}
-
-/// Does what waits for a program beside everything else.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.fault(Fault::Internal, || "working beside the controller".into())?
 }
 
 /// What is said of a virtual cluster that nothing can be installed in now.
