@@ -129,7 +129,7 @@ pub async fn run(verb: &Verb, session: &Session<'_>) -> Result<Outcome> {
             (target, &[], "deleted")
         }
     };
-    if target.wait {
+    if target.patience.wait {
         follow(&api, target, goals, session.say).await?;
     } else {
         (session.say)(&format!("virtual cluster {} is being {becomes}; `chasi-bod vcluster list` shows how far it is", target.name));

@@ -1,4 +1,4 @@
-//! Waiting for a virtual cluster: a line for each new phase, an end as soon as nothing is to come.
+//! Waiting for an object: a line for each new phase, an end as soon as nothing is to come.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use kube::Api;
 use layers::platform::{Phase, VirtualCluster};
 use layers::{Error, Result};
 
-use super::objects;
+use super::objects::{self, Kind};
 use super::table::{failure, word};
 use crate::cluster::api::reason;
 
@@ -17,6 +17,13 @@ use crate::cluster::api::reason;
 pub struct Target {
     /// Name of the virtual cluster: at most 40 small letters, digits and dashes.
     pub name: String,
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+/// Whether something is waited for.
+#[derive(Debug, Args)]
+pub struct Patience {
     /// Wait until it is done, with a line for each new phase.
     #[arg(long)]
     pub wait: bool,
@@ -32,7 +39,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// What one look at an object means for who waits.
 #[derive(Debug, PartialEq, Eq)]
-enum Seen {
+pub enum Seen {
     Going,
     Done,
     /// Only a change of the object helps.
@@ -41,13 +48,30 @@ enum Seen {
 
 /// Waits for one of the phases, or for the end of the object when there is none.
 pub async fn follow(api: &Api<VirtualCluster>, target: &Target, goals: &[Phase], say: &dyn Fn(&str)) -> Result<()> {
-    let (begun, mut last, waiting) = (Instant::now(), String::new(), format!("waiting for virtual cluster {}", target.name));
+    let hint = "it goes on by itself; `chasi-bod vcluster list` shows how far it is";
+    let look = |object: Option<&VirtualCluster>| match object {
+        Some(object) => Some((judge(object, goals), state(object))),
+        None => goals.is_empty().then(|| (Seen::Done, "gone".into())),
+    };
+    until(api, (&target.name, hint), target.patience.timeout, look, say).await
+}
+
+/// Looks at an object until it is done; a `look` that sees nothing ends it.
+pub async fn until<K: Kind>(
+    api: &Api<K>,
+    (name, hint): (&str, &str),
+    timeout: Duration,
+    look: impl Fn(Option<&K>) -> Option<(Seen, String)>,
+    say: &dyn Fn(&str),
+) -> Result<()> {
+    let (begun, mut last, waiting) = (Instant::now(), String::new(), format!("waiting for {} {name}", K::WORD));
     loop {
-        let (seen, state) = match api.get_opt(&target.name).await {
-            Ok(Some(object)) => (judge(&object, goals), state(&object)),
-            Ok(None) if goals.is_empty() => (Seen::Done, "gone".into()),
-            Ok(None) => return Err(Error::environment(waiting + ": it is gone")),
-            Err(error @ kube::Error::Api(_)) => return Err(objects::failure::<VirtualCluster>(&error, &waiting)),
+        let (seen, state) = match api.get_opt(name).await {
+            Ok(found) => match look(found.as_ref()) {
+                Some(seen) => seen,
+                None => return Err(Error::environment(waiting + ": it is gone")),
+            },
+            Err(error @ kube::Error::Api(_)) => return Err(objects::failure::<K>(&error, &waiting)),
             // A server that is away comes back.
             Err(error) => (Seen::Going, format!("no answer: {}", reason(&error))),
         };
@@ -55,9 +79,8 @@ pub async fn follow(api: &Api<VirtualCluster>, target: &Target, goals: &[Phase],
         match seen {
             Seen::Done => return Ok(()),
             Seen::Refused => return Err(Error::input(format!("{waiting}: {state}"))),
-            Seen::Going if begun.elapsed() >= target.timeout => {
-                return Err(Error::environment(format!("{waiting}: after {:?} it is {state}", target.timeout))
-                    .with_hint("it goes on by itself; `chasi-bod vcluster list` shows how far it is"));
+            Seen::Going if begun.elapsed() >= timeout => {
+                return Err(Error::environment(format!("{waiting}: after {timeout:?} it is {state}")).with_hint(hint));
             }
             Seen::Going => tokio::time::sleep(Duration::from_secs(1)).await,
         }
