@@ -1,19 +1,17 @@
 //! Layer definitions: the built-in ones, embedded at compile time, and a user's own folders.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
+pub use firstboot::folder::read;
+use firstboot::folder::{Links, collect};
 use layers::chart::{ChartFiles, Place};
 use layers::layer::{LAYER_FILE, LoadedLayer};
-use layers::profile::{Diagnostic, Diagnostics, LayerUse, Loaded, suggest};
+use layers::profile::{Diagnostic, Diagnostics, LayerUse, Loaded};
 use layers::{Context, Error, Result};
 
 /// Built-in layers: path below `layers/defs` and bytes, sorted by path.
 const BUILT_IN: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/defs.rs"));
-
-/// Most bytes that one file of a layer may have.
-const FILE_LIMIT: u64 = 256 << 20;
 
 /// A file of the built-in layers by its path below `layers/defs`, such as `boot/grub.cfg`.
 pub fn built_in_file(path: &str) -> Option<&'static [u8]> {
@@ -82,63 +80,10 @@ pub fn chart_folders(loaded: &Loaded, base: &Path, problems: &mut Vec<Diagnostic
     out
 }
 
-/// What becomes of symbolic links.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Links {
-    /// One counts as the file that it points to, but a linked folder is not entered (it may lead back here).
-    Followed,
-    /// One is an error: in a chart it may bring what its author never had (C7).
-    Refused,
-}
-
-/// Regular files below a folder.
-fn collect(dir: &Path, prefix: &str, links: Links, files: &mut BTreeMap<String, Vec<u8>>) -> Result<()> {
-    let entries = fs::read_dir(dir).fault(layers::Fault::Input, || format!("reading folder {}", dir.display()))?;
-    for entry in entries {
-        let entry = entry.context(|| format!("reading folder {}", dir.display()))?;
-        let name = entry.file_name();
-        let name = name.to_str().ok_or_else(|| Error::input(format!("file name {} in {} is not UTF-8", name.display(), dir.display())))?;
-        let (path, below) = (entry.path(), format!("{prefix}{name}"));
-        let kind = entry.file_type().context(|| format!("reading {}", path.display()))?;
-        if kind.is_symlink() && links == Links::Refused {
-            return Err(
-                Error::input(format!("{} is a symbolic link, which a chart must not have", path.display())).with_hint("put the file itself there")
-            );
-        }
-        if kind.is_dir() {
-            collect(&path, &format!("{below}/"), links, files)?;
-        } else if path.is_file() {
-            files.insert(below, read(&path)?);
-        }
-    }
-    Ok(())
-}
-
-/// Bytes of a file that a profile or layer names; where there is none, the hint is what its folder has of a like name.
-pub fn read(path: &Path) -> Result<Vec<u8>> {
-    let context = || format!("reading {}", path.display());
-    let size = match fs::metadata(path) {
-        Ok(found) => found.len(),
-        Err(e) => return Err(e).fault(layers::Fault::Input, context).map_err(|e| with_near(e, path)),
-    };
-    if size > FILE_LIMIT {
-        return Err(Error::input(format!("reading {}: {size} bytes are more than a layer's file may have ({FILE_LIMIT})", path.display())));
-    }
-    fs::read(path).fault(layers::Fault::Input, context)
-}
-
-fn with_near(error: Error, path: &Path) -> Error {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let names: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
-    let wrong = path.file_name().unwrap_or_default().to_string_lossy();
-    match suggest(&wrong, names.iter().map(String::as_str)).filter(|hint| hint.ends_with('?')) {
-        Some(hint) => error.with_hint(hint),
-        None => error,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn profile(layers: &serde_json::Value) -> Loaded {
@@ -212,12 +157,5 @@ mod tests {
             assert!(shown.contains(says), "`{says}` is not in {shown}");
         }
         assert_eq!(error.fault(), layers::Fault::Input);
-    }
-
-    #[test]
-    fn a1_a_missing_file_is_told_with_the_nearest_of_its_folder() {
-        let dir = own_layer("mine", "");
-        let error = read(&dir.path().join("mine/files/modt")).unwrap_err();
-        assert_eq!((error.fault(), error.hint()), (layers::Fault::Input, Some("did you mean `motd`?")));
     }
 }

@@ -214,6 +214,8 @@ mod tests {
             "vcluster --kubeconfig /root/other.conf scale biz --replicas 3",
             "component why web",
             "component retry web",
+            "app check ./chart -f values.yaml --json",
+            "app deploy shop --vcluster-name=biz --chart-path=./chart -f a.yaml -f b.yaml --images x=y --from upstream --wait --timeout 5m",
         ] {
             Cli::try_parse_from(["chasi-bod"].into_iter().chain(line.split(' '))).unwrap_or_else(|e| panic!("{line}: {e}"));
         }

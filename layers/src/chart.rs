@@ -3,6 +3,8 @@
 //! A chart is a folder, a name in a chart repository, a reference in an OCI registry, or a folder of a Go module. Plain manifests become a chart, too, so that one
 //! way installs, upgrades and lists everything.
 
+pub mod archive;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;

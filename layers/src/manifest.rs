@@ -29,7 +29,7 @@ pub fn images(text: &str) -> Result<BTreeSet<Reference>> {
 }
 
 /// Documents of a YAML text; of a key that stands twice the last counts, as for helm.
-fn documents(text: &str) -> Result<Vec<Value>> {
+pub fn documents(text: &str) -> Result<Vec<Value>> {
     let options = serde_saphyr::options! { with_snippet: false, duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
     serde_saphyr::from_multiple_with_options(text, options).map_err(|e| Error::input(format!("reading YAML: {}", e.without_snippet())))
 }

@@ -5,15 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use layers::Result;
 
-pub mod auth;
 pub mod chart;
 pub mod deb;
 pub mod go;
-pub mod http;
-mod names;
 pub mod oci;
-pub mod redirect;
 pub mod url;
+
+pub use firstboot::remote::{auth, http};
 
 /// Transfers at a time.
 const CONNECTIONS: usize = 8;

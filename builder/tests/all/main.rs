@@ -2,6 +2,7 @@
 
 mod common;
 
+mod app;
 mod apt_solver;
 mod bios_boot;
 mod chart_source;

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::api::ADMIN;
 use crate::exec;
 use crate::host::{Host, RUN};
+use crate::images::config::{CLUSTER_CA, NODE_CERTIFICATE};
 
 /// A release, and the cluster and namespace that it is in.
 pub struct Target<'a> {
@@ -27,13 +28,10 @@ impl<'a> Target<'a> {
         Self { kubeconfig: ADMIN, namespace, name }
     }
 
-    /// A program with the credentials and without a home.
+    /// A program with the credentials.
     fn command(&self, host: &Host, program: &str) -> Command {
-        let mut command = host.program(program);
+        let mut command = homeless(host, host.program(program));
         command.args([format!("--kubeconfig={}", host.path(self.kubeconfig).display()), format!("--namespace={}", self.namespace)]);
-        for (variable, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data"), ("HOME", "home")] {
-            command.env(variable, host.path(&format!("{RUN}/helm/{folder}")));
-        }
         command
     }
 
@@ -53,8 +51,7 @@ impl<'a> Target<'a> {
         let mut helm = self.upgrade(host, chart);
         let done = exec::run(helm.args(["--force-conflicts", "--output", "json", "--values"]).arg(host.path(&file)).args(arguments));
         host.remove(&file)?;
-        let release: Value = serde_json::from_slice(&done?.stdout).fault(Fault::Internal, || "reading the output of `helm upgrade`".into())?;
-        Ok(release["version"].as_i64().and_then(|revision| revision.try_into().ok()).unwrap_or_default())
+        revision(&done?.stdout)
     }
 
     /// Objects of the release that are not as it made them, by kind and name.
@@ -82,6 +79,35 @@ impl<'a> Target<'a> {
     fn file(&self, end: &str) -> String {
         let cluster = self.kubeconfig.rsplit('/').next().unwrap_or_default();
         format!("{RUN}/helm/{cluster}.{}.{}.{end}", self.namespace, self.name)
+    }
+}
+
+/// The revision in helm's JSON, before which it tells what it pulled.
+fn revision(output: &[u8]) -> Result<i32> {
+    let json = output.split_inclusive(|byte| *byte == b'\n').skip_while(|line| !line.starts_with(b"{")).flatten().copied().collect::<Vec<_>>();
+    let release: Value = serde_json::from_slice(&json).fault(Fault::Internal, || "reading the output of `helm upgrade`".into())?;
+    Ok(release["version"].as_i64().and_then(|revision| revision.try_into().ok()).unwrap_or_default())
+}
+
+/// A program of a node, which has no home.
+pub fn homeless(host: &Host, mut command: Command) -> Command {
+    for (variable, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data"), ("HOME", "home")] {
+        command.env(variable, host.path(&format!("{RUN}/helm/{folder}")));
+    }
+    command
+}
+
+/// What helm shows to the registry inside the cluster, when that has the chart: the node's certificate, as containerd does.
+pub fn access(registry: &str, chart: &str) -> Vec<String> {
+    let (scheme, host) = registry.trim_end_matches('/').split_once("://").unwrap_or_default();
+    let inside = chart.strip_prefix("oci://").and_then(|rest| rest.split_once('/')).is_some_and(|(of, _)| !host.is_empty() && of == host);
+    match scheme {
+        "https" if inside => {
+            let (authority, node) = (format!("/{CLUSTER_CA}"), format!("/{NODE_CERTIFICATE}"));
+            vec!["--ca-file".into(), authority, "--cert-file".into(), node.clone(), "--key-file".into(), node]
+        }
+        "http" if inside => vec!["--plain-http".into()],
+        _ => Vec::new(),
     }
 }
 
@@ -122,5 +148,24 @@ mod tests {
         let said = "Files /tmp/LIVE-3310/apps.v1.Deployment.default.web and /tmp/MERGED-2087/apps.v1.Deployment.default.web differ\n";
         assert_eq!(differing(said), ["apps.v1.Deployment.default.web"]);
         assert!(differing("").is_empty());
+    }
+
+    #[test]
+    fn the_revision_is_read_also_after_what_helm_tells_of_a_pulled_chart() {
+        let pulled = "Pulled: 10.96.0.5:5000/apps/web/web@sha256:00\nDigest: sha256:00\n";
+        let json = "{\"name\":\"web\",\"info\":{\"notes\":\"{\\n{\"},\"version\":3}\n";
+        assert_eq!(revision(json.as_bytes()).unwrap(), 3);
+        assert_eq!(revision(format!("{pulled}{json}").as_bytes()).unwrap(), 3);
+        assert!(revision(pulled.as_bytes()).unwrap_err().to_string().contains("the output of `helm upgrade`"));
+    }
+
+    #[test]
+    fn only_the_registry_inside_the_cluster_sees_the_nodes_certificate() {
+        let (own, chart) = ("https://10.96.0.5:5000", "oci://10.96.0.5:5000/apps/web/web@sha256:0");
+        assert_eq!(access(own, chart)[..2], ["--ca-file", "/etc/kubernetes/pki/ca.crt"]);
+        assert_eq!(access("http://10.96.0.5:5000", chart), ["--plain-http"]);
+        for (registry, chart) in [(own, "oci://10.96.0.5:50001/a"), (own, "oci://other.test/10.96.0.5:5000/a"), (own, "/usr/x.tgz"), ("", chart)] {
+            assert!(access(registry, chart).is_empty(), "{registry} {chart}");
+        }
     }
 }

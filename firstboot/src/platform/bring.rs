@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use super::stock::Stock;
 use super::{NAMESPACE, apply};
 use crate::host::Host;
 
@@ -31,10 +32,21 @@ pub async fn templates(host: &Host, client: &Client) -> Result<()> {
     Ok(())
 }
 
+/// Tells what the root of the nodes has: whoever deploys from elsewhere cannot look into it.
+pub async fn stock(host: &Host, client: &Client) -> Result<()> {
+    namespace(client).await?;
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": Stock::NAME}, "data": Stock::of_host(host)?.told()});
+    apply(&Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE), Stock::NAME, &map).await
+}
+
+async fn namespace(client: &Client) -> Result<()> {
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+    apply(&Api::<Namespace>::all(client.clone()), NAMESPACE, &namespace).await
+}
+
 /// Gives the API the seed's objects that it was never given: one that people deleted stays away.
 pub async fn seed(seed: &Seed, client: &Client) -> Result<()> {
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-    apply(&Api::<Namespace>::all(client.clone()), NAMESPACE, &namespace).await?;
+    namespace(client).await?;
     let mut record = Record::read(client).await?;
     for object in &seed.virtual_clusters {
         record.bring(client, object).await?;

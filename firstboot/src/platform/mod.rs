@@ -7,6 +7,7 @@ pub(crate) mod host;
 mod isolation;
 mod lease;
 mod report;
+pub(crate) mod stock;
 mod virtual_cluster;
 
 use std::time::Duration;
@@ -31,7 +32,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Keeps an object until what it made is gone.
 const FINALIZER: &str = "chasi-bod.io/remove";
 /// The namespace of what people give to the platform, such as the objects that `valuesFrom` names.
-const NAMESPACE: &str = "chasi-bod-system";
+pub(crate) const NAMESPACE: &str = "chasi-bod-system";
 /// The chart of virtual clusters, by its name in the seed.
 const VCLUSTER: &str = "vcluster";
 
@@ -60,6 +61,7 @@ async fn lead(host: &Host, seed: &Seed, chart: &Release) -> Result<()> {
     let (patient, voice, ranges) = (api::watching(host).await?, Voice::new(&client, &node), crate::cluster::ranges(host)?);
     define(&client).await?;
     bring::templates(host, &client).await?;
+    bring::stock(host, &client).await?;
     // Nothing can be isolated before; until then the Lease is tried anew.
     isolation::surroundings(&client, ranges).await?;
     bring::seed(seed, &client).await?;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::objects::{Kind, create, list, printed, summary};
 use super::table::{age, failure, table, word};
-use super::wait::{Seen, Target, follow};
+use super::wait::{Seen, Target, until};
 use super::{Outcome, Session};
 use crate::platform::copy::Task;
 
@@ -42,9 +42,10 @@ impl Copy {
         let name = self.name.clone().unwrap_or_else(moment);
         let (version, kind) = (K::api_version(&()), K::kind(&()));
         create(api, &name, &json!({"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": spec})).await?;
-        if self.target.wait {
-            let look = |object: &K| seen(&status(object).unwrap_or_default());
-            follow(api, &name, self.target.timeout, session.say, Seen::Refused, look).await?;
+        if self.target.patience.wait {
+            let look = |object: Option<&K>| object.map(|object| seen(&status(object).unwrap_or_default()));
+            let hint = "it goes on by itself; `chasi-bod vcluster snapshots` shows how far it is";
+            until(api, (&name, hint), self.target.patience.timeout, look, session.say).await?;
         } else {
             (session.say)(&format!("{} {name} is being made; `chasi-bod vcluster snapshots` shows how far it is", K::WORD));
         }

@@ -1,6 +1,7 @@
 //! Day 2: what people do with a cluster that runs. Both commands have these verbs: the node's with the node's credentials, the workstation's with those
 //! of a kubeconfig.
 
+mod app;
 mod component;
 mod connect;
 mod copy;
@@ -10,6 +11,7 @@ mod vcluster;
 mod wait;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use kube::Client;
@@ -32,6 +34,11 @@ pub enum Command {
     /// Show the applications that the cluster keeps and what they wait for; try failed ones again.
     #[command(after_help = "Examples:\n  chasi-bod component list\n  chasi-bod component why web")]
     Component(Of<component::Verb>),
+    /// Bring an application of your own: look what becomes of its chart in a virtual cluster, push its images and keep it there.
+    #[command(
+        after_help = "Examples:\n  chasi-bod app check ./chart -f values.yaml\n  chasi-bod app deploy shop --vcluster-name=biz --chart-path=./chart --images ./images.tar --wait"
+    )]
+    App(Of<app::Verb>),
 }
 
 /// A verb, and the cluster that is meant.
@@ -82,21 +89,30 @@ pub fn run(command: &Command, place: Place<'_>, say: &dyn Fn(&str)) -> Result<Ou
         match command {
             Command::Vcluster(Of { verb, kubeconfig }) => vcluster::run(verb, &Session { place, kubeconfig: kubeconfig.as_deref(), say }).await,
             Command::Component(Of { verb, kubeconfig }) => component::run(verb, &Session { place, kubeconfig: kubeconfig.as_deref(), say }).await,
+            Command::App(Of { verb, kubeconfig }) => app::run(verb, &Session { place, kubeconfig: kubeconfig.as_deref(), say }).await,
         }
     })
 }
 
 impl Session<'_> {
     async fn client(&self) -> Result<Client> {
-        let kubeconfig = match (self.kubeconfig, self.place) {
-            (Some(file), _) => Kubeconfig::read_from(file).map_err(|e| Error::input(e.to_string()))?,
-            (None, Place::Node(host)) => Kubeconfig::from_yaml(&cluster::kubeconfig(host, None)?).map_err(|e| Error::internal(e.to_string()))?,
+        self.patient(api::PATIENCE).await
+    }
+
+    /// A client that bears a silence of this length.
+    async fn patient(&self, patience: Duration) -> Result<Client> {
+        api::connect(self.credentials()?, patience).await.context(|| "using the kubeconfig".into())
+    }
+
+    fn credentials(&self) -> Result<Kubeconfig> {
+        match (self.kubeconfig, self.place) {
+            (Some(file), _) => Kubeconfig::read_from(file).map_err(|e| Error::input(e.to_string())),
+            (None, Place::Node(host)) => Kubeconfig::from_yaml(&cluster::kubeconfig(host, None)?).map_err(|e| Error::internal(e.to_string())),
             (None, Place::Workstation) => Kubeconfig::read().map_err(|e| {
                 Error::environment(format!("looking for a kubeconfig (--kubeconfig, $KUBECONFIG, ~/.kube/config): {e}"))
                     .with_hint("`ssh root@NODE chasi-bod kubeconfig --server NODE >FILE` gets a control plane's")
-            })?,
-        };
-        api::connect(kubeconfig, api::PATIENCE).await.context(|| "using the kubeconfig".into())
+            }),
+        }
     }
 }
 

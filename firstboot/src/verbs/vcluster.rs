@@ -18,7 +18,7 @@ use super::connect::Connect;
 use super::copy::{self, Copy};
 use super::objects::{change, create, delete, get, list, printed, summary};
 use super::table::{age, failure, table, word};
-use super::wait::{Target, reached};
+use super::wait::{Target, follow};
 use super::{Outcome, Session};
 
 #[derive(Debug, Subcommand)]
@@ -166,8 +166,8 @@ pub async fn run(verb: &Verb, session: &Session<'_>) -> Result<Outcome> {
             (target, &[], "deleted")
         }
     };
-    if target.wait {
-        reached(&api, target, goals, session.say).await?;
+    if target.patience.wait {
+        follow(&api, target, goals, session.say).await?;
     } else {
         (session.say)(&format!("virtual cluster {} is being {becomes}; `chasi-bod vcluster list` shows how far it is", target.name));
     }

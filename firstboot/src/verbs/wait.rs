@@ -1,4 +1,4 @@
-//! Waiting for a virtual cluster: a line for each new phase, an end as soon as nothing is to come.
+//! Waiting for an object: a line for each new phase, an end as soon as nothing is to come.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,13 @@ use crate::cluster::api::reason;
 pub struct Target {
     /// Name of the virtual cluster: at most 40 small letters, digits and dashes.
     pub name: String,
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+/// Whether something is waited for.
+#[derive(Debug, Args)]
+pub struct Patience {
     /// Wait until it is done, with a line for each new phase.
     #[arg(long)]
     pub wait: bool,
@@ -39,39 +46,41 @@ pub enum Seen {
     Refused,
 }
 
-/// Waits for one of the phases of a virtual cluster, or for its end when there is none.
-pub async fn reached(api: &Api<VirtualCluster>, target: &Target, goals: &[Phase], say: &dyn Fn(&str)) -> Result<()> {
-    let gone = if goals.is_empty() { Seen::Done } else { Seen::Refused };
-    follow(api, &target.name, target.timeout, say, gone, |object| (judge(object, goals), state(object))).await
+/// Waits for one of the phases, or for the end of the object when there is none.
+pub async fn follow(api: &Api<VirtualCluster>, target: &Target, goals: &[Phase], say: &dyn Fn(&str)) -> Result<()> {
+    let hint = "it goes on by itself; `chasi-bod vcluster list` shows how far it is";
+    let look = |object: Option<&VirtualCluster>| match object {
+        Some(object) => Some((judge(object, goals), state(object))),
+        None => goals.is_empty().then(|| (Seen::Done, "gone".into())),
+    };
+    until(api, (&target.name, hint), target.patience.timeout, look, say).await
 }
 
-/// Waits for an object by what each look says of it; `gone` is what it means when it is not there, an end or a mistake.
-pub async fn follow<K: Kind>(
+/// Looks at an object until it is done; a `look` that sees nothing ends it.
+pub async fn until<K: Kind>(
     api: &Api<K>,
-    name: &str,
+    (name, hint): (&str, &str),
     timeout: Duration,
+    look: impl Fn(Option<&K>) -> Option<(Seen, String)>,
     say: &dyn Fn(&str),
-    gone: Seen,
-    look: impl Fn(&K) -> (Seen, String),
 ) -> Result<()> {
     let (begun, mut last, waiting) = (Instant::now(), String::new(), format!("waiting for {} {name}", K::WORD));
     loop {
-        let looked = match api.get_opt(name).await {
-            Ok(Some(object)) => look(&object),
-            Ok(None) if gone == Seen::Done => (Seen::Done, "gone".into()),
-            Ok(None) => return Err(Error::environment(waiting + ": it is gone")),
+        let (seen, state) = match api.get_opt(name).await {
+            Ok(found) => match look(found.as_ref()) {
+                Some(seen) => seen,
+                None => return Err(Error::environment(waiting + ": it is gone")),
+            },
             Err(error @ kube::Error::Api(_)) => return Err(objects::failure::<K>(&error, &waiting)),
             // A server that is away comes back.
             Err(error) => (Seen::Going, format!("no answer: {}", reason(&error))),
         };
-        let (seen, state) = looked;
         news(&mut last, &state, begun.elapsed()).iter().for_each(|line| say(line));
         match seen {
             Seen::Done => return Ok(()),
             Seen::Refused => return Err(Error::input(format!("{waiting}: {state}"))),
             Seen::Going if begun.elapsed() >= timeout => {
-                return Err(Error::environment(format!("{waiting}: after {timeout:?} it is {state}"))
-                    .with_hint("it goes on by itself; `chasi-bod vcluster list` shows how far it is"));
+                return Err(Error::environment(format!("{waiting}: after {timeout:?} it is {state}")).with_hint(hint));
             }
             Seen::Going => tokio::time::sleep(Duration::from_secs(1)).await,
         }

@@ -89,7 +89,7 @@ fn check_quota(settings: &Settings, values: &Value) -> Result<()> {
 }
 
 /// A quantity's number (Kubernetes API, `resource.Quantity`).
-fn number(text: &str) -> Option<f64> {
+pub fn number(text: &str) -> Option<f64> {
     const SUFFIXES: [(&str, f64); 13] = [
         ("Ki", 1024.0),
         ("Mi", 1_048_576.0),

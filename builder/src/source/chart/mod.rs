@@ -1,6 +1,5 @@
 //! Charts: a folder is packed by us, the same bytes on every machine; the others are fetched, checked and looked into.
 
-mod archive;
 mod module;
 mod provenance;
 mod registry;
@@ -8,7 +7,7 @@ mod repository;
 
 use std::fs;
 
-use layers::chart::{LockedChart, Metadata, Place, PlannedChart};
+use layers::chart::{LockedChart, Metadata, Place, PlannedChart, archive};
 use layers::units::{Bytes, Digest};
 use layers::{Context, Error, Result};
 

@@ -3,11 +3,11 @@
 
 use std::io::{Cursor, Read as _};
 
+use layers::chart::archive::{self, FILE_LIMIT};
 use layers::chart::{ChartFiles, LockedChart, PlannedChart};
 use layers::units::Digest;
 use layers::{Context, Error, Fault, Result};
 
-use super::archive::{self, FILE_LIMIT};
 use super::locked;
 use crate::source::deb::Archive;
 use crate::source::go::Proxies;

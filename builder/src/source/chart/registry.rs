@@ -1,13 +1,13 @@
 //! Charts of OCI registries (<https://helm.sh/docs/topics/registries/>): an artifact whose one content layer is the archive; a further one may be its
 //! provenance.
 
-use layers::chart::{LockedChart, PlannedChart};
+use layers::chart::{LockedChart, PlannedChart, archive};
 use layers::image::Descriptor;
 use layers::reference::Reference;
 use layers::units::{Bytes, Digest};
 use layers::{Context, Error, Result};
 
-use super::{archive, locked, provenance};
+use super::{locked, provenance};
 use crate::source::deb::Archive;
 use crate::source::oci::{Kind, Registries, Repository};
 

@@ -1,11 +1,11 @@
 //! Charts of a repository: `index.yaml`, the archive, and its provenance (<https://helm.sh/docs/topics/chart_repository/>,
 //! <https://helm.sh/docs/topics/provenance/>).
 
-use layers::chart::{LockedChart, PlannedChart, find_in_index};
+use layers::chart::{LockedChart, PlannedChart, archive, find_in_index};
 use layers::units::Digest;
 use layers::{Context, Error, Fault, Result};
 
-use super::{archive, check_identity, locked, provenance};
+use super::{check_identity, locked, provenance};
 use crate::source::deb::Archive;
 
 /// Most bytes of an index.

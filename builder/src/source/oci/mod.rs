@@ -7,34 +7,11 @@
 use layers::image::{Descriptor, LockedImage};
 use layers::reference::Reference;
 use layers::{Context, Error, Result};
-use oci_spec::image::ImageManifest;
-use serde::Deserialize;
 
 use super::deb::fetch::{Got, obtain};
 use super::deb::{Archive, Want};
 
-mod document;
-mod registries;
-mod repository;
-
-pub use document::{Document, Kind};
-pub use registries::Registries;
-pub use repository::Repository;
-
-/// What is needed of an image configuration.
-#[derive(Deserialize)]
-struct Config {
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    os: String,
-    rootfs: RootFs,
-}
-
-#[derive(Deserialize)]
-struct RootFs {
-    diff_ids: Vec<String>,
-}
+pub use firstboot::remote::oci::{Document, Kind, Registries, Repository, document};
 
 /// Asks a registry what `pull` stands for on `architecture` (as Go names it), for an image that will be called `name`. Documents are in the store
 /// afterwards, layers are only known to be there. Who wants the image is for the caller to say.
@@ -56,7 +33,7 @@ fn lock_image(site: &Archive<'_>, registries: &Registries, (name, pull): (&str, 
     };
     let config = document::config(parts)?;
     let text = repository.blob(&config)?;
-    check_config(&text, parts, architecture).context(|| format!("reading configuration {}", config.digest))?;
+    document::check_config(&text, parts, architecture).context(|| format!("reading configuration {}", config.digest))?;
     let layers = document::layers(parts)?;
     layers.iter().try_for_each(|layer| repository.check_blob(layer))?;
     for bytes in [&target.bytes, &manifest.bytes, &text] {
@@ -64,18 +41,6 @@ fn lock_image(site: &Archive<'_>, registries: &Registries, (name, pull): (&str, 
     }
     let (target, manifest) = (target.descriptor, manifest.descriptor);
     Ok(LockedImage { name: name.into(), pull: pull.into(), target, manifest, config, layers, wanted_by: Vec::new() })
-}
-
-/// The index may lie about the platform, and a single manifest says nothing of it: the configuration does.
-fn check_config(text: &[u8], manifest: &ImageManifest, architecture: &str) -> Result<()> {
-    let config: Config = serde_json::from_slice(text).map_err(|e| Error::input(e.to_string()))?;
-    if (config.os.as_str(), config.architecture.as_str()) != ("linux", architecture) {
-        return Err(Error::input(format!("the image is for {}/{}, needed is linux/{architecture}", config.os, config.architecture)));
-    }
-    match (manifest.layers().len(), config.rootfs.diff_ids.len()) {
-        (have, want) if have == want => Ok(()),
-        (have, want) => Err(Error::input(format!("the manifest has {have} layers, the configuration {want}"))),
-    }
 }
 
 /// What a reference stands for now; asked where a lock has it already.

@@ -135,6 +135,15 @@ impl Registry {
         Self::start(", tls: {certificate: DIR/cert.pem, key: DIR/key.pem}", "", "https", certificates)
     }
 
+    /// The same, for those only who have a certificate of that CA, such as `DIR/client.pem`.
+    pub fn with_client_certificates() -> Self {
+        let prepare = |dir: &Path| {
+            certificates(dir);
+            issue(dir, "client", "extendedKeyUsage=clientAuth\n");
+        };
+        Self::start(", tls: {certificate: DIR/cert.pem, key: DIR/key.pem, clientcas: [DIR/ca.pem]}", "", "https", prepare)
+    }
+
     fn start(http: &str, more: &str, scheme: &'static str, prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path());
@@ -212,9 +221,18 @@ impl Drop for Registry {
 }
 
 fn certificates(dir: &Path) {
-    let openssl = |words: &str| super::good(Command::new("openssl").current_dir(dir).args(words.split(' ')));
-    openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -subj /CN=test-ca -days 30");
-    openssl("req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out request.pem -subj /CN=localhost");
-    fs::write(dir.join("extensions"), "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\n").unwrap();
-    openssl("x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 30 -extfile extensions");
+    openssl(dir, "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -subj /CN=test-ca -days 30");
+    issue(dir, "cert", "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.registry.svc\nextendedKeyUsage=serverAuth\n");
+    fs::rename(dir.join("cert.key"), dir.join("key.pem")).unwrap();
+}
+
+/// `NAME.pem` and `NAME.key` of the CA.
+fn issue(dir: &Path, name: &str, extensions: &str) {
+    openssl(dir, &format!("req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {name}.key -out request.pem -subj /CN={name}"));
+    fs::write(dir.join("extensions"), format!("basicConstraints=CA:FALSE\n{extensions}")).unwrap();
+    openssl(dir, &format!("x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out {name}.pem -days 30 -extfile extensions"));
+}
+
+fn openssl(dir: &Path, words: &str) {
+    super::good(Command::new("openssl").current_dir(dir).args(words.split(' ')));
 }

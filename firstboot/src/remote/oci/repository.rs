@@ -10,20 +10,20 @@ use serde_json::Value;
 
 use super::Registries;
 use super::document::{ACCEPTED, Document, clean};
-use crate::source::auth::Access;
-use crate::source::http::{Client, Method, Reply};
+use crate::remote::auth::Access;
+use crate::remote::http::{Client, Method, Reply};
 
 /// Most bytes of an answer that has no document.
-const ANSWER_LIMIT: u64 = 1 << 20;
+pub(super) const ANSWER_LIMIT: u64 = 1 << 20;
 
 /// A repository, and the right to read it as far as the registry gives it.
 #[derive(Clone, Debug)]
 pub struct Repository {
-    http: Client,
+    pub(super) http: Client,
     /// Registry and repository as people write them.
-    name: String,
+    pub(super) name: String,
     /// Address below which manifests and blobs are.
-    base: String,
+    pub(super) base: String,
 }
 
 impl Repository {
@@ -41,15 +41,17 @@ impl Repository {
     }
 
     /// The client that has the right to read it.
-    pub(super) fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         self.http.accepting(ACCEPTED)
     }
 
-    pub(super) fn manifest_url(&self, wanted: &str) -> String {
+    /// Address of a manifest.
+    pub fn manifest_url(&self, wanted: &str) -> String {
         format!("{}/manifests/{wanted}", self.base)
     }
 
-    pub(super) fn blob_url(&self, digest: &Digest) -> String {
+    /// Address of a blob.
+    pub fn blob_url(&self, digest: &Digest) -> String {
         format!("{}/blobs/{digest}", self.base)
     }
 
@@ -69,7 +71,7 @@ impl Repository {
     }
 
     /// The manifest that an index names.
-    pub(super) fn document(&self, of: &Descriptor) -> Result<Document> {
+    pub fn document(&self, of: &Descriptor) -> Result<Document> {
         let document = self.manifest(&of.digest.to_string())?;
         match document.descriptor.size {
             size if size == of.size => Ok(document),
@@ -95,7 +97,7 @@ impl Repository {
     }
 
     /// Asks whether the registry has a blob of the told size. A registry that does not answer such questions is believed until the blob is fetched.
-    pub(super) fn check_blob(&self, of: &Descriptor) -> Result<()> {
+    pub fn check_blob(&self, of: &Descriptor) -> Result<()> {
         let naming = || format!("looking for blob {} of {}", of.digest, self.name);
         let reply = self.http.reply(Method::Head, &self.blob_url(&of.digest), ANSWER_LIMIT).context(naming)?;
         let size = reply.header("content-length").parse::<u64>().ok();
@@ -120,7 +122,7 @@ impl Repository {
 }
 
 /// What a registry says went wrong.
-fn message(body: &[u8]) -> Option<String> {
+pub(super) fn message(body: &[u8]) -> Option<String> {
     let value: Value = serde_json::from_slice(body).ok()?;
     value["errors"][0]["message"].as_str().filter(|text| !text.is_empty()).map(clean)
 }

@@ -10,12 +10,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use layers::{Context, Error, Result};
+use ureq::RequestBuilder;
+use ureq::config::ConfigBuilder;
 use ureq::http::{HeaderMap, Response};
+use ureq::typestate::AgentScope;
 use ureq::unversioned::transport::DefaultConnector;
 
 use super::auth::{Access, Secret};
 use super::names::Remembered;
 use super::redirect::{self, Guarded};
+
+mod private;
+mod upload;
+
+pub use private::Private;
+pub use upload::{Body, Open, Upload};
 
 /// When to give up.
 #[derive(Clone, Copy, Debug)]
@@ -111,27 +120,13 @@ impl Client {
     pub fn new(limits: Limits) -> Self {
         // The machine's own certificates: sites have mirrors under authorities of their own.
         let tls = ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
-        let config = ureq::Agent::config_builder()
-            .tls_config(tls)
-            .http_status_as_error(false)
-            .timeout_connect(Some(limits.stall))
-            .timeout_recv_response(Some(limits.stall))
-            .timeout_per_read(Some(limits.stall))
-            .max_idle_connections(16)
-            .max_idle_connections_per_host(16)
-            .max_redirects(0)
-            .user_agent("chasi-bod")
-            .accept_encoding("identity")
-            .build();
+        let config = config(limits).tls_config(tls).build();
         let guarded = ureq::Agent::with_parts(config.clone(), DefaultConnector::default(), Guarded::default());
-        Self {
-            agent: ureq::Agent::with_parts(config, DefaultConnector::default(), <Remembered>::default()),
-            guarded,
-            limits,
-            accept: None,
-            access: None,
-            authorization: None,
-        }
+        Self::of(ureq::Agent::with_parts(config, DefaultConnector::default(), <Remembered>::default()), guarded, limits)
+    }
+
+    fn of(agent: ureq::Agent, guarded: ureq::Agent, limits: Limits) -> Self {
+        Self { agent, guarded, limits, accept: None, access: None, authorization: None }
     }
 
     /// This client with an access to the server that it asks.
@@ -156,17 +151,22 @@ impl Client {
 
     /// One request with its whole answer, whatever its status; a body of more than `limit` bytes is refused.
     pub fn reply(&self, method: Method, url: &str, limit: u64) -> Result<Reply> {
-        self.retry(url, |_| {
-            let (parts, body) = self.call(method, url, 0)?.into_parts();
-            let expected = body.content_length().filter(|_| method == Method::Get);
-            let mut bytes = Vec::new();
-            self.copy(body.into_reader(), &mut bytes, limit, &|_| ())?;
-            match bytes.len() as u64 {
-                n if n > limit => Err(Failure::Fatal(Error::input(format!("more than {limit} bytes")))),
-                n if expected.is_some_and(|e| n < e) => Err(Failure::again(format!("the connection ended after {n} bytes"))),
-                _ => Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body: bytes }),
-            }
+        self.retry(url, |_| match (method, self.call(method, url, 0)?) {
+            (Method::Get, response) => self.whole(response, limit),
+            (Method::Head, response) => Ok(Reply { status: response.status().as_u16(), headers: response.headers().clone(), body: Vec::new() }),
         })
+    }
+
+    /// An answer with its body.
+    fn whole(&self, response: Response<ureq::Body>, limit: u64) -> Result<Reply, Failure> {
+        let (parts, body) = response.into_parts();
+        let (expected, mut bytes) = (body.content_length(), Vec::new());
+        self.copy(body.into_reader(), &mut bytes, limit, &|_| ())?;
+        match bytes.len() as u64 {
+            n if n > limit => Err(Failure::Fatal(Error::input(format!("more than {limit} bytes")))),
+            n if expected.is_some_and(|e| n < e) => Err(Failure::again(format!("the connection ended after {n} bytes"))),
+            _ => Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body: bytes }),
+        }
     }
 
     /// Reads a small document of at most `limit` bytes; nothing when the server does not have it.
@@ -245,23 +245,39 @@ impl Client {
 
     /// Asks one server; only the one that was meant learns who asks.
     fn send(&self, agent: &ureq::Agent, method: Method, (url, place): (&str, &str), from: u64) -> Result<Response<ureq::Body>, Failure> {
-        let own = redirect::is_same_server(url, place);
-        let access = self.access.as_ref().filter(|_| own);
-        let mut request = if method == Method::Get { agent.get(place) } else { agent.head(place) };
+        let (mut request, shown) = self.authorize(if method == Method::Get { agent.get(place) } else { agent.head(place) }, (url, place));
         if let Some(types) = self.accept {
             request = request.header("Accept", types);
-        }
-        let shown = access.and_then(|access| access.header());
-        if let Some(Secret(value)) = shown.clone().or_else(|| self.authorization.clone().filter(|_| own)) {
-            request = request.header("Authorization", value);
         }
         if from > 0 {
             request = request.header("Range", format!("bytes={from}-"));
         }
-        let response = request.call().map_err(transport)?;
-        let Some(access) = access.filter(|_| response.status() == 401) else { return Ok(response) };
+        self.challenged(request.call().map_err(transport)?, (url, place), shown.as_ref())
+    }
+
+    /// A request with what there is to show to the server that was meant, and what of it a challenge may be about.
+    fn authorize<B>(&self, request: RequestBuilder<B>, (url, place): (&str, &str)) -> (RequestBuilder<B>, Option<Secret>) {
+        if !redirect::is_same_server(url, place) {
+            return (request, None);
+        }
+        let shown = self.access.as_ref().and_then(|access| access.header());
+        match shown.clone().or_else(|| self.authorization.clone()) {
+            Some(Secret(value)) => (request.header("Authorization", value), shown),
+            None => (request, shown),
+        }
+    }
+
+    /// The answer, unless it asks who we are: then that is learnt for the next try.
+    fn challenged(
+        &self,
+        response: Response<ureq::Body>,
+        (url, place): (&str, &str),
+        shown: Option<&Secret>,
+    ) -> Result<Response<ureq::Body>, Failure> {
+        let access = self.access.as_ref().filter(|_| response.status() == 401 && redirect::is_same_server(url, place));
+        let Some(access) = access else { return Ok(response) };
         let challenges = response.headers().get_all("www-authenticate").iter().filter_map(|value| value.to_str().ok());
-        access.answer(place, shown.as_ref(), &challenges.collect::<Vec<_>>()).map_err(Failure::Fatal)?;
+        access.answer(place, shown, &challenges.collect::<Vec<_>>()).map_err(Failure::Fatal)?;
         Err(Failure::Challenged)
     }
 
@@ -305,6 +321,19 @@ impl Client {
             pause = (pause + wait / 2).min(LONGEST_PAUSE);
         }
     }
+}
+
+fn config(limits: Limits) -> ConfigBuilder<AgentScope> {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_connect(Some(limits.stall))
+        .timeout_recv_response(Some(limits.stall))
+        .timeout_per_read(Some(limits.stall))
+        .max_idle_connections(16)
+        .max_idle_connections_per_host(16)
+        .max_redirects(0)
+        .user_agent("chasi-bod")
+        .accept_encoding("identity")
 }
 
 /// The answer if it is one; nothing where the server does not have what was asked for.

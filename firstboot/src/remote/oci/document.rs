@@ -4,6 +4,7 @@ use layers::image::{DOCUMENT_LIMIT, Descriptor};
 use layers::units::{Bytes, Digest};
 use layers::{Context, Error, Result};
 use oci_spec::image::{self as oci, ImageIndex, ImageManifest};
+use serde::Deserialize;
 use serde_json::Value;
 
 /// What manifests are asked for as.
@@ -74,7 +75,7 @@ pub(super) fn clean(text: &str) -> String {
 }
 
 /// A descriptor of a document in our terms; only sha256 is known.
-pub(super) fn descriptor(of: &oci::Descriptor) -> Result<Descriptor> {
+pub fn descriptor(of: &oci::Descriptor) -> Result<Descriptor> {
     let text = of.digest().to_string();
     let known = || text.strip_prefix("sha256:").and_then(|_| text.parse().ok());
     let digest = known().ok_or_else(|| Error::input(format!("`{}` is no sha256 digest", clean(&text))))?;
@@ -82,7 +83,7 @@ pub(super) fn descriptor(of: &oci::Descriptor) -> Result<Descriptor> {
 }
 
 /// The manifest of an index for Linux on an architecture; among several the one for every processor of it.
-pub(super) fn choose(index: &ImageIndex, architecture: &str) -> Result<Descriptor> {
+pub fn choose(index: &ImageIndex, architecture: &str) -> Result<Descriptor> {
     let platform = |of: &oci::Descriptor| of.platform().as_ref().map(|p| (p.os().to_string(), p.architecture().to_string(), p.variant().clone()));
     let ours = |of: &&oci::Descriptor| platform(of).is_some_and(|(os, arch, _)| os == "linux" && arch == architecture);
     let variant = |of: &&oci::Descriptor| platform(of).and_then(|(.., variant)| variant).filter(|v| v != "v1").unwrap_or_default();
@@ -105,7 +106,7 @@ pub(super) fn choose(index: &ImageIndex, architecture: &str) -> Result<Descripto
 }
 
 /// The configuration of an image's manifest; other artifacts have another.
-pub(super) fn config(manifest: &ImageManifest) -> Result<Descriptor> {
+pub fn config(manifest: &ImageManifest) -> Result<Descriptor> {
     let config = descriptor(manifest.config())?;
     if !CONFIGS.contains(&config.media_type.as_str()) {
         return Err(Error::input(format!("it is no container image: its configuration is `{}`", clean(&config.media_type))));
@@ -121,7 +122,7 @@ fn sized(document: Descriptor, what: &str) -> Result<Descriptor> {
 }
 
 /// The layers of an image's manifest.
-pub(super) fn layers(manifest: &ImageManifest) -> Result<Vec<Descriptor>> {
+pub fn layers(manifest: &ImageManifest) -> Result<Vec<Descriptor>> {
     let one = |of: &oci::Descriptor| {
         let layer = descriptor(of)?;
         let kind = &layer.media_type;
@@ -134,4 +135,31 @@ pub(super) fn layers(manifest: &ImageManifest) -> Result<Vec<Descriptor>> {
         }
     };
     manifest.layers().iter().map(one).collect::<Result<_>>().context(|| "reading the manifest's layers".into())
+}
+
+/// What is needed of an image configuration.
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    os: String,
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Vec<String>,
+}
+
+/// The index may lie about the platform, and a single manifest says nothing of it: the configuration does.
+pub fn check_config(text: &[u8], manifest: &ImageManifest, architecture: &str) -> Result<()> {
+    let config: Config = serde_json::from_slice(text).map_err(|e| Error::input(e.to_string()))?;
+    if (config.os.as_str(), config.architecture.as_str()) != ("linux", architecture) {
+        return Err(Error::input(format!("the image is for {}/{}, needed is linux/{architecture}", config.os, config.architecture)));
+    }
+    match (manifest.layers().len(), config.rootfs.diff_ids.len()) {
+        (have, want) if have == want => Ok(()),
+        (have, want) => Err(Error::input(format!("the manifest has {have} layers, the configuration {want}"))),
+    }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use layers::reference::Reference;
 use layers::{Error, Result};
 
-use crate::source::auth::{Credentials, DockerConfig};
-use crate::source::redirect::is_loopback;
+use crate::remote::auth::{Credentials, DockerConfig};
+use crate::remote::redirect::is_loopback;
 
 /// Mirrors of registries, and who we are for each.
 #[derive(Clone, Debug, Default)]

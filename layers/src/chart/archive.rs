@@ -2,10 +2,10 @@
 
 use std::io::{Read, Write as _};
 
+use super::{ChartFiles, Metadata, metadata};
+use crate::profile::quote;
+use crate::{Context, Error, Fault, Result};
 use flate2::{Compression, GzBuilder};
-use layers::chart::{ChartFiles, Metadata, metadata};
-use layers::profile::quote;
-use layers::{Context, Error, Fault, Result};
 
 /// Most bytes of an archive.
 pub const LIMIT: u64 = 20 << 20;
@@ -33,8 +33,13 @@ pub fn pack(files: &ChartFiles) -> Result<(Metadata, Vec<u8>)> {
     Ok((chart, archive))
 }
 
-/// What an archive says of its chart; refused unless it is one folder of plain files that is named like the chart.
+/// What an archive says of its chart.
 pub fn look_into(archive: &[u8]) -> Result<Metadata> {
+    unpack(archive).map(|(chart, _)| chart)
+}
+
+/// An archive's chart and files; refused unless it is one folder of plain files that is named like the chart.
+pub fn unpack(archive: &[u8]) -> Result<(Metadata, ChartFiles)> {
     let broken = || "reading the archive".to_string();
     // A bomb ends at the bound, which is noticed as a file that is cut short.
     let plain = flate2::read::MultiGzDecoder::new(archive).take(UNPACKED_LIMIT);
@@ -65,7 +70,7 @@ pub fn look_into(archive: &[u8]) -> Result<Metadata> {
     }
     let chart = metadata(&files)?;
     match root {
-        Some(root) if root == chart.name => Ok(chart),
+        Some(root) if root == chart.name => Ok((chart, files)),
         root => Err(Error::input(format!("its folder is named {}, its chart {}", quote(&root.unwrap_or_default()), quote(&chart.name)))),
     }
 }
