@@ -190,6 +190,11 @@ fn copied_and_put_back(node: &Node) {
     println!("restored after {} s, RUNNING {} s later", begun.elapsed().as_secs(), phase(node, "vc/other", "RUNNING"));
     assert_eq!(inside(node, "other", "get configmap kept -o jsonpath='{.data.word}'"), "kept");
     inside(node, "other", "-n web rollout status deployment/page --timeout=300s");
+    kube(node, "chasi-bod vcluster snapshot other --to oci:10.96.0.5:5000/snapshots/other:1 --as to-registry --wait");
+    inside(node, "other", "delete configmap kept");
+    kube(node, "chasi-bod vcluster restore other --from oci:10.96.0.5:5000/snapshots/other:1 --as from-registry --wait");
+    phase(node, "vc/other", "RUNNING");
+    assert_eq!(inside(node, "other", "get configmap kept -o jsonpath='{.data.word}'"), "kept");
     kube(node, "chasi-bod vcluster restore biz --from claim:backups/2026/biz.tar.gz --as back --wait");
     phase(node, "vc/biz", "RUNNING");
     assert_eq!(inside(node, "biz", "get configmap kept -o jsonpath='{.data.word}'"), "kept");

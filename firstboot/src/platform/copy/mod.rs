@@ -1,6 +1,7 @@
 //! Snapshots and restores: copies of a virtual cluster's data, one at a time. The state machine of the virtual cluster says when; each look here does
 //! one thing, and all that is remembered is the pod and the object's status.
 
+mod oci;
 mod pod;
 mod transfer;
 
@@ -136,6 +137,11 @@ impl Task {
         }
     }
 
+    /// A field of the place, as people write it.
+    fn field(&self, name: &str) -> String {
+        format!("spec.{}.{name}", if self.copying == Copying::Snapshot { "to" } else { "from" })
+    }
+
     /// Tells that the virtual cluster is at something else.
     pub async fn waits(mut self, site: &Site<'_>, phase: Phase) -> Result<()> {
         let message = format!("virtual cluster {} is {}", self.cluster, report::pascal(&phase).to_lowercase());
@@ -182,17 +188,17 @@ impl Task {
 
     /// Refuses what cannot become anything, before something is stopped for it.
     async fn check(&self, site: &Site<'_>, namespace: &str) -> Result<()> {
-        let field = if self.copying == Copying::Snapshot { "spec.to" } else { "spec.from" };
-        if self.place.oci.is_some() {
-            return Err(Error::input(format!("{field}.oci: copies to and from registries do not work yet")));
+        if let Some(text) = &self.place.oci {
+            oci::reference(&self.field("oci"), text)?;
         }
         if let (Copying::Restore, Some(name)) = (self.copying, &self.place.file) {
-            transfer::check(site.host, &format!("{field}.file"), name)?;
+            transfer::check(site.host, &self.field("file"), name)?;
         }
         if let Some(claim) = &self.place.volume_claim {
             let api = Api::<PersistentVolumeClaim>::namespaced(site.client.clone(), namespace);
             let found = api.get_opt(&claim.name).await.fault(Fault::Environment, || format!("reading volume claim {}", claim.name))?;
-            found.ok_or_else(|| Error::environment(format!("{field}.volumeClaim.name: there is no volume claim {} in {namespace}", claim.name)))?;
+            let field = self.field("volumeClaim.name");
+            found.ok_or_else(|| Error::environment(format!("{field}: there is no volume claim {} in {namespace}", claim.name)))?;
         }
         Ok(())
     }
@@ -212,11 +218,17 @@ impl Task {
 
     /// The agent's own part, between the pod and a file.
     async fn transfer(&self, host: &Host, namespace: &str) -> Result<Step, Failed> {
-        let Some(name) = self.place.file.clone() else { return Ok(Step::Going(String::new())) };
         let (host, namespace, copying) = (host.clone(), namespace.to_string(), self.copying);
-        let work = move || match copying {
-            Copying::Snapshot => transfer::fetch(&host, &namespace, &name).map(|copied| Step::Done(Some(copied))),
-            Copying::Restore => transfer::put(&host, &namespace, &name).map(|()| Step::Going(String::new())),
+        let (file, oci, field) = (self.place.file.clone().unwrap_or_default(), self.place.oci.clone(), self.field("oci"));
+        let work = move || match (copying, oci) {
+            (Copying::Snapshot, None) => transfer::to_file(&host, &namespace, &file).map(|copied| Step::Done(Some(copied))),
+            (Copying::Snapshot, Some(text)) => {
+                transfer::to_registry(&host, &namespace, &oci::reference(&field, &text)?).map(|copied| Step::Done(Some(copied)))
+            }
+            (Copying::Restore, None) => transfer::from_file(&host, &namespace, &file).map(|()| Step::Going(String::new())),
+            (Copying::Restore, Some(text)) => {
+                transfer::from_registry(&host, &namespace, &oci::reference(&field, &text)?).map(|()| Step::Going(String::new()))
+            }
         };
         // Such as a disk that is full.
         super::blocking(work).await.map_err(Failed::Copy)

@@ -1,11 +1,14 @@
 //! The way of a snapshot between the pod that copies and a file of this node: through `kubectl exec`, checked by its digest at the other end.
 
 use std::fs::{self, File};
+use std::io::Seek as _;
 use std::process::{Command, Stdio};
 
+use layers::reference::Reference;
 use layers::units::Digest;
 use layers::{Context as _, Error, Fault, Result};
 
+use super::oci;
 use super::pod::{KEEPER, NAME, SNAPSHOT};
 use crate::cluster::api::ADMIN;
 use crate::exec;
@@ -36,34 +39,37 @@ pub fn path(name: &str) -> String {
     format!("{STATE}/{FOLDER}/{name}")
 }
 
-/// Takes the pod's snapshot into a file, whole or not at all.
-pub fn fetch(host: &Host, namespace: &str, name: &str) -> Result<Copied> {
-    let said =
-        exec::run(in_pod(host, namespace, "").args([&format!("echo $(busybox stat -c %s {SNAPSHOT}) $(busybox sha256sum {SNAPSHOT})")]))?.stdout;
-    let copied = Copied::read(&String::from_utf8_lossy(&said))?;
+/// Takes the pod's snapshot into a file of the node, whole or not at all.
+pub fn to_file(host: &Host, namespace: &str, name: &str) -> Result<Copied> {
     let (target, partial) = (host.path(&path(name)), host.path(&path(&format!("{name}.partial"))));
     let writing = || format!("writing /{}", path(name));
-    fs::create_dir_all(host.path(&format!("{STATE}/{FOLDER}"))).context(writing)?;
-    let file = File::create(&partial).context(writing)?;
-    let to = file.try_clone().context(writing)?;
-    exec::between(in_pod(host, namespace, "").arg(format!("cat {SNAPSHOT}")), Stdio::null(), to.into())?;
+    fs::create_dir_all(folder(host)).context(writing)?;
+    let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&partial).context(writing)?;
+    let copied = fetch(host, namespace, &mut file).context(writing)?;
     file.sync_all().context(writing)?;
-    let digest = digest(&partial)?;
-    if digest != copied.digest {
-        return Err(Error::environment(format!("{}: {digest} came, not {}", writing(), copied.digest)));
-    }
     fs::rename(&partial, &target).context(writing)?;
     Ok(copied)
 }
 
-/// Gives the pod a snapshot from a file.
-pub fn put(host: &Host, namespace: &str, name: &str) -> Result<()> {
-    let from = host.path(&path(name));
-    let digest = digest(&from)?.hex();
-    let file = File::open(&from).context(|| format!("reading /{}", path(name)))?;
-    let script =
-        format!("cat >{SNAPSHOT}.partial && echo '{digest}  {SNAPSHOT}.partial' | busybox sha256sum -c && busybox mv {SNAPSHOT}.partial {SNAPSHOT}");
-    exec::between(in_pod(host, namespace, "-i").arg(script), file.into(), Stdio::null())
+/// Takes the pod's snapshot to a registry.
+pub fn to_registry(host: &Host, namespace: &str, reference: &Reference) -> Result<Copied> {
+    let mut file = scratch(host)?;
+    let copied = fetch(host, namespace, &mut file)?;
+    oci::push(host, reference, &file, &copied)?;
+    Ok(copied)
+}
+
+/// Gives the pod a snapshot from a file of the node.
+pub fn from_file(host: &Host, namespace: &str, name: &str) -> Result<()> {
+    let mut file = File::open(host.path(&path(name))).context(|| format!("reading /{}", path(name)))?;
+    put(host, namespace, &mut file)
+}
+
+/// Gives the pod a snapshot from a registry.
+pub fn from_registry(host: &Host, namespace: &str, reference: &Reference) -> Result<()> {
+    let mut file = scratch(host)?;
+    oci::pull(host, reference, &mut file)?;
+    put(host, namespace, &mut file)
 }
 
 /// Refuses a file that there is not, or that is no gzip (RFC 1952).
@@ -75,16 +81,49 @@ pub fn check(host: &Host, field: &str, name: &str) -> Result<()> {
     }
 }
 
-fn digest(path: &std::path::Path) -> Result<Digest> {
-    let reading = || format!("reading {}", path.display());
-    Digest::of_reader(File::open(path).context(reading)?).fault(Fault::Environment, reading)
+fn folder(host: &Host) -> std::path::PathBuf {
+    host.path(&format!("{STATE}/{FOLDER}"))
+}
+
+/// A file that goes with the process.
+fn scratch(host: &Host) -> Result<File> {
+    let making = || "making a scratch file".to_string();
+    fs::create_dir_all(folder(host)).context(making)?;
+    tempfile::tempfile_in(folder(host)).context(making)
+}
+
+fn fetch(host: &Host, namespace: &str, file: &mut File) -> Result<Copied> {
+    let tell = format!("echo $(busybox stat -c %s {SNAPSHOT}) $(busybox sha256sum {SNAPSHOT})");
+    let said = exec::run(in_pod(host, namespace, None).arg(tell))?.stdout;
+    let copied = Copied::read(&String::from_utf8_lossy(&said))?;
+    let to = file.try_clone().fault(Fault::Environment, || "copying the snapshot".into())?;
+    exec::between(in_pod(host, namespace, None).arg(format!("cat {SNAPSHOT}")), Stdio::null(), to.into())?;
+    let found = digest(file)?;
+    if found != copied.digest {
+        return Err(Error::environment(format!("copying the snapshot: {found} came, not {}", copied.digest)));
+    }
+    Ok(copied)
+}
+
+fn put(host: &Host, namespace: &str, file: &mut File) -> Result<()> {
+    let digest = digest(file)?.hex();
+    file.rewind().fault(Fault::Environment, || "reading the snapshot".into())?;
+    let from = file.try_clone().fault(Fault::Environment, || "reading the snapshot".into())?;
+    let script =
+        format!("cat >{SNAPSHOT}.partial && echo '{digest}  {SNAPSHOT}.partial' | busybox sha256sum -c && busybox mv {SNAPSHOT}.partial {SNAPSHOT}");
+    exec::between(in_pod(host, namespace, Some("-i")).arg(script), from.into(), Stdio::null())
+}
+
+fn digest(file: &mut File) -> Result<Digest> {
+    let reading = || "reading the snapshot".to_string();
+    file.rewind().fault(Fault::Environment, reading)?;
+    Digest::of_reader(file).fault(Fault::Environment, reading)
 }
 
 /// A shell in the keeper, still without its script.
-fn in_pod(host: &Host, namespace: &str, option: &str) -> Command {
+fn in_pod(host: &Host, namespace: &str, option: Option<&str>) -> Command {
     let mut kubectl = host.program("kubectl");
-    kubectl.arg("--kubeconfig").arg(host.path(ADMIN)).args([&format!("--namespace={namespace}"), "exec"]);
-    kubectl.args(Some(option).filter(|option| !option.is_empty()));
+    kubectl.arg("--kubeconfig").arg(host.path(ADMIN)).args([&format!("--namespace={namespace}"), "exec"]).args(option);
     kubectl.args([NAME, &format!("--container={KEEPER}"), "--", "/usr/bin/busybox", "sh", "-c"]);
     kubectl
 }
