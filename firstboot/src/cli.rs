@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::images::{self, Log};
 use crate::status::Status;
 use crate::verbs::{self, Place};
-use crate::{cluster, config, console};
+use crate::{cluster, config, console, metrics};
 
 /// Shows and steers this node.
 #[derive(Debug, Parser)]
@@ -71,6 +71,9 @@ enum Verb {
     /// Container images of the root.
     #[command(subcommand, hide = true)]
     Images(Images),
+    /// Prints the node's metrics in Prometheus's text format.
+    #[command(after_help = "Examples:\n  chasi-bod metrics\n  chasi-bod config set metrics.listen=9955    # serves them at http://NODE:9955/metrics")]
+    Metrics,
     /// Prints the version of this program and of the image.
     Version,
 }
@@ -148,6 +151,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Images(Images::Serve { port, log }) => images::serve(&host, *port, if *log { Log::Requests } else { Log::Quiet })?,
         Verb::Images(Images::Reconcile) => images::reconcile::run(&host)?.iter().for_each(|name| println!("dropped {name}, which left the root")),
         Verb::Console { tty } => console::run(&host, tty)?,
+        Verb::Metrics => print!("{}", metrics::text(&host)?),
         Verb::Version => {
             let image = host.image()?;
             println!("chasi-bod {}\nimage {} {}", env!("CARGO_PKG_VERSION"), image.name, image.version);
@@ -203,6 +207,7 @@ mod tests {
         Cli::command().debug_assert();
         for line in [
             "status --json",
+            "metrics",
             "vcluster list --json",
             "vcluster create biz --version v1.36.3 --wait --timeout 5m --set a.b=1 --set c=2",
             "vcluster connect biz --server node:8443 -- kubectl --kubeconfig x get pods",
@@ -213,7 +218,12 @@ mod tests {
         ] {
             Cli::try_parse_from(["chasi-bod"].into_iter().chain(line.split(' '))).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
-        for line in ["vcluster connect biz kubectl", "vcluster create biz --store files", "vcluster suspend biz --timeout 5m", "vcluster scale biz"] {
+        for line in [
+            "vcluster connect biz kubectl",
+            "vcluster create biz --store files",
+            "vcluster suspend biz --timeout 5m",
+            "vcluster scale biz",
+        ] {
             assert!(Cli::try_parse_from(["chasi-bod"].into_iter().chain(line.split(' '))).is_err(), "{line}");
         }
     }

@@ -9,6 +9,7 @@ pub mod exec;
 pub mod host;
 pub mod images;
 pub mod init;
+pub mod metrics;
 pub mod oci_runtime;
 mod platform;
 pub mod registry;

@@ -5,9 +5,11 @@ mod component;
 pub(crate) mod host;
 mod isolation;
 mod lease;
+mod metrics;
 mod report;
 mod virtual_cluster;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -16,6 +18,7 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use layers::platform::definitions;
 use layers::seed::{Release, Seed};
 use layers::{Context as _, Error, Fault, Result};
+use metrics::Metrics;
 use report::Voice;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,9 +44,11 @@ pub fn keep(host: &Host) {
         Err(error) => return println!("platform: {error}"),
     };
     let Some(chart) = seed.releases.iter().find(|release| release.name == VCLUSTER && !release.install) else { return };
+    let metrics = Arc::new(Metrics::new());
     loop {
+        metrics.rest(host);
         if host.path(api::ADMIN).exists()
-            && let Err(error) = crate::cluster::runtime().and_then(|runtime| runtime.block_on(lead(host, &seed, chart)))
+            && let Err(error) = crate::cluster::runtime().and_then(|runtime| runtime.block_on(lead(host, &seed, chart, &metrics)))
         {
             println!("platform: {error}");
         }
@@ -52,11 +57,11 @@ pub fn keep(host: &Host) {
 }
 
 /// Waits for the Lease, then works until it is lost.
-async fn lead(host: &Host, seed: &Seed, chart: &Release) -> Result<()> {
+async fn lead(host: &Host, seed: &Seed, chart: &Release, metrics: &Arc<Metrics>) -> Result<()> {
     let (client, node) = (api::client(host, api::PATIENCE).await?, host.line("etc/hostname"));
     let lease = lease::Lease::acquire(client.clone(), &node).await?;
     println!("platform: this node leads");
-    let (patient, voice, ranges) = (api::watching(host).await?, Voice::new(&client, &node), crate::cluster::ranges(host)?);
+    let (patient, voice, ranges) = (api::watching(host).await?, Voice::new(&client, &node, metrics), crate::cluster::ranges(host)?);
     define(&client).await?;
     bring::templates(host, &client).await?;
     // Nothing can be isolated before; until then the Lease is tried anew.
@@ -64,6 +69,7 @@ async fn lead(host: &Host, seed: &Seed, chart: &Release) -> Result<()> {
     bring::seed(seed, &client).await?;
     tokio::select! {
         lost = lease.keep() => lost,
+        () = metrics.keep(host) => ended("metrics"),
         () = virtual_cluster::run(client.clone(), patient.clone(), voice.clone(), chart.clone(), ranges) => ended("VirtualClusters"),
         () = component::run(client.clone(), patient.clone(), voice.clone(), seed.releases.clone()) => ended("Components"),
     }

@@ -50,7 +50,7 @@ struct Site {
 pub async fn run(client: Client, patient: Client, voice: Voice, chart: Release, ranges: Ranges) {
     let config = || watcher::Config::default().timeout(WATCH);
     let controller = Controller::new(Api::<VirtualCluster>::all(patient.clone()), config());
-    let known = controller.store();
+    let (known, told, teller) = (controller.store(), controller.store(), voice.clone());
     let site = Arc::new(Site { client, voice, chart, ranges, known: known.clone() });
     let all = move |_: VirtualClusterTemplate| known.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>();
     let of_set = |set: StatefulSet| set.namespace().and_then(|namespace| owner(&namespace).map(ObjectRef::<VirtualCluster>::new));
@@ -58,7 +58,7 @@ pub async fn run(client: Client, patient: Client, voice: Voice, chart: Release, 
         .watches(Api::<StatefulSet>::all(patient.clone()), config().labels("app in (vcluster, vcluster-etcd)"), of_set)
         .watches(Api::<VirtualClusterTemplate>::all(patient), config(), all)
         .run(|object, site| async move { site.reconcile(&object).await }, |_, _, _| Action::requeue(SOON), site);
-    report::errors(events).await;
+    teller.follow(told, events).await;
 }
 
 /// What the settings of one come to.
