@@ -1,7 +1,8 @@
 //! `chasi-bod` on the node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use layers::settings::SECRET_KEY;
@@ -12,7 +13,7 @@ use crate::host::Host;
 use crate::images::{self, Log};
 use crate::status::Status;
 use crate::verbs::{self, Place};
-use crate::{cluster, config, console, metrics};
+use crate::{cluster, config, console, diag, metrics};
 
 /// Shows and steers this node.
 #[derive(Debug, Parser)]
@@ -74,6 +75,18 @@ enum Verb {
     /// Prints the node's metrics in Prometheus's text format.
     #[command(after_help = "Examples:\n  chasi-bod metrics\n  chasi-bod config set metrics.listen=9955    # serves them at http://NODE:9955/metrics")]
     Metrics,
+    /// Collects what is needed to find out what is wrong, without secrets, into one archive.
+    #[command(after_help = "Examples:\n  chasi-bod diag\n  chasi-bod diag --dry-run\n  ssh root@node chasi-bod diag - > diag.tar.gz")]
+    Diag {
+        /// Where to write it, `-` for standard output; diag-HOST-TIME.tar.gz in this folder when absent.
+        file: Option<PathBuf>,
+        /// Only lists what would be collected, and from where.
+        #[arg(long, conflicts_with = "file")]
+        dry_run: bool,
+        /// Longest time for one program, in seconds.
+        #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
+    },
     /// Prints the version of this program and of the image.
     Version,
 }
@@ -152,6 +165,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Images(Images::Reconcile) => images::reconcile::run(&host)?.iter().for_each(|name| println!("dropped {name}, which left the root")),
         Verb::Console { tty } => console::run(&host, tty)?,
         Verb::Metrics => print!("{}", metrics::text(&host)?),
+        Verb::Diag { dry_run: true, .. } => print!("{}", diag::listing(&host)),
+        Verb::Diag { file, limit, .. } => bundle(&host, file.as_deref(), Duration::from_secs(*limit))?,
         Verb::Version => {
             let image = host.image()?;
             println!("chasi-bod {}\nimage {} {}", env!("CARGO_PKG_VERSION"), image.name, image.version);
@@ -172,6 +187,17 @@ fn given(key: &str, value: &str) -> Result<String> {
         }
         value => Ok(value.into()),
     }
+}
+
+/// Writes a bundle; its path is the output, the rest is for people.
+fn bundle(host: &Host, file: Option<&Path>, limit: Duration) -> Result<()> {
+    let bundle = diag::run(host, file, limit)?;
+    match bundle.troubles.len() {
+        0 => eprintln!("{} entries", bundle.entries),
+        n => eprintln!("{} entries; {n} things could not be collected, see errors.txt in it", bundle.entries),
+    }
+    bundle.path.iter().for_each(|path| println!("{}", path.display()));
+    Ok(())
 }
 
 fn status(host: &Host, json: bool) -> Result<ExitCode> {
@@ -208,6 +234,8 @@ mod tests {
         for line in [
             "status --json",
             "metrics",
+            "diag -",
+            "diag --dry-run",
             "vcluster list --json",
             "vcluster create biz --version v1.36.3 --wait --timeout 5m --set a.b=1 --set c=2",
             "vcluster connect biz --server node:8443 -- kubectl --kubeconfig x get pods",
@@ -223,6 +251,7 @@ mod tests {
             "vcluster create biz --store files",
             "vcluster suspend biz --timeout 5m",
             "vcluster scale biz",
+            "diag x --dry-run",
         ] {
             assert!(Cli::try_parse_from(["chasi-bod"].into_iter().chain(line.split(' '))).is_err(), "{line}");
         }

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod console;
+pub mod diag;
 pub mod exec;
 pub mod host;
 pub mod images;
