@@ -1,7 +1,8 @@
 //! `chasi-bod` on the node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use layers::settings::SECRET_KEY;
@@ -12,7 +13,7 @@ use crate::host::Host;
 use crate::images::{self, Log};
 use crate::status::Status;
 use crate::verbs::{self, Place};
-use crate::{cluster, config, console, platform};
+use crate::{cluster, config, console, diag, metrics, platform};
 
 /// Shows and steers this node.
 #[derive(Debug, Parser)]
@@ -74,6 +75,21 @@ enum Verb {
     /// Runs the controllers of virtual clusters and components alone, which are else a part of the agent.
     #[command(hide = true)]
     Platform,
+    /// Prints the node's metrics in Prometheus's text format.
+    #[command(after_help = "Examples:\n  chasi-bod metrics\n  chasi-bod config set metrics.listen=9955    # serves them at http://NODE:9955/metrics")]
+    Metrics,
+    /// Collects what is needed to find out what is wrong, without secrets, into one archive.
+    #[command(after_help = "Examples:\n  chasi-bod diag\n  chasi-bod diag --dry-run\n  ssh root@node chasi-bod diag - > diag.tar.gz")]
+    Diag {
+        /// Where to write it, `-` for standard output; diag-HOST-TIME.tar.gz in this folder when absent.
+        file: Option<PathBuf>,
+        /// Only lists what would be collected, and from where.
+        #[arg(long, conflicts_with = "file")]
+        dry_run: bool,
+        /// Longest time for one program, in seconds.
+        #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
+    },
     /// Prints the version of this program and of the image.
     Version,
 }
@@ -152,6 +168,9 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Images(Images::Reconcile) => images::reconcile::run(&host)?.iter().for_each(|name| println!("dropped {name}, which left the root")),
         Verb::Platform => platform::keep(&host),
         Verb::Console { tty } => console::run(&host, tty)?,
+        Verb::Metrics => print!("{}", metrics::text(&host)?),
+        Verb::Diag { dry_run: true, .. } => print!("{}", diag::listing(&host)),
+        Verb::Diag { file, limit, .. } => bundle(&host, file.as_deref(), Duration::from_secs(*limit))?,
         Verb::Version => {
             let image = host.image()?;
             println!("chasi-bod {}\nimage {} {}", env!("CARGO_PKG_VERSION"), image.name, image.version);
@@ -172,6 +191,17 @@ fn given(key: &str, value: &str) -> Result<String> {
         }
         value => Ok(value.into()),
     }
+}
+
+/// Writes a bundle; its path is the output, the rest is for people.
+fn bundle(host: &Host, file: Option<&Path>, limit: Duration) -> Result<()> {
+    let bundle = diag::run(host, file, limit)?;
+    match bundle.troubles.len() {
+        0 => eprintln!("{} entries", bundle.entries),
+        n => eprintln!("{} entries; {n} things could not be collected, see errors.txt in it", bundle.entries),
+    }
+    bundle.path.iter().for_each(|path| println!("{}", path.display()));
+    Ok(())
 }
 
 fn status(host: &Host, json: bool) -> Result<ExitCode> {
@@ -207,6 +237,9 @@ mod tests {
         Cli::command().debug_assert();
         for line in [
             "status --json",
+            "metrics",
+            "diag -",
+            "diag --dry-run",
             "vcluster list --json",
             "vcluster create biz --version v1.36.3 --wait --timeout 5m --set a.b=1 --set c=2",
             "vcluster connect biz --server node:8443 -- kubectl --kubeconfig x get pods",
@@ -219,7 +252,13 @@ mod tests {
         ] {
             Cli::try_parse_from(["chasi-bod"].into_iter().chain(line.split(' '))).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
-        for line in ["vcluster connect biz kubectl", "vcluster create biz --store files", "vcluster suspend biz --timeout 5m", "vcluster scale biz"] {
+        for line in [
+            "vcluster connect biz kubectl",
+            "vcluster create biz --store files",
+            "vcluster suspend biz --timeout 5m",
+            "vcluster scale biz",
+            "diag x --dry-run",
+        ] {
             assert!(Cli::try_parse_from(["chasi-bod"].into_iter().chain(line.split(' '))).is_err(), "{line}");
         }
     }

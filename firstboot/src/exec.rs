@@ -1,13 +1,16 @@
 //! The only place of the node that starts processes: a failure shows the command line, the decoded status and the end of stderr.
 
 use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use layers::{Context, Error, Fault, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::sys;
@@ -60,6 +63,98 @@ pub fn follow(command: &mut Command, mut line: impl FnMut(&str)) -> Result<()> {
     }
     let last: String = last.iter().map(|line| format!("\n  {line}")).collect();
     Err(Error::environment(format!("running `{name}`: {}{last}", status(ended))))
+}
+
+/// What a command with a time limit said.
+#[derive(Debug)]
+pub struct Said {
+    /// Standard output; in whole lines when there was more than was asked for, or it ended otherwise than well.
+    pub output: Vec<u8>,
+    /// What went wrong.
+    pub trouble: Option<Trouble>,
+}
+
+/// How a command with limits ended otherwise than well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It was killed with its group when the time was over.
+    TimedOut,
+    /// Its status, and the end of what it said of it.
+    Failed(String),
+    /// There was more output than was asked for.
+    Cut,
+}
+
+/// Most bytes of what a command says of its errors.
+const ERRORS: usize = 64 << 10;
+
+/// Runs a command without stdin for `limit` at most and keeps `most` bytes of its output; only one that cannot be started is an error.
+pub fn within(command: &mut Command, limit: Duration, most: usize) -> Result<Said> {
+    let line = show(command);
+    let waiting = || format!("waiting for `{line}`");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().fault(Fault::Environment, || format!("starting `{line}`"))?;
+    let (output, errors) = (listen(child.stdout.take(), most + 1), listen(child.stderr.take(), ERRORS));
+    let deadline = Instant::now() + limit;
+    let ended = loop {
+        match child.try_wait().fault(Fault::Environment, waiting)? {
+            Some(status) => break Some(status),
+            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            None => {
+                // Gone already is as good.
+                let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+                child.wait().fault(Fault::Environment, waiting)?;
+                break None;
+            }
+        }
+    };
+    let (mut output, mut errors) = (heard(output), heard(errors));
+    let (cut, well) = (output.len() > most, ended.is_some_and(|ended| ended.success()));
+    if cut || !well {
+        keep_lines(&mut output, most);
+    }
+    if errors.len() >= ERRORS {
+        keep_lines(&mut errors, ERRORS);
+    }
+    let trouble = match ended {
+        None => Some(Trouble::TimedOut),
+        Some(ended) if !ended.success() => Some(Trouble::Failed(format!("{}{}", status(ended), tail(&errors)))),
+        Some(_) => cut.then_some(Trouble::Cut),
+    };
+    Ok(Said { output, trouble })
+}
+
+/// Keeps the whole lines of the first `most` bytes: half a line may be half a secret, which nobody knows for one.
+pub fn keep_lines(bytes: &mut Vec<u8>, most: usize) {
+    bytes.truncate(most);
+    bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1));
+}
+
+/// What was read so far, and who reads on.
+type Listener = (Arc<Mutex<Vec<u8>>>, JoinHandle<()>);
+
+/// Reads to the end in a thread of its own and keeps the first `most` bytes, so that nobody waits for a full pipe.
+fn listen(from: Option<impl Read + Send + 'static>, most: usize) -> Listener {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let sink = kept.clone();
+    let thread = std::thread::spawn(move || {
+        let (Some(mut from), mut buffer) = (from, vec![0; 64 << 10]) else { return };
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            let mut kept = sink.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = most.saturating_sub(kept.len()).min(n);
+            kept.extend_from_slice(&buffer[..room]);
+        }
+    });
+    (kept, thread)
+}
+
+/// What came until now; a descendant that left the group may hold the pipe for ever.
+fn heard((kept, thread): Listener) -> Vec<u8> {
+    let deadline = Instant::now() + Duration::from_millis(500);
+    while !thread.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Replaces this process by the command; returns only when that fails.
@@ -147,4 +242,33 @@ pub fn in_root_ok(root: &Path, program: &str, args: &[&str]) -> Result<()> {
 /// Becomes the system's init with an empty environment; returns only when that fails.
 pub fn become_init(program: &str) -> Error {
     replace(Command::new(program).env_clear())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, limit: Duration, most: usize) -> (String, Option<Trouble>) {
+        let said = within(Command::new("/bin/sh").args(["-c", script]), limit, most).unwrap();
+        (String::from_utf8(said.output).unwrap(), said.trouble)
+    }
+
+    #[test]
+    fn a_command_is_killed_with_its_children_when_its_time_is_over_and_what_it_said_is_kept() {
+        let begun = Instant::now();
+        let said = shell("echo a; printf half; sleep 60 & sleep 60", Duration::from_millis(300), 100);
+        assert_eq!(said, ("a\n".into(), Some(Trouble::TimedOut)));
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn output_is_bounded_in_whole_lines_and_never_blocks_the_command() {
+        let long = Duration::from_secs(60);
+        assert_eq!(shell("seq 100000", long, 10), ("1\n2\n3\n4\n5\n".into(), Some(Trouble::Cut)));
+        assert_eq!(shell("printf 12345", long, 5), ("12345".into(), None));
+        assert_eq!(shell("printf 123456", long, 5), (String::new(), Some(Trouble::Cut)));
+        let (text, trouble) = shell("echo a; echo why >&2; exit 3", long, 10);
+        assert_eq!((text.as_str(), trouble), ("a\n", Some(Trouble::Failed("exit status 3\n  why".into()))));
+        assert!(within(&mut Command::new("/no/such/program"), long, 1).unwrap_err().to_string().contains("/no/such/program"));
+    }
 }

@@ -1,5 +1,6 @@
 //! `/run/chasi-bod/status.json`: what the node says of itself, and the lines that go with each change.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use layers::node::ImageRecord;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::health;
 use crate::cluster;
 use crate::host::{Host, RUN};
+use crate::metrics;
 use crate::steps::NAMES;
 
 /// Condition of a step.
@@ -58,6 +60,15 @@ pub struct StepStatus {
     pub hint: Option<String>,
 }
 
+/// When a step was at work for the first time in this boot, in seconds of uptime.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Times {
+    /// Its first sign of life.
+    pub began: f64,
+    /// When it was through.
+    pub done: Option<f64>,
+}
+
 /// An address of the node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Address {
@@ -90,12 +101,19 @@ pub struct Status {
     pub health: Vec<StepStatus>,
     /// Whether all steps are through.
     pub ready: bool,
+    /// How the steps went by in this boot, by name; a later start of the agent changes nothing of it.
+    #[serde(default)]
+    pub times: BTreeMap<String, Times>,
+    /// Seconds of uptime when all steps were through for the first time in this boot.
+    #[serde(default)]
+    pub ready_after: Option<f64>,
 }
 
 impl Status {
     fn new(host: &Host, image: &ImageRecord) -> Self {
         let word = |keys: [&str; 2]| keys.iter().find_map(|key| host.word(key)).unwrap_or_default();
         let pending = |name: &&str| StepStatus { name: (*name).into(), state: State::Pending, since: 0.0, detail: String::new(), hint: None };
+        let (times, ready_after) = Self::load(host).map(|before| (before.times, before.ready_after)).unwrap_or_default();
         Self {
             name: image.name.clone(),
             version: image.version.clone(),
@@ -106,6 +124,19 @@ impl Status {
             steps: NAMES.iter().chain(&cluster::names(host)).map(pending).collect(),
             health: health::NAMES.iter().map(pending).collect(),
             ready: false,
+            times,
+            ready_after,
+        }
+    }
+
+    /// Notes when a step began, and when it was through; only the first time counts.
+    fn clock(&mut self, name: &str, state: State, now: f64) {
+        if state == State::Pending || !self.steps.iter().any(|step| step.name == name) {
+            return;
+        }
+        let times = self.times.entry(name.into()).or_insert(Times { began: now, done: None });
+        if matches!(state, State::Done | State::Unchanged) {
+            times.done.get_or_insert(now);
         }
     }
 
@@ -163,6 +194,7 @@ impl Reporter {
             return;
         }
         *step = StepStatus { name: name.into(), state, since: host.uptime(), detail: detail.into(), hint: hint.map(Into::into) };
+        self.status.clock(name, state, host.uptime());
         say(host, format!("{name} {} {}", state.word(), detail.lines().map(str::trim).collect::<Vec<_>>().join(" | ")).trim_end());
         self.save(host);
     }
@@ -170,6 +202,9 @@ impl Reporter {
     /// Notes whether the node is ready; the line `ready` is the last of a boot.
     pub fn set_ready(&mut self, host: &Host, ready: bool) {
         if std::mem::replace(&mut self.status.ready, ready) != ready {
+            if ready {
+                self.status.ready_after.get_or_insert(host.uptime());
+            }
             self.save(host);
             say(host, if ready { "ready" } else { "not ready" });
         }
@@ -179,6 +214,7 @@ impl Reporter {
     pub fn save(&self, host: &Host) {
         if let Ok(text) = serde_json::to_string_pretty(&self.status) {
             let _ = host.write(&path(), format!("{text}\n").as_bytes(), 0o644);
+            metrics::node::write(host, &self.status);
         }
     }
 }

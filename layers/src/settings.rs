@@ -4,6 +4,7 @@
 //! costs only itself.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -74,6 +75,36 @@ pub struct Settings {
     pub endpoint: Option<Sourced<String>>,
     /// What the nodes of the cluster know each other by.
     pub secret: Option<Sourced<Secret>>,
+    /// Where the agent serves its metrics; nowhere when absent.
+    #[serde(default)]
+    pub metrics_listen: Option<Sourced<Listen>>,
+}
+
+/// Where something listens: `PORT` on the node's first address, or `ADDRESS:PORT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Listen {
+    /// The address; the node's first one when absent.
+    pub address: Option<IpAddr>,
+    /// The TCP port.
+    pub port: u16,
+}
+
+impl TryFrom<String> for Listen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let bare = text.parse().map(|port| Self { address: None, port });
+        let whole = bare.or_else(|_| text.parse::<SocketAddr>().map(|at| Self { address: Some(at.ip()), port: at.port() }));
+        let bad = || format!("{} is no port such as 9955 and no address with one, such as 10.0.0.5:9955 or [fd00::5]:9955", quote(&text));
+        whole.ok().filter(|listen| listen.port != 0).ok_or_else(bad)
+    }
+}
+
+impl From<Listen> for String {
+    fn from(Listen { address, port }: Listen) -> Self {
+        address.map_or_else(|| port.to_string(), |address| SocketAddr::new(address, port).to_string())
+    }
 }
 
 /// A node's part in forming the cluster.
@@ -89,7 +120,7 @@ pub enum Role {
 /// Key of the cluster's secret, which only sources may give that not every user of the node can read.
 pub const SECRET_KEY: &str = "cluster.secret";
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "cluster.role",
     "cluster.endpoint",
     SECRET_KEY,
@@ -102,6 +133,7 @@ const KEYS: [&str; 13] = [
     "console.login",
     "console.passwordHash",
     "disk.mounts",
+    "metrics.listen",
     "url",
 ];
 
@@ -121,6 +153,7 @@ impl Settings {
             role: None,
             endpoint: None,
             secret: None,
+            metrics_listen: None,
         }
     }
 
@@ -152,6 +185,9 @@ impl Settings {
             "cluster.role" => self.role = Some(Sourced { value: structure(&item.value)?, source: source.clone() }),
             "cluster.endpoint" => self.endpoint = Some(Sourced { value: endpoint(&text(&item.value)?)?, source: source.clone() }),
             SECRET_KEY => self.secret = Some(Sourced { value: secret(&item.value)?, source: source.clone() }),
+            "metrics.listen" => {
+                self.metrics_listen = Some(Sourced { value: Listen::try_from(text(&item.value)?)?, source: source.clone() });
+            }
             "sshKeys" => self.set_ssh_keys("root", &item.value, source)?,
             key => match key.strip_prefix("sshKeys.") {
                 Some(user) => self.set_ssh_keys(user, &item.value, source)?,
@@ -187,6 +223,7 @@ impl Settings {
         rows.extend(self.role.iter().map(|role| row("cluster.role", role)));
         rows.extend(self.endpoint.iter().map(|endpoint| row("cluster.endpoint", endpoint)));
         rows.extend(self.secret.iter().map(|secret| (SECRET_KEY.into(), "(hidden)".into(), secret.source.clone())));
+        rows.extend(self.metrics_listen.iter().map(|listen| row("metrics.listen", listen)));
         rows.extend(self.url.iter().map(|url| ("url".into(), without_secrets(&url.value), url.source.clone())));
         rows
     }
@@ -290,7 +327,7 @@ pub fn parse(document: &str, place: &str) -> Result<Vec<Item>, String> {
     for (key, value) in top {
         let line = value.referenced.line();
         match (key.as_str(), value.value) {
-            ("time" | "console" | "cluster" | "disk" | "sshKeys", Value::Object(inner)) => {
+            ("time" | "console" | "cluster" | "disk" | "metrics" | "sshKeys", Value::Object(inner)) => {
                 for (name, value) in inner {
                     let source = format!("{place}:{}", line_of(document, line, &name));
                     items.push(Item { key: format!("{key}.{name}"), value, source });
@@ -431,6 +468,22 @@ mod tests {
         let items = parse(document, "f").unwrap();
         let problems = items.iter().filter_map(|item| settings.set(item).err().map(|why| format!("{}: {}: {why}", item.source, item.key))).collect();
         (settings, problems)
+    }
+
+    #[test]
+    fn metrics_are_served_on_a_port_or_on_an_address_and_port() {
+        for (text, address, port) in [("9955", None, 9955), ("10.0.0.5:80", Some("10.0.0.5"), 80), ("[fd00::5]:9955", Some("fd00::5"), 9955)] {
+            let (settings, problems) = load(&format!("metrics: {{listen: \"{text}\"}}\n"));
+            let listen = settings.metrics_listen.clone().unwrap();
+            assert_eq!((listen.value, problems.len()), (Listen { address: address.map(|ip| ip.parse().unwrap()), port }, 0));
+            assert_eq!(serde_json::from_str::<Settings>(&serde_json::to_string(&settings).unwrap()).unwrap(), settings);
+            assert!(settings.rows().contains(&("metrics.listen".into(), text.into(), "f:1".into())));
+        }
+        assert_eq!(load("metrics:\n  listen: 9955\n").0.metrics_listen.unwrap().value, Listen { address: None, port: 9955 });
+        for text in ["0", "70000", "node:9955", "10.0.0.5", "fd00::5:9955"] {
+            let (settings, problems) = load(&format!("metrics: {{listen: \"{text}\"}}\n"));
+            assert!(settings.metrics_listen.is_none() && problems[0].contains("is no port such as 9955"), "{text}: {problems:?}");
+        }
     }
 
     #[test]

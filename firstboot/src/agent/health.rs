@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::cluster;
 use crate::host::{Host, RUN, STATE};
 use crate::init::state::{CHECKED, Checked};
+use crate::metrics;
 use crate::status::{Reporter, State};
 
-/// Their names: check of the state's file system, clock, certificates of the cluster, address in the cluster.
-pub const NAMES: [&str; 4] = ["state", "clock", "certificates", "address"];
+/// Their names: check of the state's file system, clock, certificates of the cluster, address in the cluster, endpoint of the metrics.
+pub const NAMES: [&str; 5] = ["state", "clock", "certificates", "address", metrics::serve::CONDITION];
 
 /// The last check that repaired something.
 #[derive(Serialize, Deserialize)]

@@ -13,6 +13,7 @@ use layers::node::ImageRecord;
 use crate::cluster;
 use crate::config::{self, Fetched};
 use crate::host::{Change, Host};
+use crate::metrics;
 use crate::status::{Reporter, State};
 use crate::steps::{Site, run_all};
 
@@ -43,9 +44,11 @@ pub fn run(host: &Host, stay: Stay) -> Result<()> {
     health::state(host, &mut reporter);
     let deadline = host.uptime() + PATIENCE;
     let mut cluster = Cluster::Unstarted;
+    let serving = (stay == Stay::Forever && host.is_live()).then(metrics::serve::start);
     loop {
         refresh(host, &mut reporter, deadline);
         cluster.advance(host, &mut reporter);
+        serving.iter().for_each(|reports| pass_on(reports, host, &mut reporter));
         if stay == Stay::Once {
             return Ok(());
         }
@@ -73,11 +76,13 @@ impl Cluster {
                 *self = Self::Started(cluster::start(addresses));
             }
             Self::Unstarted => {}
-            Self::Started(reports) => reports.try_iter().for_each(|report| {
-                reporter.set(host, report.step, report.state, &report.detail, report.hint.as_deref());
-            }),
+            Self::Started(reports) => pass_on(reports, host, reporter),
         }
     }
+}
+
+fn pass_on(reports: &Receiver<cluster::Report>, host: &Host, reporter: &mut Reporter) {
+    reports.try_iter().for_each(|report| reporter.set(host, report.step, report.state, &report.detail, report.hint.as_deref()));
 }
 
 /// An address, or no card that could still get one: each is up and without a link, or nothing came in time.

@@ -6,10 +6,12 @@ pub(crate) mod copy;
 pub(crate) mod host;
 mod isolation;
 mod lease;
+mod metrics;
 mod report;
 pub(crate) mod stock;
 mod virtual_cluster;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -18,6 +20,7 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use layers::platform::definitions;
 use layers::seed::{Release, Seed};
 use layers::{Context as _, Error, Fault, Result};
+use metrics::Metrics;
 use report::Voice;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -43,9 +46,11 @@ pub fn keep(host: &Host) {
         Err(error) => return println!("platform: {error}"),
     };
     let Some(chart) = seed.releases.iter().find(|release| release.name == VCLUSTER && !release.install) else { return };
+    let metrics = Arc::new(Metrics::new());
     loop {
+        metrics.rest(host);
         if host.path(api::ADMIN).exists()
-            && let Err(error) = crate::cluster::runtime().and_then(|runtime| runtime.block_on(lead(host, &seed, chart)))
+            && let Err(error) = crate::cluster::runtime().and_then(|runtime| runtime.block_on(lead(host, &seed, chart, &metrics)))
         {
             println!("platform: {error}");
         }
@@ -54,11 +59,11 @@ pub fn keep(host: &Host) {
 }
 
 /// Waits for the Lease, then works until it is lost.
-async fn lead(host: &Host, seed: &Seed, chart: &Release) -> Result<()> {
+async fn lead(host: &Host, seed: &Seed, chart: &Release, metrics: &Arc<Metrics>) -> Result<()> {
     let (client, node) = (api::client(host, api::PATIENCE).await?, host.line("etc/hostname"));
     let lease = lease::Lease::acquire(client.clone(), &node).await?;
     println!("platform: this node leads");
-    let (patient, voice, ranges) = (api::watching(host).await?, Voice::new(&client, &node), crate::cluster::ranges(host)?);
+    let (patient, voice, ranges) = (api::watching(host).await?, Voice::new(&client, &node, metrics), crate::cluster::ranges(host)?);
     define(&client).await?;
     bring::templates(host, &client).await?;
     bring::stock(host, &client).await?;
@@ -67,6 +72,7 @@ async fn lead(host: &Host, seed: &Seed, chart: &Release) -> Result<()> {
     bring::seed(seed, &client).await?;
     tokio::select! {
         lost = lease.keep() => lost,
+        () = metrics.keep(host) => ended("metrics"),
         () = virtual_cluster::run(host.clone(), client.clone(), patient.clone(), voice.clone(), chart.clone(), ranges) => ended("VirtualClusters"),
         () = copy::astray(client.clone(), patient.clone(), voice.clone()) => ended("Snapshots and Restores"),
         () = component::run(host.clone(), client.clone(), patient.clone(), voice.clone(), seed.releases.clone()) => ended("Components"),

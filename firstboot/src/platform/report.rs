@@ -1,12 +1,16 @@
 //! How the controllers tell what they do: the status with its conditions and failures, events, the journal.
 
-use std::fmt::{Debug, Display};
+use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
+use kube::runtime::controller::{self, Action};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use layers::platform::Failure;
 use layers::{Context as _, Error, Fault, Result};
@@ -16,6 +20,7 @@ use serde_json::json;
 use tokio_stream::{Stream, StreamExt as _};
 
 use super::MANAGER;
+use super::metrics::Metrics;
 
 /// The pause after the first failure; it doubles with each.
 const PAUSE: u64 = 5;
@@ -23,17 +28,21 @@ const LONGEST_PAUSE: u64 = 300;
 /// Longest note of an event (events.k8s.io/v1).
 const NOTE: usize = 1000;
 
+/// What came of one look at an object.
+pub type Done<K> = Result<(ObjectRef<K>, Action), controller::Error<Error, watcher::Error>>;
+
 /// The controllers' voice.
 #[derive(Clone)]
 pub struct Voice {
     client: Client,
     recorder: Recorder,
+    metrics: Arc<Metrics>,
 }
 
 impl Voice {
-    pub fn new(client: &Client, node: &str) -> Self {
+    pub fn new(client: &Client, node: &str, metrics: &Arc<Metrics>) -> Self {
         let reporter = Reporter { controller: "chasi-bod.io/platform".into(), instance: Some(node.into()) };
-        Self { client: client.clone(), recorder: Recorder::new(client.clone(), reporter) }
+        Self { client: client.clone(), recorder: Recorder::new(client.clone(), reporter), metrics: metrics.clone() }
     }
 
     /// Writes a status. It is applied, so that what is not said any more goes.
@@ -42,8 +51,30 @@ impl Voice {
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
     {
         let patch = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status});
-        let done = Api::<K>::all(self.client.clone()).patch_status(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await;
-        done.map(drop).fault(Fault::Environment, || format!("writing the status of {} {name}", K::kind(&())))
+        let done = Api::<K>::all(self.client.clone()).patch_status(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await;
+        done.fault(Fault::Environment, || format!("writing the status of {} {name}", K::kind(&())))?;
+        self.metrics.written(&K::kind(&()), name, patch["status"].clone());
+        Ok(())
+    }
+
+    /// Counts what a controller does and prints what it fails at until its watch ends for good; `known` are the objects that it knows.
+    pub async fn follow<K>(&self, known: Store<K>, events: impl Stream<Item = Done<K>>)
+    where
+        K: Resource<DynamicType = ()> + Serialize + Clone + Send + Sync + 'static,
+    {
+        let (kind, mut events) = (K::kind(&()), std::pin::pin!(events));
+        self.metrics.follow(known);
+        while let Some(event) = events.next().await {
+            match &event {
+                // It was deleted before its next look was due.
+                Err(controller::Error::ObjectNotFound(_)) => continue,
+                Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => self.metrics.looked(&kind, event.is_err()),
+                Err(_) => self.metrics.failed(&kind),
+            }
+            if let Err(error) = event {
+                println!("platform: {error}");
+            }
+        }
     }
 
     /// Tells of a new phase in the journal and by an event.
@@ -66,16 +97,6 @@ impl Voice {
         // Nothing depends on it.
         if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
             println!("platform: telling of {} {}: {error}", K::kind(&()), object.name_any());
-        }
-    }
-}
-
-/// Prints what a controller fails at until its watch ends for good.
-pub async fn errors<T, E: Display>(events: impl Stream<Item = Result<T, E>>) {
-    let mut events = std::pin::pin!(events);
-    while let Some(event) = events.next().await {
-        if let Err(error) = event {
-            println!("platform: {error}");
         }
     }
 }

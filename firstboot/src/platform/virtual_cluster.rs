@@ -54,7 +54,7 @@ struct Site {
 pub async fn run(host: Host, client: Client, patient: Client, voice: Voice, chart: Release, ranges: Ranges) {
     let config = || watcher::Config::default().timeout(WATCH);
     let controller = Controller::new(Api::<VirtualCluster>::all(patient.clone()), config());
-    let known = controller.store();
+    let (known, told, teller) = (controller.store(), controller.store(), voice.clone());
     let site = Arc::new(Site { host, client, voice, chart, ranges, known: known.clone() });
     let all = move |_: VirtualClusterTemplate| known.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>();
     let of_place = |namespace: Option<String>| owner(&namespace?).map(ObjectRef::<VirtualCluster>::new);
@@ -65,7 +65,7 @@ pub async fn run(host: Host, client: Client, patient: Client, voice: Voice, char
         .watches(Api::<Restore>::all(patient.clone()), config(), |object| Some(ObjectRef::new(&object.spec.virtual_cluster)))
         .watches(Api::<VirtualClusterTemplate>::all(patient), config(), all)
         .run(|object, site| async move { site.reconcile(&object).await }, |_, _, _| Action::requeue(SOON), site);
-    report::errors(events).await;
+    teller.follow(told, events).await;
 }
 
 /// What the settings of one come to.

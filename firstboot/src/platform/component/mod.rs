@@ -52,7 +52,7 @@ struct Site {
 pub async fn run(host: Host, client: Client, patient: Client, voice: Voice, releases: Vec<Release>) {
     let config = || watcher::Config::default().timeout(WATCH);
     let controller = Controller::new(Api::<Component>::all(patient.clone()), config()).with_config(Config::default().concurrency(AT_ONCE));
-    let known = controller.store();
+    let (known, teller) = (controller.store(), voice.clone());
     let site = Arc::new(Site { host, client, voice, releases, known: known.clone(), compared: Mutex::default() });
     let all = |uses: fn(&Component, &str) -> bool| {
         let known = known.clone();
@@ -77,7 +77,7 @@ pub async fn run(host: Host, client: Client, patient: Client, voice: Voice, rele
         .watches(maps, config(), move |one| of_map(&one.name_any()))
         .watches(secrets, config(), move |one| of_secret(&one.name_any()))
         .run(|object, site| async move { site.reconcile(&object).await }, |_, _, _| Action::requeue(SOON), site);
-    report::errors(events).await;
+    teller.follow(known, events).await;
 }
 
 impl Site {

@@ -22,6 +22,7 @@ use layers::platform::snapshot::{CopyPhase, CopyStatus, Place};
 use layers::platform::{Phase, Restore, Snapshot, VirtualCluster};
 use layers::{Context as _, Error, Fault, Result};
 use pod::State;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use transfer::Copied;
 
@@ -100,10 +101,10 @@ pub async fn astray(client: Client, patient: Client, voice: Voice) {
 
 async fn follow<K>(client: Client, patient: Client, voice: Voice)
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static,
     for<'a> Task: From<&'a K>,
 {
-    let site = Arc::new((client, voice));
+    let site = Arc::new((client, voice.clone()));
     let work = |object: Arc<K>, site: Arc<(Client, Voice)>| async move {
         let (client, voice) = site.as_ref();
         let Some(mut task) = fresh(client, object.as_ref()).await?.as_ref().map(Task::from).filter(Task::is_due) else {
@@ -118,7 +119,8 @@ where
         Ok(Action::requeue(LATER))
     };
     let controller = Controller::new(Api::<K>::all(patient), watcher::Config::default().timeout(WATCH));
-    report::errors(controller.run(work, |_, _, _| Action::requeue(LATER), site)).await;
+    let known = controller.store();
+    voice.follow(known, controller.run(work, |_, _, _| Action::requeue(LATER), site)).await;
 }
 
 /// What a copy is made with.
