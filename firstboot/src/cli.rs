@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::images::{self, Log};
 use crate::status::Status;
 use crate::verbs::{self, Place};
-use crate::{cluster, config, console};
+use crate::{cluster, config, console, platform};
 
 /// Shows and steers this node.
 #[derive(Debug, Parser)]
@@ -71,6 +71,9 @@ enum Verb {
     /// Container images of the root.
     #[command(subcommand, hide = true)]
     Images(Images),
+    /// Runs the controllers of virtual clusters and components alone, which are else a part of the agent.
+    #[command(hide = true)]
+    Platform,
     /// Prints the version of this program and of the image.
     Version,
 }
@@ -147,6 +150,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Agent { once, fuse } => agent::run(&host.with_fuse(*fuse), if *once { Stay::Once } else { Stay::Forever })?,
         Verb::Images(Images::Serve { port, log }) => images::serve(&host, *port, if *log { Log::Requests } else { Log::Quiet })?,
         Verb::Images(Images::Reconcile) => images::reconcile::run(&host)?.iter().for_each(|name| println!("dropped {name}, which left the root")),
+        Verb::Platform => platform::keep(&host),
         Verb::Console { tty } => console::run(&host, tty)?,
         Verb::Version => {
             let image = host.image()?;

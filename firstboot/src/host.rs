@@ -1,11 +1,12 @@
 //! The machine as the agent sees it: every path hangs below one root, so that tests run the same code on a folder.
 
-use std::cell::Cell;
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use layers::node::{IMAGE_RECORD, ImageRecord};
 use layers::{Context, Error, Fault, Result};
@@ -25,11 +26,11 @@ pub enum Change {
 }
 
 /// A machine, or a folder that looks like one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Host {
     root: PathBuf,
     /// Changes left until the process ends itself: the fault tests' way to cut the power at every point.
-    fuse: Option<Cell<u32>>,
+    fuse: Option<Arc<AtomicU32>>,
 }
 
 impl Host {
@@ -40,7 +41,7 @@ impl Host {
 
     /// Ends the process, as a power cut would, at the change with this number.
     pub fn with_fuse(mut self, changes: Option<u32>) -> Self {
-        self.fuse = changes.map(Cell::new);
+        self.fuse = changes.map(|changes| Arc::new(AtomicU32::new(changes)));
         self
     }
 
@@ -177,11 +178,10 @@ impl Host {
     }
 
     fn burn(&self) {
-        if let Some(left) = &self.fuse {
-            match left.get() {
-                0 => std::process::abort(),
-                n => left.set(n - 1),
-            }
+        if let Some(left) = &self.fuse
+            && left.fetch_sub(1, Ordering::Relaxed) == 0
+        {
+            std::process::abort();
         }
     }
 }

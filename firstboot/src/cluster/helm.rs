@@ -30,17 +30,18 @@ impl<'a> Target<'a> {
     /// A program with the credentials and without a home.
     fn command(&self, host: &Host, program: &str) -> Command {
         let mut command = host.program(program);
-        command.args([format!("--kubeconfig=/{}", self.kubeconfig), format!("--namespace={}", self.namespace)]);
+        command.args([format!("--kubeconfig={}", host.path(self.kubeconfig).display()), format!("--namespace={}", self.namespace)]);
         for (variable, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data"), ("HOME", "home")] {
-            command.env(variable, format!("/{RUN}/helm/{folder}"));
+            command.env(variable, host.path(&format!("{RUN}/helm/{folder}")));
         }
         command
     }
 
-    /// `helm upgrade --install` of a chart, without values.
+    /// `helm upgrade --install` of a chart, a path on the host or an address, without values.
     pub fn upgrade(&self, host: &Host, chart: &str) -> Command {
         let mut helm = self.command(host, "helm");
-        helm.args(["--history-max", "5", "upgrade", "--install", self.name, chart]);
+        helm.args(["--history-max", "5", "upgrade", "--install", self.name]);
+        helm.arg(if chart.starts_with('/') { host.path(chart) } else { chart.into() });
         helm
     }
 
@@ -50,7 +51,7 @@ impl<'a> Target<'a> {
         let text = serde_json::to_string(values).fault(Fault::Internal, || format!("writing /{file}"))?;
         host.write(&file, text.as_bytes(), 0o600)?;
         let mut helm = self.upgrade(host, chart);
-        let done = exec::run(helm.args(["--force-conflicts", "--output", "json", "--values"]).arg(format!("/{file}")).args(arguments));
+        let done = exec::run(helm.args(["--force-conflicts", "--output", "json", "--values"]).arg(host.path(&file)).args(arguments));
         host.remove(&file)?;
         let release: Value = serde_json::from_slice(&done?.stdout).fault(Fault::Internal, || "reading the output of `helm upgrade`".into())?;
         Ok(release["version"].as_i64().and_then(|revision| revision.try_into().ok()).unwrap_or_default())
@@ -64,7 +65,7 @@ impl<'a> Target<'a> {
         let mut diff = self.command(host, "kubectl");
         // Only who differs, not how: the texts may hold secrets.
         diff.env("KUBECTL_EXTERNAL_DIFF", "diff -rNq").args(["diff", "--server-side", "--force-conflicts", "--field-manager=helm", "--filename"]);
-        let ended = diff.arg(format!("/{file}")).output().fault(Fault::Environment, || "starting `kubectl diff`".into())?;
+        let ended = diff.arg(host.path(&file)).output().fault(Fault::Environment, || "starting `kubectl diff`".into())?;
         host.remove(&file)?;
         match ended.status.code() {
             Some(0) => Ok(Vec::new()),

@@ -135,7 +135,7 @@ fn one(host: &Host, cluster: &Cluster, release: &Release) -> Result<()> {
 /// `helm upgrade --install` that waits for what the release starts.
 fn upgrade(host: &Host, release: &Release, values: &str) -> Command {
     let mut command = helm::Target::on_host(&release.namespace, &release.name).upgrade(host, &helm::bundled(&release.file));
-    command.args(["--create-namespace", "--values"]).arg(format!("/{values}")).args(["--wait", "--timeout", PATIENCE]);
+    command.args(["--create-namespace", "--values"]).arg(host.path(values)).args(["--wait", "--timeout", PATIENCE]);
     command
 }
 
@@ -192,10 +192,15 @@ mod tests {
     fn helm_waits_bounded_and_touches_no_home() {
         let dir = tempfile::tempdir().unwrap();
         let command = upgrade(&Host::new(dir.path()), &release(), "run/values.json");
-        let line = exec::show(&command);
-        let expected = "--namespace=shop --history-max 5 upgrade --install web /usr/lib/chasi-bod/charts/web-1.0.0.tgz --create-namespace --values /run/values.json --wait --timeout 10m";
-        assert!(line.contains(expected), "{line}");
-        assert!(command.get_envs().all(|(_, value)| value.is_some_and(|v| v.to_string_lossy().starts_with("/run/chasi-bod/helm/"))));
+        let line = command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let root = dir.path().display();
+        let expected = format!(
+            "--namespace=shop --history-max 5 upgrade --install web {root}/usr/lib/chasi-bod/charts/web-1.0.0.tgz --create-namespace \
+             --values {root}/run/values.json --wait --timeout 10m"
+        );
+        assert!(line.ends_with(&expected), "{line}");
+        let home = dir.path().join("run/chasi-bod/helm");
+        assert!(command.get_envs().all(|(_, value)| value.is_some_and(|folder| std::path::Path::new(folder).starts_with(&home))));
     }
 
     #[test]

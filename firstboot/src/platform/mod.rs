@@ -64,8 +64,8 @@ async fn lead(host: &Host, seed: &Seed, chart: &Release) -> Result<()> {
     bring::seed(seed, &client).await?;
     tokio::select! {
         lost = lease.keep() => lost,
-        () = virtual_cluster::run(client.clone(), patient.clone(), voice.clone(), chart.clone(), ranges) => ended("VirtualClusters"),
-        () = component::run(client.clone(), patient.clone(), voice.clone(), seed.releases.clone()) => ended("Components"),
+        () = virtual_cluster::run(host.clone(), client.clone(), patient.clone(), voice.clone(), chart.clone(), ranges) => ended("VirtualClusters"),
+        () = component::run(host.clone(), client.clone(), patient.clone(), voice.clone(), seed.releases.clone()) => ended("Components"),
     }
 }
 

@@ -39,6 +39,7 @@ const REPLICAS: [&str; 2] =
 
 /// What the work is done with.
 struct Site {
+    host: Host,
     client: Client,
     voice: Voice,
     chart: Release,
@@ -47,11 +48,11 @@ struct Site {
 }
 
 /// Follows all VirtualClusters until the watch ends for good; `patient` is a client for watches.
-pub async fn run(client: Client, patient: Client, voice: Voice, chart: Release, ranges: Ranges) {
+pub async fn run(host: Host, client: Client, patient: Client, voice: Voice, chart: Release, ranges: Ranges) {
     let config = || watcher::Config::default().timeout(WATCH);
     let controller = Controller::new(Api::<VirtualCluster>::all(patient.clone()), config());
     let known = controller.store();
-    let site = Arc::new(Site { client, voice, chart, ranges, known: known.clone() });
+    let site = Arc::new(Site { host, client, voice, chart, ranges, known: known.clone() });
     let all = move |_: VirtualClusterTemplate| known.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>();
     let of_set = |set: StatefulSet| set.namespace().and_then(|namespace| owner(&namespace).map(ObjectRef::<VirtualCluster>::new));
     let events = controller
@@ -181,9 +182,9 @@ impl Site {
         place.make(wanted.settings.pod_security.unwrap_or(PodSecurity::Baseline)).await?;
         self.isolate(place, object, wanted, status).await?;
         let (name, namespace) = (object.name_any(), place.namespace.clone());
-        let (chart, values) = (helm::bundled(&self.chart.file), wanted.values.clone());
+        let (host, chart, values) = (self.host.clone(), helm::bundled(&self.chart.file), wanted.values.clone());
         helm::forget_pending(&self.client, &namespace, &name).await?;
-        let done = tokio::task::spawn_blocking(move || helm::Target::on_host(&namespace, &name).take(&Host::new("/"), &chart, &values, &[])).await;
+        let done = tokio::task::spawn_blocking(move || helm::Target::on_host(&namespace, &name).take(&host, &chart, &values, &[])).await;
         done.fault(Fault::Internal, || "installing".into())??;
         (status.installed, status.version) = (Some(wanted.digest.clone()), wanted.version());
         let exposure = wanted.settings.network.as_ref().and_then(|network| network.exposure.as_ref());
@@ -203,7 +204,7 @@ impl Site {
         let surroundings = isolation::surroundings(&self.client, self.ranges).await?;
         let policies = policies(&object.name_any(), wanted.settings.network.as_ref(), &surroundings);
         place.isolate(&policies).await?;
-        let (holds, reason, message) = match isolation::foreign_network(&Host::new("/")) {
+        let (holds, reason, message) = match isolation::foreign_network(&self.host) {
             _ if policies.is_empty() => (Some(false), "Shared", "network.plane is `shared`".into()),
             Some(name) => (None, "ForeignPodNetwork", format!("the pod network is {name}; nobody knows whether it enforces NetworkPolicies")),
             None => (Some(true), "Enforced", String::new()),
@@ -217,7 +218,8 @@ impl Site {
         let (name, namespace) = (object.name_any(), place.namespace.clone());
         if helm::knows(&self.client, &namespace, &name).await? {
             helm::forget_pending(&self.client, &namespace, &name).await?;
-            let done = tokio::task::spawn_blocking(move || helm::Target::on_host(&namespace, &name).uninstall(&Host::new("/"))).await;
+            let host = self.host.clone();
+            let done = tokio::task::spawn_blocking(move || helm::Target::on_host(&namespace, &name).uninstall(&host)).await;
             done.fault(Fault::Internal, || "uninstalling".into())??;
         }
         let gone = match object.spec.deletion_policy {

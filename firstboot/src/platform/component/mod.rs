@@ -38,6 +38,7 @@ const NAMED: usize = 5;
 
 /// What the work is done with.
 struct Site {
+    host: Host,
     client: Client,
     voice: Voice,
     releases: Vec<Release>,
@@ -47,11 +48,11 @@ struct Site {
 }
 
 /// Follows all Components until the watch ends for good; `patient` is a client for watches.
-pub async fn run(client: Client, patient: Client, voice: Voice, releases: Vec<Release>) {
+pub async fn run(host: Host, client: Client, patient: Client, voice: Voice, releases: Vec<Release>) {
     let config = || watcher::Config::default().timeout(WATCH);
     let controller = Controller::new(Api::<Component>::all(patient.clone()), config()).with_config(Config::default().concurrency(AT_ONCE));
     let known = controller.store();
-    let site = Arc::new(Site { client, voice, releases, known: known.clone(), compared: Mutex::default() });
+    let site = Arc::new(Site { host, client, voice, releases, known: known.clone(), compared: Mutex::default() });
     let all = |uses: fn(&Component, &str) -> bool| {
         let known = known.clone();
         move |name: &str| -> Vec<_> { known.state().iter().filter(|one| uses(one, name)).map(|one| ObjectRef::from_obj(one.as_ref())).collect() }
@@ -182,10 +183,10 @@ impl Site {
         arguments.extend(wanted.version.iter().flat_map(|version| ["--version".into(), version.clone()]));
         // The first one stays as it is, for people to see what it lacks.
         arguments.extend(again.then(|| "--rollback-on-failure".into()));
-        let (chart, values) = (wanted.chart.clone(), wanted.values.clone());
+        let (host, chart, values) = (self.host.clone(), wanted.chart.clone(), wanted.values.clone());
         blocking(move || {
             let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-            helm::Target { kubeconfig: &kubeconfig, namespace: &namespace, name: &name }.take(&Host::new("/"), &chart, &values, &arguments)
+            helm::Target { kubeconfig: &kubeconfig, namespace: &namespace, name: &name }.take(&host, &chart, &values, &arguments)
         })
         .await
     }
@@ -198,7 +199,7 @@ impl Site {
             kubeconfig.ok_or_else(|| Error::environment(format!("reading the credentials of virtual cluster {cluster}: there are none yet")))?;
         let path = format!("{RUN}/helm/vcluster-{cluster}.conf");
         let text = serde_json::to_string(&kubeconfig).fault(Fault::Internal, || format!("writing /{path}"))?;
-        Host::new("/").write(&path, text.as_bytes(), 0o600)?;
+        self.host.write(&path, text.as_bytes(), 0o600)?;
         Ok((path, connect(kubeconfig, PATIENCE).await?))
     }
 
@@ -211,7 +212,8 @@ impl Site {
         }
         let (kubeconfig, _) = self.credentials(object).await?;
         let (name, namespace) = (object.name_any(), object.spec.target.namespace.clone());
-        let names = blocking(move || helm::Target { kubeconfig: &kubeconfig, namespace: &namespace, name: &name }.drifted(&Host::new("/"))).await?;
+        let host = self.host.clone();
+        let names = blocking(move || helm::Target { kubeconfig: &kubeconfig, namespace: &namespace, name: &name }.drifted(&host)).await?;
         self.looked(object);
         let list = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
         if !names.is_empty() && drift == Drift::Heal {
@@ -265,7 +267,8 @@ impl Site {
         let (kubeconfig, client) = self.credentials(object).await?;
         let (name, namespace) = (object.name_any(), object.spec.target.namespace.clone());
         helm::forget_pending(&client, &namespace, &name).await?;
-        blocking(move || helm::Target { kubeconfig: &kubeconfig, namespace: &namespace, name: &name }.uninstall(&Host::new("/"))).await
+        let host = self.host.clone();
+        blocking(move || helm::Target { kubeconfig: &kubeconfig, namespace: &namespace, name: &name }.uninstall(&host)).await
     }
 }
 
