@@ -52,8 +52,8 @@ lint: ## formatting, clippy without warnings, licences and advisories of depende
 	@cargo clippy --quiet --locked --release --workspace --all-targets -- -D warnings
 	@scripts/deny
 
-unit: minimal ## native tests, some of them on the built image's packages
-	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) cargo test --quiet --locked --release --no-fail-fast -p layers -p builder -p firstboot
+unit: minimal standalone ## native tests, some of them on the built images' packages and programs
+	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --quiet --locked --release --no-fail-fast -p layers -p builder -p firstboot
 
 vm: minimal standalone ## tests in QEMU (TCG)
 	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) cargo test --locked --release -p qemu-tests --lib --test grub --test init -- --test-threads=2

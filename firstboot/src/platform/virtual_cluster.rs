@@ -40,6 +40,9 @@ const LATER: Duration = Duration::from_secs(900);
 const REPLICAS: [&str; 2] =
     ["/controlPlane/statefulSet/highAvailability/replicas", "/controlPlane/backingStore/etcd/deploy/statefulSet/highAvailability/replicas"];
 
+/// Where the values say that the store is an etcd.
+const ETCD: &str = "/controlPlane/backingStore/etcd/deploy/enabled";
+
 /// What the work is done with.
 struct Site {
     host: Host,
@@ -80,6 +83,17 @@ struct Wanted {
 }
 
 impl Wanted {
+    /// Refuses another store than the one that has the data: the API server does not see what a template says of it.
+    fn keeps_store(&self, sets: &[StatefulSet]) -> Result<()> {
+        let is_etcd = sets.iter().any(|set| set.labels().get("app").is_some_and(|app| app == "vcluster-etcd"));
+        let (is, wanted) = match (is_etcd, self.values.pointer(ETCD) == Some(&Value::Bool(true))) {
+            (true, false) => ("etcd", "sqlite"),
+            (false, true) => ("sqlite", "etcd"),
+            _ => return Ok(()),
+        };
+        Err(Error::input(format!("spec.store: it is {is} and cannot become {wanted}; restore a snapshot into a new virtual cluster instead")))
+    }
+
     /// The Kubernetes version, the image's when the settings name none.
     fn version(&self) -> Option<String> {
         self.values.pointer("/controlPlane/distro/k8s/image/tag").and_then(Value::as_str).map(Into::into)
@@ -128,6 +142,10 @@ impl Site {
         let wanted = if deleted { None } else { Some(self.wanted(object).await?) };
         let moment = wanted.as_ref().and_then(|wanted| wanted.moment.clone());
         let sets = place.sets().await?;
+        // Before helm was done once a part of the sets may be missing.
+        if let Some(wanted) = wanted.as_ref().filter(|_| status.installed.is_some() && !sets.is_empty()) {
+            wanted.keeps_store(&sets)?;
+        }
         let lack = if deleted { None } else { place.lack(&sets).await? };
         let own = sets.iter().find(|set| set.name_any() == object.name_any());
         let replicas = own.and_then(|set| set.spec.as_ref()?.replicas).unwrap_or(0);

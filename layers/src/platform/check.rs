@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::Value;
 
-use super::settings::{Network, Settings};
+use super::settings::{Network, Settings, Store};
 use crate::range::Range;
 use crate::{Error, Result};
 
@@ -18,6 +18,10 @@ pub struct Ranges {
 
 /// Refuses settings that cannot work, by the field; `others` are the pod ranges of further virtual clusters by their names.
 pub fn check(settings: &Settings, values: &Value, host: Ranges, others: &[(String, Range)]) -> Result<()> {
+    // The API server sees no more than the object: one of the two may be the template's.
+    if let Some(replicas) = settings.replicas.filter(|replicas| *replicas > 1 && settings.store != Some(Store::Etcd)) {
+        return Err(Error::input(format!("spec.replicas: {replicas} need `store: etcd`: sqlite has one writer")));
+    }
     if let Some(network) = &settings.network {
         check_ranges(network, host, others)?;
     }
@@ -141,6 +145,14 @@ mod tests {
             assert_eq!(refused(settings).as_deref(), Some(said), "{settings}");
         }
         assert_eq!(refused("{network: {podCIDR: 172.21.0.0/16, serviceCIDR: 10.96.0.0/12}}"), None);
+    }
+
+    #[test]
+    fn replicas_without_a_store_that_they_can_share_are_refused() {
+        let said = "spec.replicas: 3 need `store: etcd`: sqlite has one writer";
+        assert_eq!(refused("{replicas: 3}").as_deref(), Some(said));
+        assert_eq!(refused("{replicas: 3, store: sqlite}").as_deref(), Some(said));
+        assert_eq!((refused("{replicas: 3, store: etcd}"), refused("{replicas: 1, store: sqlite}")), (None, None));
     }
 
     #[test]

@@ -147,10 +147,10 @@ fn locate(root: &mut Node, path: &str) {
     }
 }
 
-/// A chart is a path unless it is in a registry or repository; the keyring always is one.
+/// A chart is a path unless it is in a registry, repository or module; the keyring always is one.
 fn locate_chart(chart: &mut Node, path: &str) {
-    let elsewhere =
-        chart.get("repo").is_some_and(|n| !n.is_null()) || chart.get("chart").and_then(Node::text).is_some_and(|t| t.starts_with("oci://"));
+    let named = ["repo", "module"].iter().any(|key| chart.get(key).is_some_and(|n| !n.is_null()));
+    let elsewhere = named || chart.get("chart").and_then(Node::text).is_some_and(|t| t.starts_with("oci://"));
     let keys = if elsewhere { &["keyring"][..] } else { &["chart", "keyring"] };
     keys.iter().for_each(|key| entry(chart, key).into_iter().for_each(|node| locate_one(node, path)));
 }
@@ -212,5 +212,14 @@ mod tests {
         for (file, path, expected) in table {
             assert_eq!(join(folder(file), path), expected, "{file} {path}");
         }
+    }
+
+    #[test]
+    fn only_charts_that_are_folders_start_where_the_file_is() {
+        let text = "charts:\n- chart: web\n- {chart: web, module: m.test/x}\n- {chart: web, repo: 'https://r.test'}\n- {chart: 'oci://r.test/x'}\n";
+        let mut root = tree::parse(0, text).0.unwrap();
+        locate(&mut root, "p/x.yaml");
+        let charts: Vec<_> = valid::at(&root, "charts.[].chart").into_iter().filter_map(Node::text).collect();
+        assert_eq!(charts, ["p/web", "web", "web", "oci://r.test/x"]);
     }
 }

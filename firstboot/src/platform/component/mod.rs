@@ -182,7 +182,7 @@ impl Site {
         helm::forget_pending(&client, &namespace, &name).await?;
         let mut arguments = vec!["--create-namespace".to_string(), "--wait".into(), "--timeout".into(), format!("{}s", object.spec.timeout_seconds)];
         arguments.extend(wanted.version.iter().flat_map(|version| ["--version".into(), version.clone()]));
-        arguments.extend(helm::access(&registries(&Host::new("/"))?.cluster, &wanted.chart));
+        arguments.extend(helm::access(&registries(&self.host)?.cluster, &wanted.chart));
         // The first one stays as it is, for people to see what it lacks.
         arguments.extend(again.then(|| "--rollback-on-failure".into()));
         let (host, chart, values) = (self.host.clone(), wanted.chart.clone(), wanted.values.clone());

@@ -1,0 +1,108 @@
+//! What stands for nodes here: pods that become ready, the only thing that is scripted, and addresses of services that lead somewhere.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+
+use crate::apart::NODE;
+
+/// Address of the host's own API, by its service.
+const HOST: &str = "10.96.0.1";
+
+/// What the pods do.
+#[derive(Clone, Default)]
+pub struct Script(Arc<Mutex<Parts>>);
+
+#[derive(Default)]
+pub struct Parts {
+    /// Pods that do not become, or stay, ready: what `NAMESPACE/NAME` begins with.
+    pub held: BTreeSet<String>,
+    /// What each syncer writes once its control plane is ready.
+    pub credentials: String,
+    /// Who answers at the services of virtual clusters.
+    pub virtual_api: String,
+    /// The virtual cluster whose syncer is a real one.
+    pub real: Option<String>,
+}
+
+impl Script {
+    pub fn change(&self, change: impl FnOnce(&mut Parts)) {
+        change(&mut self.0.lock().unwrap());
+    }
+
+    pub fn hold(&self, pods: &str) {
+        self.change(|parts| _ = parts.held.insert(pods.into()));
+    }
+
+    pub fn release(&self, pods: &str) {
+        self.change(|parts| _ = parts.held.remove(pods));
+    }
+
+    fn holds(&self, pod: &Pod) -> bool {
+        let name = format!("{}/{}", pod.namespace().unwrap(), pod.name_any());
+        self.0.lock().unwrap().held.iter().any(|held| name.starts_with(held))
+    }
+
+    /// The virtual cluster whose control plane a pod is, and the credentials that its syncer writes.
+    fn credentials(&self, pod: &Pod) -> Option<(String, String)> {
+        let parts = self.0.lock().unwrap();
+        let name = pod.namespace()?.strip_prefix("vcluster-").filter(|name| pod.name_any() == format!("{name}-0"))?.to_string();
+        (parts.real.as_ref() != Some(&name)).then(|| (name, parts.credentials.clone()))
+    }
+}
+
+/// Marks pods as running and ready for as long as the test lasts.
+pub async fn keep(client: Client, script: Script) {
+    let pods = Api::<Pod>::all(client.clone());
+    loop {
+        // The API may be away for a while.
+        for pod in pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default() {
+            let ready = !script.holds(&pod);
+            if pod.metadata.deletion_timestamp.is_some() || is_ready(&pod) == ready {
+                continue;
+            }
+            let _ = mark(&client, &pod, ready).await;
+            if let Some((name, credentials)) = script.credentials(&pod).filter(|_| ready) {
+                let secret = json!({"metadata": {"name": format!("vc-{name}")}, "stringData": {"config": credentials}});
+                let secret: Secret = serde_json::from_value(secret).unwrap();
+                let _ = Api::namespaced(client.clone(), &pod.namespace().unwrap()).create(&PostParams::default(), &secret).await;
+            }
+        }
+        sleep(Duration::from_millis(400)).await;
+    }
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+async fn mark(client: &Client, pod: &Pod, ready: bool) -> kube::Result<Pod> {
+    let says = if ready { "True" } else { "False" };
+    let conditions = ["Initialized", "ContainersReady", "Ready"].map(|kind| json!({"type": kind, "status": says}));
+    let patch = Patch::Strategic(json!({"status": {"phase": "Running", "conditions": conditions, "podIP": "10.244.0.9"}}));
+    Api::<Pod>::namespaced(client.clone(), &pod.namespace().unwrap()).patch_status(&pod.name_any(), &PatchParams::default(), &patch).await
+}
+
+/// Takes connections to port 443 of every service's address to whoever serves there.
+pub async fn services(script: Script) {
+    let listener = TcpListener::bind("0.0.0.0:443").await.unwrap();
+    loop {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let of_host = client.local_addr().is_ok_and(|address| address.ip().to_string() == HOST);
+        let to = if of_host { format!("{NODE}:6444") } else { script.0.lock().unwrap().virtual_api.clone() };
+        tokio::spawn(async move {
+            if let Ok(mut server) = TcpStream::connect(to).await {
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            }
+        });
+    }
+}

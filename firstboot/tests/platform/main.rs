@@ -1,0 +1,66 @@
+//! The platform's controllers as a real process against a real API: etcd, API server, controller manager and helm of the built image, and vcluster's
+//! own chart. Only what kubelets say of pods is scripted; where no control plane of a virtual cluster runs, the host's API answers in its place.
+
+mod apart;
+mod bench;
+mod faults;
+mod kills;
+mod kubelet;
+mod plane;
+mod programs;
+mod rates;
+
+use apart::apart;
+use bench::Bench;
+
+#[test]
+fn f1_the_controllers_killed_in_every_state_of_a_virtual_cluster_converge() {
+    apart("f1_the_controllers_killed_in_every_state_of_a_virtual_cluster_converge", kills::of_a_virtual_cluster);
+}
+
+#[test]
+fn f1_the_controllers_killed_while_a_component_comes_and_goes_converge() {
+    apart("f1_the_controllers_killed_while_a_component_comes_and_goes_converge", kills::of_a_component);
+}
+
+#[test]
+fn f8_bad_input_is_refused_or_told_with_field_and_reason() {
+    apart("f8_bad_input_is_refused_or_told_with_field_and_reason", faults::bad_input);
+}
+
+#[test]
+fn f8_nothing_is_lost_when_the_api_is_away_for_a_while() {
+    apart("f8_nothing_is_lost_when_the_api_is_away_for_a_while", |bench| faults::the_api_away(bench, 20));
+}
+
+#[test]
+#[ignore = "soak: ten minutes of nothing"]
+fn soak_f8_nothing_is_lost_when_the_api_is_away_for_ten_minutes() {
+    apart("soak_f8_nothing_is_lost_when_the_api_is_away_for_ten_minutes", |bench| faults::the_api_away(bench, 600));
+}
+
+async fn few(mut bench: Bench) {
+    bench.start();
+    bench.until_defined().await;
+    rates::fill(&bench, 4, 10).await;
+    rates::rest(&mut bench, 14, 60).await;
+}
+
+#[test]
+fn objects_at_rest_cost_less_than_a_request_a_minute() {
+    apart("objects_at_rest_cost_less_than_a_request_a_minute", few);
+}
+
+#[test]
+#[ignore = "soak: seventy releases; builds another image"]
+fn soak_twenty_virtual_clusters_and_fifty_components_at_rest_cost_less_than_a_request_a_minute_each() {
+    programs::syncer();
+    apart("soak_twenty_virtual_clusters_and_fifty_components_at_rest_cost_less_than_a_request_a_minute_each", plane::at_rest);
+}
+
+#[test]
+#[ignore = "soak: builds another image"]
+fn soak_a_virtual_control_plane_of_real_processes_lives_its_life() {
+    programs::syncer();
+    apart("soak_a_virtual_control_plane_of_real_processes_lives_its_life", plane::lives);
+}
