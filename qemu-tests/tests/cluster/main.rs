@@ -1,9 +1,11 @@
 //! The shipped `standalone` profile as clusters: most of it under User-Mode Linux, one proof in emulation.
 
+mod applications;
 mod cis;
 mod hardening;
 mod images;
 mod join;
+mod operations;
 mod policies;
 mod power_cuts;
 mod proof;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use qemu_tests::node::Node;
 use qemu_tests::uml::Net;
 
-use super::{account, build, formed, kube, seed};
+use super::{account, applications, build, formed, kube, operations, seed};
 
 /// What `other` says of its last failure.
 const FAILURE: &str = "kubectl get vc other -o jsonpath='{.status.failure.reason} {.status.failure.message}' | sed 's/ *$//'";
@@ -234,6 +234,7 @@ fn an_application_changes_and_goes(node: &Node) {
 fn nothing_is_left(node: &Node) {
     kube(node, "chasi-bod vcluster delete biz --yes --wait");
     kube(node, "kubectl delete vc other --timeout=300s");
+    operations::metrics_of_what_is_gone_go(node, "other");
     let left = "kubectl get namespaces,clusterroles,clusterrolebindings,pv -o name | grep -E 'biz|other' || true; helm list -A --no-headers | grep -E 'biz|other' || true";
     assert_eq!(kube(node, left), "");
 }
@@ -247,6 +248,9 @@ fn soak_uml_virtual_clusters_come_with_their_applications_are_apart_sleep_and_go
     formed(&node, &mut vm);
     seed::seeded(&node, &mut vm, "done");
     the_seed_comes_by_itself(&node);
+    operations::metrics_tell_of_steps_and_objects(&node);
+    operations::f6_a_bundle_has_no_secrets(&node);
+    applications::deployed_and_changed(&node);
     a_mistake_is_told_and_mended(&node);
     they_are_apart(&node);
     suspended_and_resumed(&node);
