@@ -200,8 +200,9 @@ fn kill_builds(times: u32) {
     fs::create_dir_all(out.join("minimal/.0.0.9.partial")).unwrap();
     fs::write(store.join("tmp/left"), b"x").unwrap();
     let _ = fs::remove_dir_all(out.join("minimal/0.1.0"));
-    // Scratch goes with the next command that has the store to itself: a sandbox of the killed build may end a moment after it.
+    // Scratch goes with the next command once nobody holds it: a sandbox of the killed build may end a moment after it.
     File::open(&store).unwrap().lock().unwrap();
+    fs::read_dir(store.join("tmp")).unwrap().for_each(|scratch| File::open(scratch.unwrap().path()).unwrap().lock().unwrap());
     good(&mut command());
     assert_eq!(only_child(&out.join("minimal")), out.join("minimal/0.1.0"));
     assert_eq!(fs::read_dir(store.join("tmp")).unwrap().count(), 0, "scratch of killed builds is left");

@@ -94,8 +94,9 @@ mod tests {
         assert_eq!(spec["egress"][0], json!({"to": [{"podSelector": {}}]}));
         let outside = json!({"cidr": "0.0.0.0/0", "except": ["10.244.0.0/16", "10.96.0.0/12", "192.0.2.1/32"]});
         assert_eq!(spec["egress"][2]["to"][0]["ipBlock"], outside);
-        // Only the control plane speaks with the host's API.
-        assert_eq!(made[1]["spec"]["podSelector"], json!({"matchLabels": {"app": "vcluster", "release": "biz"}}));
+        // Only the control plane and what copies its data speak with the host's API.
+        let app = json!([{"key": "app", "operator": "In", "values": ["vcluster", "vcluster-copy"]}]);
+        assert_eq!(made[1]["spec"]["podSelector"], json!({"matchLabels": {"release": "biz"}, "matchExpressions": app}));
         let api = json!([{"to": [{"ipBlock": {"cidr": "192.0.2.1/32"}}], "ports": [{"protocol": "TCP", "port": 6443}]}]);
         assert_eq!(made[1]["spec"]["egress"], api);
     }
