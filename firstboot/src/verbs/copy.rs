@@ -21,7 +21,7 @@ pub struct Copy {
     pub target: Target,
     /// Name of the object that stands for it; the virtual cluster's with the time when absent.
     #[arg(long = "as", value_name = "NAME")]
-    pub name: Option<String>,
+    pub object: Option<String>,
 }
 
 impl Copy {
@@ -39,7 +39,7 @@ impl Copy {
 
     async fn make<K: Kind>(&self, session: &Session<'_>, api: &Api<K>, spec: &Value, status: impl Fn(&K) -> Option<CopyStatus>) -> Result<Outcome> {
         let moment = || format!("{}-{}", self.target.name, Timestamp::now().strftime("%Y%m%d-%H%M%S"));
-        let name = self.name.clone().unwrap_or_else(moment);
+        let name = self.object.clone().unwrap_or_else(moment);
         let (version, kind) = (K::api_version(&()), K::kind(&()));
         create(api, &name, &json!({"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": spec})).await?;
         if self.target.patience.wait {

@@ -65,8 +65,8 @@ pub enum Verb {
     Snapshot {
         #[command(flatten)]
         copy: Copy,
-        /// `file:NAME` below /var/lib/chasi-bod/snapshots of the control plane that leads, or `claim:NAME/PATH` on a volume claim in the virtual cluster's
-        /// host namespace.
+        /// `file:NAME` below /var/lib/chasi-bod/snapshots of the control plane that leads, `claim:NAME/PATH` on a volume claim in the virtual cluster's host
+        /// namespace, or `oci:REGISTRY/REPOSITORY:TAG`.
         #[arg(long, value_name = "PLACE")]
         to: Place,
     },
@@ -75,7 +75,7 @@ pub enum Verb {
     Restore {
         #[command(flatten)]
         copy: Copy,
-        /// `file:NAME` or `claim:NAME/PATH`, as for a snapshot.
+        /// `file:NAME`, `claim:NAME/PATH` or `oci:REFERENCE`, as for a snapshot.
         #[arg(long, value_name = "PLACE")]
         from: Place,
     },
