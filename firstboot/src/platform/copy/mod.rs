@@ -36,6 +36,9 @@ pub use pod::APP;
 /// How often one is looked at whose virtual cluster may not be there.
 const LATER: Duration = Duration::from_secs(60);
 
+/// How old a pod's status may be; the kubelet looks at its containers each second.
+const STALE: Duration = Duration::from_secs(5);
+
 /// One Snapshot or Restore.
 #[derive(Clone, Debug)]
 pub struct Task {
@@ -180,7 +183,10 @@ impl Task {
         let keeps = self.place.volume_claim.is_some();
         match (pod::state(&found), self.copying) {
             (State::Failed(why), _) => Err(Failed::Copy(Error::environment(format!("{}: {why}", self.place)))),
-            (State::Keeping, _) if !keeps => self.transfer(site.host, &place.namespace).await,
+            (State::Keeping, _) if !keeps => match self.transfer(site.host, &place.namespace).await {
+                Err(failed) => if_it_still_keeps(&api, failed).await,
+                gone_on => gone_on,
+            },
             (State::Going(why), _) => Ok(Step::Going(why)),
             (State::Keeping, _) => Ok(Step::Going(String::new())),
             (State::Done(line), Copying::Snapshot) => Ok(Step::Done(Some(Copied::read(&line)?))),
@@ -311,6 +317,16 @@ enum Failed {
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
         Self::Look(error)
+    }
+}
+
+/// A transfer fails, too, when the keeper has what it waited for and ended before its pod's status says so.
+async fn if_it_still_keeps(api: &Api<Pod>, failed: Failed) -> Result<Step, Failed> {
+    tokio::time::sleep(STALE).await;
+    let found = api.get_opt(pod::NAME).await.fault(Fault::Environment, || format!("reading pod {}", pod::NAME))?;
+    match found.as_ref().map(pod::state) {
+        Some(State::Keeping) | None => Err(failed),
+        Some(_) => Ok(Step::Going(String::new())),
     }
 }
 

@@ -109,8 +109,10 @@ fn put(host: &Host, namespace: &str, file: &mut File) -> Result<()> {
     let digest = digest(file)?.hex();
     file.rewind().fault(Fault::Environment, || "reading the snapshot".into())?;
     let from = file.try_clone().fault(Fault::Environment, || "reading the snapshot".into())?;
-    let script =
-        format!("cat >{SNAPSHOT}.partial && echo '{digest}  {SNAPSHOT}.partial' | busybox sha256sum -c && busybox mv {SNAPSHOT}.partial {SNAPSHOT}");
+    // It may be there from an earlier look, and the worker at it.
+    let script = format!(
+        "[ -e {SNAPSHOT} ] || {{ cat >{SNAPSHOT}.partial && echo '{digest}  {SNAPSHOT}.partial' | busybox sha256sum -c && busybox mv {SNAPSHOT}.partial {SNAPSHOT}; }}"
+    );
     exec::between(in_pod(host, namespace, Some("-i")).arg(script), from.into(), Stdio::null())
 }
 
