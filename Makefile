@@ -7,7 +7,7 @@ export CHASI_BOD_CACHE
 CARGO_TARGET := x86_64-unknown-linux-gnu
 BIN  := target/release/chasi-bod
 NODE := target/node/$(CARGO_TARGET)/node/chasi-bod-node
-# Static, so that one file serves as init of the initramfs and as the agent; without paths of this machine, so that images do not carry them.
+# Static, as an initramfs has no libraries; without paths of this machine, so that images do not carry them.
 NODE_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(HOME)/.cargo/registry/src=/crates --remap-path-prefix=$(CURDIR)=/src
 
 .PHONY: help setup tools image minimal standalone run test lint unit uml vm images soak fuzz bench bench-boot clean
@@ -18,8 +18,8 @@ help: ## list the targets
 setup: ## install what building needs (apt, as root or with sudo)
 	@scripts/setup image
 
-tools: setup ## compile the chasi-bod command and the node binary
-	@RUSTFLAGS="$(NODE_FLAGS)" cargo build --quiet --locked --profile node -p firstboot --bin chasi-bod-node --target $(CARGO_TARGET) --target-dir target/node
+tools: setup ## compile the chasi-bod command and the node's programs
+	@RUSTFLAGS="$(NODE_FLAGS)" cargo build --quiet --locked --profile node -p firstboot --bins --target $(CARGO_TARGET) --target-dir target/node
 	@cargo build --quiet --locked --release -p builder --bin chasi-bod
 
 image: tools ## build PROFILE (default standalone) in FORMATS (default qcow2,raw) into output/

@@ -42,8 +42,8 @@ fn text(path: &Path) -> String {
 }
 
 fn node_binary() -> PathBuf {
-    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/node/x86_64-unknown-linux-gnu/node/chasi-bod-node");
-    std::env::var_os("CHASI_BOD_NODE").map_or_else(|| default.into(), PathBuf::from)
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/node/x86_64-unknown-linux-gnu/node/chasi-bod-init");
+    std::env::var_os("CHASI_BOD_NODE").map_or_else(|| default.into(), |node| PathBuf::from(node).with_file_name("chasi-bod-init"))
 }
 
 fn image() -> &'static Image {

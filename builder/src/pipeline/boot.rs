@@ -35,11 +35,11 @@ pub struct BootFiles {
 }
 
 /// Takes the kernel out of the tree, makes the initramfs, and puts both into the root.
-pub fn files(editor: &mut Editor<'_, '_>, modules: &[String], node: &[u8]) -> Result<BootFiles> {
+pub fn files(editor: &mut Editor<'_, '_>, modules: &[String], init: &[u8]) -> Result<BootFiles> {
     let (path, release) = kernel(editor.tree)?;
     let kernel = editor.read(&path)?.unwrap_or_default();
     let mtime = u32::try_from(editor.epoch).unwrap_or_default();
-    let contents = Contents { init: node.to_vec(), kernel_version: &release, modules, mtime };
+    let contents = Contents { init: init.to_vec(), kernel_version: &release, modules, mtime };
     let mut initrd = Vec::new();
     cpio::write(&initramfs::entries(editor.tree, editor.store, &contents)?, &mut initrd)?;
     // The package's own copies below /boot would only take space: GRUB reads the ESP.

@@ -41,7 +41,7 @@ use crate::source::{go, oci::Registries};
 use crate::store::Store;
 use locking::Found;
 pub use locking::{Change, changes, locks_below, path_of, read_lock, relock, write_lock};
-use node::node_binary;
+use node::Programs;
 use output::Staging;
 pub use preview::{Amount, Output, OutputState, Packages, Preview, packages, preview};
 pub use seed::{ListedImage, Listing, listing};
@@ -213,7 +213,7 @@ fn check_kernel(loaded: &Loaded, plan: &Plan, layers: &[LoadedLayer]) -> Result<
 struct Key<'a> {
     planned: &'a Planned,
     lock: Lock,
-    node: &'a [u8],
+    node: &'a Programs,
     resolved: String,
     lock_digest: Digest,
     image: Digest,
@@ -221,11 +221,11 @@ struct Key<'a> {
     program: Digest,
 }
 
-fn key<'a>(planned: &'a Planned, lock: Lock, node: &'a [u8]) -> Result<Key<'a>> {
+fn key<'a>(planned: &'a Planned, lock: Lock, node: &'a Programs) -> Result<Key<'a>> {
     let resolved = profile::to_yaml(&planned.profile)?;
     let lock_text = lock.to_yaml()?;
     let plan = planned.plan.digest();
-    let parts = [env!("CARGO_PKG_VERSION").as_bytes(), resolved.as_bytes(), lock_text.as_bytes(), &plan.0, &Digest::of(node).0];
+    let parts = [env!("CARGO_PKG_VERSION").as_bytes(), resolved.as_bytes(), lock_text.as_bytes(), &plan.0, &node.digest().0];
     let image = Digest::of_parts(parts);
     let program = Digest::of(&fs::read("/proc/self/exe").context(|| "reading this program".into())?);
     Ok(Key { planned, lock, node, resolved, lock_digest: Digest::of(lock_text.as_bytes()), image, program })
@@ -242,7 +242,7 @@ fn file_name(profile: &Profile, format: OutputFormat) -> String {
 /// Builds the image of a profile, or finds that nothing changed.
 pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outcome> {
     let planned = plan(&request.profile)?;
-    let node = node_binary(request.node_binary.as_deref())?;
+    let node = node::programs(request.node_binary.as_deref())?;
     let target = folder(request, &planned.profile);
     let known = match locking::found(&planned)? {
         Found::Current(lock) => Some(key(&planned, lock, &node)?),
@@ -390,7 +390,8 @@ fn record_of(key: &Key<'_>, image: &Image, check: Check, artifacts: Vec<Artifact
     let profile = &key.planned.profile;
     let inputs = Inputs {
         builder: format!("chasi-bod {}", env!("CARGO_PKG_VERSION")),
-        node: Named::of("chasi-bod-node", key.node),
+        node: Named::of("chasi-bod-node", &key.node.agent),
+        init: Named::of("chasi-bod-init", &key.node.init),
         profile: Named::of("profile.resolved.yaml", key.resolved.as_bytes()),
         plan: Named { name: "plan".into(), sha256: key.planned.plan.digest() },
         lock: Named::of("lock", key.lock.to_yaml()?.as_bytes()),
@@ -425,8 +426,8 @@ fn pretty(value: &impl Serialize) -> Result<String> {
 
 fn write_records(key: &Key<'_>, image: &Image, record: &BuildRecord, staging: &Staging) -> Result<()> {
     let (lock, plan) = (&key.lock, &key.planned.plan);
-    let node = record.inputs.node.sha256;
-    let subject = spdx::Subject { name: &record.name, version: &record.version, node, plan, lock, holdings: &image.holdings };
+    let programs = [&record.inputs.node, &record.inputs.init];
+    let subject = spdx::Subject { name: &record.name, version: &record.version, programs: &programs, plan, lock, holdings: &image.holdings };
     let sbom = spdx::document(&subject, &key.planned.seed());
     let small = [
         ("profile.resolved.yaml", key.resolved.clone()),

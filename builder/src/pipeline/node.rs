@@ -1,12 +1,29 @@
-//! The node binary that goes into the image: where it is looked for, and whether it can serve as init.
+//! The node's programs that go into the image: where they are looked for, and whether they can run there.
 
 use std::fs;
 use std::path::Path;
 
+use layers::units::Digest;
 use layers::{Context, Error, Fault, Result};
 
-/// The node binary: the file named, else the one beside this program.
-pub fn node_binary(explicit: Option<&Path>) -> Result<Vec<u8>> {
+/// What `make tools` makes for the node.
+#[derive(Debug)]
+pub struct Programs {
+    /// Agent and command.
+    pub agent: Vec<u8>,
+    /// `init` of the initramfs, apart because firmware loads that whole.
+    pub init: Vec<u8>,
+}
+
+impl Programs {
+    /// One digest of both.
+    pub fn digest(&self) -> Digest {
+        Digest::of_parts([self.agent.as_slice(), &self.init])
+    }
+}
+
+/// The node's programs: the file named, else the one beside this program, and the one beside that.
+pub fn programs(explicit: Option<&Path>) -> Result<Programs> {
     let exe = std::env::current_exe().context(|| "finding this program".into())?;
     let dir = exe.parent().unwrap_or(Path::new("/"));
     // In a source tree cargo also puts an unsuitable, dynamically linked build beside this program: ours comes first.
@@ -15,16 +32,20 @@ pub fn node_binary(explicit: Option<&Path>) -> Result<Vec<u8>> {
     let Some(path) = found else {
         return Err(Error::environment(format!("finding the node binary `chasi-bod-node`: it is not beside this program in {}", dir.display()))
             .with_hint(
-                "run `make tools` in the source tree and copy target/node/x86_64-unknown-linux-gnu/node/chasi-bod-node there, \
-                 or name it with --node-binary or CHASI_BOD_NODE",
+                "run `make tools` in the source tree and copy chasi-bod-node and chasi-bod-init from target/node/x86_64-unknown-linux-gnu/node there, \
+                 or name the former with --node-binary or CHASI_BOD_NODE",
             ));
     };
-    let bytes = fs::read(&path).fault(Fault::Input, || format!("reading node binary {}", path.display()))?;
-    match is_static(&bytes) {
-        true => Ok(bytes),
-        false => Err(Error::input(format!("using node binary {}: it is not a static x86-64 program, so no initramfs can start it", path.display()))
-            .with_hint("run `make tools`")),
+    Ok(Programs { init: read(&path.with_file_name("chasi-bod-init"))?, agent: read(&path)? })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(path).fault(Fault::Input, || format!("reading node binary {}", path.display()))?;
+    if !is_static(&bytes) {
+        let what = format!("using node binary {}: it is not a static x86-64 program, so no initramfs can start it", path.display());
+        return Err(Error::input(what).with_hint("run `make tools`"));
     }
+    Ok(bytes)
 }
 
 /// Whether this is a 64-bit little-endian ELF program for x86-64 without an interpreter (System V ABI, chapters 4 and 5).

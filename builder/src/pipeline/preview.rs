@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::locking::{self, Found};
 use super::output::Staging;
-use super::{Build, Key, Network, file_name, finished, folder, holds, key, node_binary, plan};
+use super::{Build, Key, Network, file_name, finished, folder, holds, key, node, plan};
 use crate::emit::OutputFormat;
 use crate::store::Store;
 
@@ -116,7 +116,7 @@ pub fn packages(lock: &Lock, store: &Store) -> Packages {
 /// Says what a build would do; fails where the build would fail before it fetches anything.
 pub fn preview(request: &Build, store: &Store) -> Result<Preview> {
     let planned = plan(&request.profile)?;
-    let node = node_binary(request.node_binary.as_deref())?;
+    let node = node::programs(request.node_binary.as_deref())?;
     let target = folder(request, &planned.profile);
     let found = locking::found(&planned)?;
     locking::check_allowed(&planned, &found, request.locking, request.reach.network)?;

@@ -10,6 +10,7 @@ use layers::units::Digest;
 use layers::{Error, Result};
 
 use super::boot::{self, BootFiles};
+use super::node::Programs;
 use super::{Planned, images, seed, sources};
 use crate::assemble::configure::{self, Script};
 use crate::assemble::editor::Editor;
@@ -37,10 +38,10 @@ pub struct Root {
 const LICENCES: &str = "usr/lib/chasi-bod/licences";
 
 /// Builds the root's tree. Packages that were unpacked and configured before come from the store.
-pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progress: &Progress) -> Result<Root> {
+pub fn build(planned: &Planned, lock: &Lock, node: &Programs, store: &Store, progress: &Progress) -> Result<Root> {
     let configured = configure_packages(planned, lock, store, progress)?;
     let contents = sources::make(store, &planned.plan, lock)?;
-    let given = apply::Given { node, sources: &contents };
+    let given = apply::Given { node: &node.agent, sources: &contents };
     let images = images::make(planned, lock, &given, store)?;
     let inputs = postcard::to_stdvec(&configured).map_err(|e| Error::internal(format!("encoding the configured tree: {e}")))?;
     let sources: Vec<u8> = contents.values().flat_map(|content| content.sha256.0).collect();
@@ -48,7 +49,7 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     let notices = notices.map(|(name, text)| Ok((name, text?))).collect::<Result<BTreeMap<_, _>>>()?;
     let texts: Vec<u8> = notices.values().flat_map(|text| Digest::of(text.as_bytes()).0).collect();
     let pulled: Vec<u8> = images.iter().flat_map(|image| image.digest.0).collect();
-    let key = Digest::of_parts([b"layers v4".as_slice(), &inputs, &planned.plan.digest().0, node, &sources, &pulled, &texts]);
+    let key = Digest::of_parts([b"layers v4".as_slice(), &inputs, &planned.plan.digest().0, &node.digest().0, &sources, &pulled, &texts]);
     let mut pack = store.new_pack(key)?;
     let mut tree = configured;
     let mut editor = Editor::new(&mut tree, store, &mut pack, lock.epoch);
@@ -64,7 +65,7 @@ pub fn build(planned: &Planned, lock: &Lock, node: &[u8], store: &Store, progres
     seed::put(&mut editor, &planned.plan, lock)?;
     notices.iter().try_for_each(|(name, text)| editor.put_text(&format!("{LICENCES}/{name}.txt"), text))?;
     let modules: Vec<String> = planned.plan.initrd_modules().into_iter().collect();
-    let boot = boot::files(&mut editor, &modules, node)?;
+    let boot = boot::files(&mut editor, &modules, &node.init)?;
     finalize::finalize(&mut editor)?;
     let installed = if images.is_empty() { None } else { Some(install::install(&mut editor, &images)?) };
     pack.finish()?;

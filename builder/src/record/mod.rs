@@ -41,8 +41,10 @@ pub struct BuildRecord {
 pub struct Inputs {
     /// The command that built, with its version.
     pub builder: String,
-    /// The binary that is init, agent and CLI on the node.
+    /// The binary that is agent and CLI on the node.
     pub node: Named,
+    /// The binary that is `init` of the initramfs.
+    pub init: Named,
     /// The profile after `extends` and defaults.
     pub profile: Named,
     /// The plan: every layer's packages, files, units and scripts.

@@ -11,6 +11,7 @@ use layers::source::{GoSource, LockedFile, LockedGo, LockedModule, LockedSource,
 use layers::units::{Digest, Seed};
 use serde_json::{Value, json};
 
+use super::Named;
 use crate::source::go::licence;
 
 /// File name of the SBOM beside the artifacts.
@@ -37,8 +38,8 @@ pub struct Subject<'a> {
     pub name: &'a str,
     /// Image version.
     pub version: &'a str,
-    /// Digest of the node binary.
-    pub node: Digest,
+    /// The node's own programs.
+    pub programs: &'a [&'a Named],
     /// What the image was planned from.
     pub plan: &'a Plan,
     /// What that resolved to.
@@ -60,7 +61,7 @@ pub fn document(subject: &Subject<'_>, seed: &Seed) -> Value {
     json!({
         "spdxVersion": "SPDX-2.3", "dataLicense": "CC0-1.0", "SPDXID": "SPDXRef-DOCUMENT",
         "name": format!("{}-{}", subject.name, subject.version),
-        "documentNamespace": format!("urn:uuid:{}", seed.uuid(&format!("sbom {} {}", subject.version, subject.node))),
+        "documentNamespace": format!("urn:uuid:{}", seed.uuid(&format!("sbom {} {}", subject.version, subject.programs.iter().map(|one| one.sha256.to_string()).collect::<String>()))),
         "creationInfo": {"created": timestamp(subject.lock.epoch), "creators": [format!("Tool: chasi-bod-{}", env!("CARGO_PKG_VERSION"))]},
         "packages": entries.packages.into_values().collect::<Vec<_>>(),
         "relationships": entries.relations.iter().map(|(from, kind, to)| json!({
@@ -87,12 +88,15 @@ impl Entries {
         self.packages.insert(id, package);
     }
 
-    /// The image itself and the node binary.
+    /// The image itself and the node's own programs.
     fn own(&mut self, subject: &Subject<'_>) {
         let image = json!({"primaryPackagePurpose": "OPERATING-SYSTEM"});
         self.add("SPDXRef-DOCUMENT", "DESCRIBES", element_of(IMAGE.into(), subject.name, Some(subject.version), image));
-        let node = json!({"licenseDeclared": "Apache-2.0", "checksums": sha256(&subject.node)});
-        self.add(IMAGE, "CONTAINS", element_of("SPDXRef-chasi-bod-node".into(), "chasi-bod-node", Some(env!("CARGO_PKG_VERSION")), node));
+        for program in subject.programs {
+            let rest = json!({"licenseDeclared": "Apache-2.0", "checksums": sha256(&program.sha256)});
+            let id = format!("SPDXRef-{}", program.name);
+            self.add(IMAGE, "CONTAINS", element_of(id, &program.name, Some(env!("CARGO_PKG_VERSION")), rest));
+        }
     }
 
     fn source(&mut self, source: &LockedSource, subject: &Subject<'_>) {
@@ -361,7 +365,14 @@ mod tests {
         let images = vec![image("r.test/a/tool:1.2"), image("r.test:5000/pulled:2")];
         let holdings = Holdings { images, programs: BTreeMap::from([("tool".into(), Digest::of(b"program"))]), ..Holdings::default() };
         let (plan, lock) = (plan(), lock());
-        let subject = Subject { name: "site", version: "1.0.0", node: Digest::of(b"n"), plan: &plan, lock: &lock, holdings: &holdings };
+        let subject = Subject {
+            name: "site",
+            version: "1.0.0",
+            programs: &[&Named::of("chasi-bod-node", b"n")],
+            plan: &plan,
+            lock: &lock,
+            holdings: &holdings,
+        };
         document(&subject, &Seed::new("site"))
     }
 

@@ -122,7 +122,7 @@ fn b9_another_user_zone_locale_umask_folder_date_and_one_core_give_the_same_byte
     site(dir.path());
     downloads_only(dir.path());
     // The user may not see the folder this test was built in.
-    for (from, to) in [(PathBuf::from(BIN), "chasi-bod"), (node(), "chasi-bod-node")] {
+    for (from, to) in [(PathBuf::from(BIN), "chasi-bod"), (node(), "chasi-bod-node"), (node().with_file_name("chasi-bod-init"), "chasi-bod-init")] {
         fs::copy(from, dir.path().join(to)).unwrap();
     }
     let script = "umask 077; cd \"$0\" && mkdir -p deep/er && cd deep/er && exec faketime -f +365d taskset -c 0 ../../chasi-bod build ../../minimal.yaml \

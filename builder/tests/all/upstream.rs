@@ -83,7 +83,7 @@ fn charts(dir: &Path) {
 /// The shipped profile in a folder, with the server's address and the stand-ins' digests in the place of upstream's. `real` are programs that
 /// no stand-in replaces.
 fn site(dir: &Path, real: &BTreeMap<&str, Vec<u8>>) -> PathBuf {
-    for name in ["minimal.yaml", "standalone.yaml", "standalone.lock", PROFILE] {
+    for name in ["minimal.yaml", "cluster.yaml", "standalone.lock", PROFILE] {
         fs::copy(common::workspace().join("profiles").join(name), dir.join(name)).unwrap();
     }
     charts(dir);
@@ -182,7 +182,7 @@ fn each_image_comes_from_its_registry_by_its_digest() {
         text = text.replace(digest, &own.to_string());
         files.extend(served.into_iter().map(|(path, bytes)| (format!("v2/{repository}/{path}"), bytes)));
     }
-    fs::copy(shipped.join("standalone.yaml"), dir.path().join("standalone.yaml")).unwrap();
+    fs::copy(shipped.join("cluster.yaml"), dir.path().join("cluster.yaml")).unwrap();
     charts(dir.path());
     let profile = dir.path().join("site.yaml");
     fs::write(&profile, text).unwrap();

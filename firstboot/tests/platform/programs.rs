@@ -86,10 +86,10 @@ fn fill(folder: &Path) {
 
 /// Vcluster's chart, as the builder fetches it.
 fn chart(folder: &Path) -> Vec<u8> {
-    let (shipped, profile) = (workspace().join("profiles/standalone.yaml"), folder.join("platform-test.yaml"));
+    let (shipped, profile) = (workspace().join("profiles/cluster.yaml"), folder.join("platform-test.yaml"));
     fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.display())).unwrap();
     // All but the one chart is locked already.
-    fs::copy(shipped.with_extension("lock"), profile.with_extension("lock")).unwrap();
+    fs::copy(shipped.with_file_name("standalone.lock"), profile.with_extension("lock")).unwrap();
     run(chasi_bod().arg("lock").arg(&profile));
     let lock = fs::read_to_string(profile.with_extension("lock")).unwrap();
     let lock: Value = serde_saphyr::from_str(&lock).unwrap();
@@ -125,9 +125,9 @@ pub fn syncer() {
 }
 
 fn build(folder: &Path, to: &Path) -> PathBuf {
-    let (shipped, profile) = (workspace().join("profiles/standalone.yaml"), folder.join("platform-syncer.yaml"));
+    let (shipped, profile) = (workspace().join("profiles/cluster.yaml"), folder.join("platform-syncer.yaml"));
     fs::write(&profile, format!("extends: {}\nname: syncer\nlayers: [vcluster]\n", shipped.display())).unwrap();
-    fs::copy(shipped.with_extension("lock"), profile.with_extension("lock")).unwrap();
+    fs::copy(shipped.with_file_name("standalone.lock"), profile.with_extension("lock")).unwrap();
     run(chasi_bod().arg("build").arg(&profile).args(["--format", "raw", "--output"]).arg(to));
     to.join("syncer/0.1.0/syncer-0.1.0.raw")
 }

@@ -59,7 +59,8 @@ pub(super) fn planned(loaded: &Loaded, charts: &[PlannedChart], problems: &mut V
                 let message = format!("component {} is made of the chart {}, which is not among `charts`", component.name, quote(name));
                 problems.push(planned.at.problem(message, suggest(name, charts.iter().map(|chart| chart.spec.name.as_str()))));
             }
-            Some(chart) if chart.spec.install => {
+            // A virtual cluster is another cluster.
+            Some(chart) if chart.spec.install && component.spec.target.virtual_cluster.is_none() => {
                 let message = format!("chart {} would be installed twice: by itself, too, not only as component {}", quote(name), component.name);
                 problems.push(planned.at.problem(message, Some(format!("say `install: false` at {} under `charts`", quote(name)))));
             }

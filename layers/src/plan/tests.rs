@@ -342,6 +342,7 @@ fn components_are_made_of_charts_that_nobody_installs_else() {
         &planned.to_text(),
         &["virtual cluster demo\n  of template edge", "component console\n  chart tools into namespace t of virtual cluster demo"],
     );
+    with_components(of("web", json!({"target": {"virtualCluster": "demo"}})), CHARTS).unwrap();
     let bare = CHARTS.replace("vcluster", "other");
     for (chart, charts, parts) in [
         ("tolls", CHARTS, ["p.yaml:", "component console is made of the chart `tolls`, which is not among `charts`", "did you mean `tools`?"]),

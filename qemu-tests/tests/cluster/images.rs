@@ -60,11 +60,11 @@ fn read_until_ready(raw: &Path) -> i64 {
     sectors * 512
 }
 
-/// `standalone` with two files of noise as an image that no pod asks for.
+/// `cluster` with two files of noise as an image that no pod asks for.
 fn with_300_mb_more(folder: &Path) -> std::path::PathBuf {
-    let shipped = Path::new("../profiles/standalone.yaml").canonicalize().unwrap();
+    let shipped = Path::new("../profiles/cluster.yaml").canonicalize().unwrap();
     let charts = shipped.with_file_name("charts").display().to_string();
-    let profile = std::fs::read_to_string(&shipped).unwrap().replace("name: standalone", "name: more");
+    let profile = std::fs::read_to_string(&shipped).unwrap().replace("name: cluster", "name: more");
     let profile =
         profile.replace("chart: charts/", &format!("chart: {charts}/")).replace("- toolchain\n", "- toolchain\n- {name: more, path: layer}\n");
     std::fs::create_dir_all(folder.join("layer")).unwrap();

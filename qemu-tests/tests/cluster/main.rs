@@ -15,6 +15,7 @@ mod vclusters;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use qemu_tests::exec;
 use qemu_tests::node::{Node, artifact, artifacts};
@@ -150,6 +151,10 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     seed::a_volume_is_made_and_written(&node, "first");
     seed::the_service_answers_by_its_name(&node, "first");
     seed::kubectl_top_works(&node);
+    let begun = Instant::now();
+    vclusters::the_shipped_one_runs(&node);
+    vclusters::its_registry_serves(&node);
+    println!("the virtual cluster and its chart were waited for {} s", begun.elapsed().as_secs());
     registry::an_image_that_was_pushed_runs_under_any_name(&node);
     an_operator_sees_the_node(&node, "10.77.0.11");
     node.shut_down(vm).unwrap();
@@ -165,6 +170,8 @@ fn uml_a_machine_that_boots_is_a_ready_cluster_and_a_reboot_heals_it() {
     seed::kubectl_top_works(&node);
     images_are_mounted_from_the_root(&node);
     registry::what_was_pushed_outlives_a_reboot(&node);
+    vclusters::the_shipped_one_runs(&node);
+    vclusters::its_registry_serves(&node);
     hardening::last_boot(&node, &mut vm);
     images::nothing_was_reconciled(&node);
     node.shut_down(vm).unwrap();

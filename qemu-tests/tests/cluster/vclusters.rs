@@ -12,7 +12,7 @@ use super::{account, applications, build, formed, kube, operations, seed};
 /// What `other` says of its last failure.
 const FAILURE: &str = "kubectl get vc other -o jsonpath='{.status.failure.reason} {.status.failure.message}' | sed 's/ *$//'";
 
-/// `standalone` with a virtual cluster and a web page in it and, after that, one on the host.
+/// `cluster` with a virtual cluster and a web page in it and, after that, one on the host.
 const PROFILE: &str = "name: vclusters
 layers: [vcluster]
 charts:
@@ -34,7 +34,7 @@ components:
 fn image(folder: &Path) -> PathBuf {
     let shipped = Path::new("../profiles").canonicalize().unwrap();
     let profile = folder.join("vclusters.yaml");
-    std::fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.join("standalone.yaml").display())).unwrap();
+    std::fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.join("cluster.yaml").display())).unwrap();
     std::fs::copy(shipped.join("standalone.lock"), profile.with_extension("lock")).unwrap();
     qemu_tests::exec::run("cp", &["-r", shipped.join("charts/welcome").to_str().unwrap(), folder.join("page").to_str().unwrap()]).unwrap();
     build(folder, "vclusters")
@@ -72,6 +72,19 @@ fn inside(node: &Node, name: &str, command: &str) -> String {
          server=https://$(kubectl -n vcluster-{name} get service {name} -o jsonpath='{{.spec.clusterIP}}')"
     );
     kube(node, &format!("{credentials}; KUBECONFIG=/run/{name}.conf kubectl --server=$server {command}"))
+}
+
+/// The virtual cluster that `standalone` ships.
+pub fn the_shipped_one_runs(node: &Node) {
+    phase(node, "vc/apps", "RUNNING");
+}
+
+/// The chart in it: a registry that a node of the host may ask. After a reboot objects and pods are there before what they tell of.
+pub fn its_registry_serves(node: &Node) {
+    phase(node, "comp/registry", "READY");
+    let address = "kubectl -n vcluster-apps get pods -l vcluster.loft.sh/namespace=registry -o jsonpath='{.items[0].status.podIP}'";
+    let ask = format!("for i in $(seq 100); do curl -sf -m 5 http://$({address}):5000/v2/ && exit 0; sleep 2; done; exit 1");
+    assert_eq!(kube(node, &ask), "{}");
 }
 
 /// The profile's virtual cluster comes by itself, then the application in it, then the one that waited for that.

@@ -17,8 +17,9 @@ use zstd::bulk::Compressor;
 use super::format::{CLUSTER, CLUSTER_BITS, COPIED, Compression, Header, L2_ENTRIES, REFS_PER_BLOCK, compressed_entry};
 use crate::disk::{ReadAt, blocks, is_zero, read_block};
 
-/// zstd's level: measured on 600 MiB of programs, 4 % smaller than level 1 for a fifth more time.
-const LEVEL: i32 = 3;
+/// zstd's level: measured on clusters of a Go program, 7 % smaller than level 3 for four times its time, 60 MB a second and core; the next ones
+/// that pack better take seven times as long as this one.
+const LEVEL: i32 = 9;
 const BATCH: usize = 128;
 
 /// Writes a disk to an empty file.

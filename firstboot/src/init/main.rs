@@ -1,0 +1,5 @@
+//! Entry point of the initramfs's `init`.
+
+fn main() {
+    firstboot::init::main()
+}
