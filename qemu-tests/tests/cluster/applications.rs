@@ -2,7 +2,7 @@
 
 use qemu_tests::node::Node;
 
-use super::kube;
+use super::{chasi_bod, exec, kube};
 
 /// A folder on the node: a chart, its values, and its image, which no node has, as an OCI layout.
 const MAKE: &str = r#"set -e; d=/var/tmp/app; mkdir -p $d/l/blobs/sha256 $d/chart/templates; t=application/vnd.oci.image
@@ -45,4 +45,22 @@ pub fn deployed_and_changed(node: &Node) {
     kube(node, &format!("echo 'word: second' > /var/tmp/app/v.yaml; {deploy} --wait"));
     assert_eq!(kube(node, "kubectl get comp tool -o jsonpath='{.status.revision}'"), "2");
     kube(node, "kubectl delete comp tool --timeout=300s");
+}
+
+/// The same by the builder's command on a machine that reaches nothing but the API: the image goes to the registry through the API server.
+pub fn deployed_from_a_workstation(node: &Node) {
+    let folder = node.folder.join("app");
+    let packed = node.ssh("sed -i s,team/tool,team/other, /var/tmp/app/chart/templates/x.yaml; tar -C /var/tmp/app -c . | base64 -w0").unwrap();
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("all"), packed).unwrap();
+    std::fs::write(folder.join("kubeconfig"), node.ssh("chasi-bod kubeconfig --server 10.77.0.11").unwrap()).unwrap();
+    let path = |name: &str| folder.join(name).display().to_string();
+    exec::run("sh", &["-c", &format!("base64 -d {} | tar -C {} -x", path("all"), folder.display())]).unwrap();
+    let (chart, image) = (format!("--chart-path={}", path("chart")), format!("example.org/team/other:1={}", path("l")));
+    let (values, kubeconfig) = (path("v.yaml"), path("kubeconfig"));
+    let deploy = ["app", "deploy", "other", &chart, "--vcluster-name=biz", "--namespace=others", "-f", &values, "--images", &image];
+    let program = chasi_bod().canonicalize().unwrap();
+    node.beside(program.to_str().unwrap(), &[&deploy[..], &["--kubeconfig", &kubeconfig, "--wait"]].concat()).unwrap();
+    assert_eq!(kube(node, "chasi-bod vcluster connect biz -- kubectl -n others logs deploy/other"), "second");
+    kube(node, "kubectl delete comp other --timeout=300s");
 }

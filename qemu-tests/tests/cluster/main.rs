@@ -10,6 +10,7 @@ mod policies;
 mod power_cuts;
 mod proof;
 mod registry;
+mod replicas;
 mod seed;
 mod vclusters;
 

@@ -41,7 +41,7 @@ fn image(folder: &Path) -> PathBuf {
 }
 
 /// Waits for a phase of an object; the seconds that it took.
-fn phase(node: &Node, object: &str, phase: &str) -> u64 {
+pub fn phase(node: &Node, object: &str, phase: &str) -> u64 {
     let begun = Instant::now();
     let wait = format!("kubectl wait {object} --for=jsonpath='{{.status.phase}}'={phase} --timeout=600s");
     if let Err(error) = node.ssh(&format!("{} {wait}", super::ADMIN)) {
@@ -66,12 +66,17 @@ fn change(node: &Node, object: &str, spec: &str) {
 }
 
 /// Runs kubectl in the virtual cluster.
-fn inside(node: &Node, name: &str, command: &str) -> String {
+pub fn inside(node: &Node, name: &str, command: &str) -> String {
+    node.ssh(&within(name, command)).unwrap_or_else(|error| panic!("{error}\n{}", account(node)))
+}
+
+/// The shell's words for kubectl in the virtual cluster.
+pub fn within(name: &str, command: &str) -> String {
     let credentials = format!(
         "kubectl -n vcluster-{name} get secret vc-{name} -o jsonpath='{{.data.config}}' | base64 -d > /run/{name}.conf; \
          server=https://$(kubectl -n vcluster-{name} get service {name} -o jsonpath='{{.spec.clusterIP}}')"
     );
-    kube(node, &format!("{credentials}; KUBECONFIG=/run/{name}.conf kubectl --server=$server {command}"))
+    format!("{} {credentials}; KUBECONFIG=/run/{name}.conf kubectl --server=$server {command}", super::ADMIN)
 }
 
 /// The virtual cluster that `standalone` ships.
@@ -82,7 +87,7 @@ pub fn the_shipped_one_runs(node: &Node) {
 /// The chart in it: a registry that a node of the host may ask. After a reboot objects and pods are there before what they tell of.
 pub fn its_registry_serves(node: &Node) {
     phase(node, "comp/registry", "READY");
-    let address = "kubectl -n vcluster-apps get pods -l vcluster.loft.sh/namespace=registry -o jsonpath='{.items[0].status.podIP}'";
+    let address = "kubectl -n vcluster-apps get pods -l vcluster.loft.sh/namespace=registry --field-selector status.phase=Running -o jsonpath='{.items[0].status.podIP}'";
     let ask = format!("for i in $(seq 100); do curl -sf -m 5 http://$({address}):5000/v2/ && exit 0; sleep 2; done; exit 1");
     assert_eq!(kube(node, &ask), "{}");
 }
@@ -264,6 +269,7 @@ fn soak_uml_virtual_clusters_come_with_their_applications_are_apart_sleep_and_go
     operations::metrics_tell_of_steps_and_objects(&node);
     operations::f6_a_bundle_has_no_secrets(&node);
     applications::deployed_and_changed(&node);
+    applications::deployed_from_a_workstation(&node);
     a_mistake_is_told_and_mended(&node);
     they_are_apart(&node);
     suspended_and_resumed(&node);
