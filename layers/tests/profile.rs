@@ -256,7 +256,10 @@ fn components(keys: &str) -> String {
 fn virtual_clusters_and_components_name_what_is_wrong() {
     let table = [
         ("vclusters: [{name: a}, {name: a}]".into(), "the name `a` is given twice"),
-        ("vclusters: [{name: a.b}]".into(), "`a.b` is not the name of a virtual cluster: lower-case letters, digits and `-`, at most 40"),
+        (
+            "vclusters: [{name: a.b}]".into(),
+            "`a.b` is not the name of a virtual cluster: a lower-case letter, then such letters, digits and `-`, at most 40",
+        ),
         ("vclusters: [{name: a, quotta: {}}]".into(), "unknown key `quotta`"),
         ("vclusters: [{name: a, quotta: {}}]".into(), "did you mean `quota`?"),
         ("vclusters: [{name: a, network: {plan: closed}}]".into(), "did you mean `plane`?"),

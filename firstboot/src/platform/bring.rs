@@ -8,7 +8,7 @@ use kube::api::PostParams;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use layers::platform::VirtualClusterTemplate;
 use layers::seed::Seed;
-use layers::{Context as _, Fault, Result};
+use layers::{Context as _, Error, Fault, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -44,7 +44,7 @@ async fn namespace(client: &Client) -> Result<()> {
     apply(&Api::<Namespace>::all(client.clone()), NAMESPACE, &namespace).await
 }
 
-/// Gives the API the seed's objects that it was never given: one that people deleted stays away.
+/// Gives the API the seed's objects that it was never given: one that people deleted stays away, one that is refused keeps no other from coming.
 pub async fn seed(seed: &Seed, client: &Client) -> Result<()> {
     namespace(client).await?;
     let mut record = Record::read(client).await?;
@@ -75,20 +75,26 @@ impl Record {
         if self.0.contains_key(&key) {
             return Ok(());
         }
-        create(client, object).await?;
+        match create(client, object).await {
+            Err(error) if error.fault() == Fault::Input => return Ok(println!("platform: {error}")),
+            made => made?,
+        }
         self.0.insert(key, String::new());
         let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": RECORD}, "data": self.0});
         apply(&Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE), RECORD, &map).await
     }
 }
 
-/// Creates an object unless it is there.
+/// Creates an object unless it is there; what the API refuses because of the object is the profile's mistake.
 async fn create<K>(client: &Client, object: &K) -> Result<()>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
 {
     match Api::<K>::all(client.clone()).create(&PostParams::default(), object).await {
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 422 => {
+            Err(Error::input(format!("making {} {}: {}", K::kind(&()), object.name_any(), status.message)))
+        }
         made => made.map(drop).fault(Fault::Environment, || format!("making {} {}", K::kind(&()), object.name_any())),
     }
 }

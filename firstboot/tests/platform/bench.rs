@@ -1,7 +1,6 @@
 //! A control plane without nodes: etcd, API server and controller manager of the image, and the platform's controllers as a process that can be killed.
 
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -13,8 +12,6 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, Config, Resource, ResourceExt as _};
 use layers::platform::VirtualClusterTemplate;
-use layers::seed::{Release, Seed};
-use layers::units::{Bytes, Digest};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,7 +20,8 @@ use tokio::time::sleep;
 
 use crate::apart::NODE;
 use crate::kubelet::{self, Script};
-use crate::programs::{programs, run, values, workspace};
+use crate::programs::{programs, run};
+use crate::root;
 
 /// Longest time for one step, in seconds: other tests run beside.
 const PATIENCE: u64 = 120;
@@ -60,7 +58,7 @@ impl Bench {
     pub async fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("platform").tempdir().unwrap();
         certificates(folder.path());
-        lay(&folder.path().join("root"), folder.path());
+        root::lay(&folder.path().join("root"), folder.path());
         fs::write(folder.path().join("audit.yaml"), AUDIT).unwrap();
         let etcd = etcd(folder.path());
         let client = client(&folder.path().join("test.conf")).await;
@@ -181,6 +179,11 @@ impl Bench {
         self.log("chasi-bod-node")
     }
 
+    /// Whether the controllers ever said something.
+    pub fn said(&self, what: &str) -> bool {
+        fs::read_to_string(self.path("chasi-bod-node.log")).unwrap().contains(what)
+    }
+
     pub fn all<K: Kind>(&self) -> Api<K> {
         Api::all(self.client.clone())
     }
@@ -293,47 +296,3 @@ fn certificates(folder: &Path) {
         fs::write(folder.join(format!("{user}.conf")), config).unwrap();
     }
 }
-
-/// The root of a node as far as the controllers look at it.
-fn lay(root: &Path, folder: &Path) {
-    let put = |path: &str, text: &[u8]| {
-        let path = root.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    };
-    let of_programs = |name: &str| fs::read(programs().join(name)).unwrap();
-    put("etc/hostname", b"node\n");
-    put("etc/kubernetes/admin.conf", &fs::read(folder.join(format!("{PLATFORM}.conf"))).unwrap());
-    put("usr/lib/chasi-bod/kubernetes/kubeadm.yaml", &of_programs("kubeadm.yaml"));
-    put("usr/lib/chasi-bod/platform/templates.yaml", &fs::read(workspace().join("layers/defs/vcluster/files/templates.yaml")).unwrap());
-    put("usr/lib/chasi-bod/charts/vcluster.tgz", &of_programs("vcluster.tgz"));
-    put("usr/lib/chasi-bod/charts/welcome.tgz", &of_programs("welcome.tgz"));
-    for (name, text) in NOTE {
-        put(&format!("usr/lib/chasi-bod/charts/note/{name}"), text.as_bytes());
-    }
-    let values = serde_json::from_value(values()).unwrap();
-    let releases = vec![
-        release("vcluster", values),
-        release("welcome", Default::default()),
-        Release { file: "note".into(), ..release("note", Default::default()) },
-    ];
-    put("usr/lib/chasi-bod/seed.json", &serde_json::to_vec(&Seed { releases, ..Seed::default() }).unwrap());
-    fs::create_dir_all(root.join("usr/bin")).unwrap();
-    for (name, program) in [("helm", "helm"), ("kubectl", "kubectl")] {
-        symlink(programs().join(program), root.join("usr/bin").join(name)).unwrap();
-    }
-}
-
-fn release(name: &str, values: std::collections::BTreeMap<String, Value>) -> Release {
-    let (file, sha256) = (format!("{name}.tgz"), Digest::of(name.as_bytes()));
-    let (name, namespace, chart, version, wanted_by) = (name.into(), "default".into(), name.into(), "1.0.0".into(), "test".into());
-    Release { name, namespace, chart, version, file, sha256, size: Bytes(1), values, install: false, wanted_by }
-}
-
-/// A chart of one object whose values have a schema.
-const NOTE: [(&str, &str); 4] = [
-    ("Chart.yaml", "{apiVersion: v2, name: note, version: 1.0.0}"),
-    ("values.yaml", "text: hello\n"),
-    ("values.schema.json", r#"{"type": "object", "properties": {"text": {"type": "string"}}}"#),
-    ("templates/note.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ .Release.Name }}}\ndata: {text: {{ .Values.text | quote }}}\n"),
-];

@@ -1,14 +1,19 @@
 //! Bad input is a refusal by the API server or a condition, with field and reason; and the API may be away.
 
+use std::process::Command;
 use std::time::Duration;
 
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
 use layers::platform::component::ComponentPhase;
 use layers::platform::{Component, Phase, VirtualCluster, VirtualClusterTemplate};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::bench::{Bench, Kind};
+use crate::programs::{programs, run};
 use crate::rates::is_ready;
 
 fn yaml(text: &str) -> Value {
@@ -27,6 +32,7 @@ async fn the_api_server_refuses(bench: &Bench) {
     for (name, spec, said) in [
         (long.as_str(), "{}", "metadata.name: at most 40 characters"),
         ("a.b", "{}", "metadata.name: at most 40 characters, and no dot"),
+        ("1biz", "{}", "metadata.name: it begins with a letter, as names of services do"),
         ("a", "{replicas: 3, store: sqlite}", "more than one replica needs `store: etcd`: sqlite has one writer"),
         ("a", "{replicas: 9}", "spec.replicas"),
         ("a", "{version: '1.36'}", "spec.version"),
@@ -42,6 +48,11 @@ async fn the_api_server_refuses(bench: &Bench) {
         ("a", "{source: {chart: {name: note}}}".into(), "name the version, exactly"),
         ("a", format!("{{{CHART}, valuesFrom: [{{key: x}}]}}"), "name one of configMap and secret"),
         ("a", format!("{{{CHART}, timeoutSeconds: 1}}"), "spec.timeoutSeconds"),
+        (
+            "biz",
+            format!("{{{CHART}, target: {{namespace: vcluster-biz}}}}"),
+            "spec.target.namespace: the release of this name there is a virtual cluster's",
+        ),
     ] {
         refused::<Component>(bench, name, &spec, said).await;
     }
@@ -121,21 +132,28 @@ async fn components_say_what_is_wrong(bench: &Bench) {
     let note = |more: &str| format!("{{source: {{chart: {{name: note, version: 1.0.0}}}}{more}}}");
     let chart = |name: &str, version: &str| format!("{{source: {{chart: {{name: {name}, version: {version}}}}}}}");
     let cases = [
-        ("missing", chart("nto", "1.0.0"), "spec.source.chart.name: the image brings no chart nto; it has note, vcluster, welcome"),
-        ("older", chart("note", "0.9.0"), "spec.source.chart.version: the image brings no version 0.9.0 of chart note; it has 1.0.0"),
-        ("typed", note(", values: {text: 5}"), "text"),
-        ("from", note(", valuesFrom: [{configMap: site}]"), "spec.valuesFrom[0]: there is no ConfigMap site with a key values.yaml"),
-        ("ring1", note(", dependsOn: [ring2]"), "spec.dependsOn: "),
-        ("ring2", note(", dependsOn: [ring3]"), "spec.dependsOn: "),
-        ("ring3", note(", dependsOn: [ring1]"), " wait for each other"),
+        (
+            "missing",
+            chart("nto", "1.0.0"),
+            "Refused",
+            "spec.source.chart.name: the image brings no chart nto; it has kinds, note, vcluster, welcome",
+        ),
+        ("older", chart("note", "0.9.0"), "Refused", "spec.source.chart.version: the image brings no version 0.9.0 of chart note; it has 1.0.0"),
+        ("welcome", chart("welcome", "1.0.0"), "Refused", "metadata.name: the image installs chart welcome as release welcome of namespace default"),
+        ("typed", note(", values: {text: 5}"), "Failed", "- at '/text': got number, want string"),
+        ("from", note(", valuesFrom: [{configMap: site}]"), "Refused", "spec.valuesFrom[0]: there is no ConfigMap site with a key values.yaml"),
+        ("ring1", note(", dependsOn: [ring2]"), "Refused", "spec.dependsOn: "),
+        ("ring2", note(", dependsOn: [ring3]"), "Refused", "spec.dependsOn: "),
+        ("ring3", note(", dependsOn: [ring1]"), "Refused", " wait for each other"),
     ];
-    for (name, spec, _) in &cases {
+    for (name, spec, ..) in &cases {
         bench.create::<Component>(name, yaml(spec)).await.unwrap();
     }
-    for (name, _, message) in &cases {
+    for (name, _, reason, message) in &cases {
         let said = |object: &Component| {
             let status = object.status.clone().unwrap_or_default();
-            status.phase == ComponentPhase::Error && status.failure.is_some_and(|failure| failure.message.contains(message))
+            let failure = status.failure.is_some_and(|failure| failure.reason == *reason && failure.message.contains(message));
+            status.phase == ComponentPhase::Error && failure
         };
         bench.until::<Component>(name, &format!("what says `{message}`"), said).await;
     }
@@ -149,11 +167,70 @@ async fn components_say_what_is_wrong(bench: &Bench) {
     assert!(error.contains("spec.target: it cannot change; make another component"), "{error}");
 }
 
+/// A release that the image installs by itself outlives a component of its name.
+async fn a_release_of_others_stays(bench: &Bench) {
+    let mut helm = Command::new(programs().join("helm"));
+    helm.arg(format!("--kubeconfig={}", bench.path("test.conf").display()));
+    run(helm.args(["install", "welcome"]).arg(bench.path("root/usr/lib/chasi-bod/charts/note")));
+    bench.change::<Component>("welcome", json!({"values": {"title": "Mine"}})).await.unwrap();
+    let seen = |object: &Component| object.status.as_ref().is_some_and(|status| status.observed_generation == object.metadata.generation);
+    bench.until::<Component>("welcome", "seen", seen).await;
+    bench.delete::<Component>("welcome").await;
+    bench.gone::<Component>("welcome").await;
+    assert_eq!(bench.revisions("default", "welcome").await, ["deployed"]);
+}
+
+/// What fails because of others is tried again, as often as asked; those beside it come.
+async fn tries_are_bounded_and_come_to_an_end(bench: &Bench) {
+    let hook = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration", "metadata": {"name": "hook.test.example"},
+        "webhooks": [{
+            "name": "hook.test.example", "sideEffects": "None", "admissionReviewVersions": ["v1"], "failurePolicy": "Fail",
+            "clientConfig": {"service": {"namespace": "hooked", "name": "hook"}},
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "hooked"}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"], "operations": ["CREATE", "UPDATE"]}],
+        }],
+    });
+    let hooks = Api::<ValidatingWebhookConfiguration>::all(bench.client.clone());
+    hooks.create(&PostParams::default(), &serde_json::from_value(hook).unwrap()).await.unwrap();
+    let note = |more: &str| yaml(&format!("{{source: {{chart: {{name: note, version: 1.0.0}}}}, {more}}}"));
+    let failing = [
+        ("gives-up", "retries: 1, values: {text: 5}", ["/charts/note", "got number, want string"]),
+        ("early", "values: {kind: Gadget}", ["/charts/note", "no matches for kind \"Gadget\" in version \"test.example/v1\""]),
+        ("hooked", "target: {namespace: hooked}", ["/charts/note", "failed calling webhook \"hook.test.example\""]),
+    ];
+    for (name, more, _) in failing {
+        bench.create::<Component>(name, note(more)).await.unwrap();
+    }
+    bench.create::<Component>("beside", note("target: {namespace: beside}")).await.unwrap();
+    for (name, _, parts) in failing {
+        let said = |object: &Component| {
+            let failure = object.status.as_ref().and_then(|status| status.failure.as_ref());
+            failure.is_some_and(|failure| failure.reason == "Failed" && parts.iter().all(|part| failure.message.contains(part)))
+        };
+        bench.until::<Component>(name, &format!("what says {parts:?}"), said).await;
+    }
+    bench.until::<Component>("beside", "READY", is_ready).await;
+    bench.create::<Component>("kinds", yaml("{source: {chart: {name: kinds, version: 1.0.0}}}")).await.unwrap();
+    let ignore = json!({"webhooks": [{"name": "hook.test.example", "failurePolicy": "Ignore"}]});
+    hooks.patch("hook.test.example", &PatchParams::default(), &Patch::Strategic(ignore)).await.unwrap();
+    for name in ["kinds", "early", "hooked"] {
+        println!("{name} is READY after {:.1} s", bench.until::<Component>(name, "READY", is_ready).await);
+    }
+    let given_up = |object: &Component| {
+        let status = object.status.clone().unwrap_or_default();
+        status.phase == ComponentPhase::Failed && status.failure.is_some_and(|failure| failure.attempts == 2 && failure.next_retry.is_none())
+    };
+    bench.until::<Component>("gives-up", "FAILED", given_up).await;
+}
+
 pub async fn bad_input(mut bench: Bench) {
     bench.start();
     bench.until_defined().await;
     the_api_server_refuses(&bench).await;
     components_say_what_is_wrong(&bench).await;
+    a_release_of_others_stays(&bench).await;
+    tries_are_bounded_and_come_to_an_end(&bench).await;
     virtual_clusters_say_what_is_wrong(&bench).await;
     a_store_does_not_change(&bench).await;
     deletion_waits_for_nothing(&bench).await;

@@ -6,17 +6,18 @@ use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use layers::platform::component::ComponentPhase;
-use layers::platform::{Component, Phase, VirtualCluster};
+use layers::platform::{Component, Phase, Snapshot, VirtualCluster};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::bench::Bench;
+use crate::{copies, root};
 
 /// The virtual cluster that lives through all of it.
 const NAME: &str = "biz";
 
 /// How long controllers that were started have for a first look at everything.
-const LOOK: Duration = Duration::from_secs(1);
+pub const LOOK: Duration = Duration::from_secs(1);
 
 /// A state, what leads to it, and in what it ends however the controllers were killed.
 struct Case {
@@ -34,7 +35,7 @@ enum Act {
     Break,
 }
 
-/// All but DELETING, in the order of a life. SNAPSHOTTING and RESTORING come with what makes them.
+/// All but DELETING and those of copies, in the order of a life.
 fn cases() -> Vec<Case> {
     use Phase::{Creating, Error, Resuming, Running, Scaling, Suspended, Suspending, Updating};
     let case = |state, act, end, revisions| Case { state, act, end, revisions };
@@ -121,14 +122,18 @@ pub async fn of_a_virtual_cluster(mut bench: Bench) {
     kill(&mut bench, "RUNNING, while helm upgrades");
     bench.rests(NAME, Phase::Running).await;
     release_is_sane(&bench, "vcluster-biz", NAME, 4).await;
+    copies::of_its_data(&mut bench, NAME).await;
+    release_is_sane(&bench, "vcluster-biz", NAME, 4).await;
+    // A copy that is being made keeps nothing.
+    copies::begin::<Snapshot>(&bench, "late", NAME).await;
     bench.delete::<VirtualCluster>(NAME).await;
     bench.reaches(NAME, Phase::Deleting).await;
-    kill(&mut bench, "DELETING");
+    kill(&mut bench, "DELETING, while a snapshot is made");
     bench.gone::<VirtualCluster>(NAME).await;
     nothing_is_left(&bench).await;
 }
 
-fn kill(bench: &mut Bench, state: &str) {
+pub fn kill(bench: &mut Bench, state: &str) {
     bench.kill();
     println!("killed in {state}");
     bench.start();
@@ -175,4 +180,38 @@ pub async fn of_a_component(mut bench: Bench) {
     kill(&mut bench, "DELETING");
     bench.gone::<Component>("web").await;
     assert_eq!(bench.revisions("web", "web").await, [""; 0]);
+}
+
+/// What the image brings is cut off in the middle; one object of it is refused, and one goes by people's will.
+pub async fn of_a_seed(mut bench: Bench) {
+    let cluster = VirtualCluster::new("biz", serde_saphyr::from_str("{template: edge}").unwrap());
+    let note = |name: &str| Component::new(name, serde_saphyr::from_str("{source: {chart: {name: note, version: 1.0.0}}}").unwrap());
+    let names: Vec<_> = (0..20).map(|n| format!("note{n}")).collect();
+    // One that a profile would not have passed.
+    let components = [vec![note(&"n".repeat(60))], names.iter().map(|name| note(name)).collect()].concat();
+    root::seed(&bench.path("root"), vec![cluster], components);
+    bench.start();
+    let there = async |bench: &Bench| bench.all::<Component>().list(&ListParams::default()).await.map_or(0, |list| list.items.len());
+    while there(&bench).await < 3 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    bench.kill();
+    let half = there(&bench).await;
+    println!("killed with {half} of {} components", names.len());
+    assert!(half < names.len(), "the seed was brought whole before the kill");
+    bench.start();
+    for name in &names {
+        bench.until::<Component>(name, "READY", crate::rates::is_ready).await;
+    }
+    bench.rests("biz", Phase::Running).await;
+    assert_eq!(there(&bench).await, names.len());
+    assert!(bench.said("metadata.name: at most 53 characters"), "{}", bench.story());
+    bench.delete::<Component>("note0").await;
+    bench.gone::<Component>("note0").await;
+    kill(&mut bench, "RUNNING, with one of the seed deleted");
+    bench.until_leading().await;
+    bench.create::<Component>("last", json!({"source": {"chart": {"name": "note", "version": "1.0.0"}}})).await.unwrap();
+    bench.until::<Component>("last", "READY", crate::rates::is_ready).await;
+    assert!(bench.all::<Component>().get_opt("note0").await.unwrap().is_none());
+    bench.kill();
 }

@@ -17,6 +17,10 @@ use crate::apart::NODE;
 /// Address of the host's own API, by its service.
 const HOST: &str = "10.96.0.1";
 
+/// What the pod of a copy says at its end; those of virtual clusters go on.
+pub const SIZE: &str = "4096";
+pub const DIGEST: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
 /// What the pods do.
 #[derive(Clone, Default)]
 pub struct Script(Arc<Mutex<Parts>>);
@@ -88,7 +92,13 @@ fn is_ready(pod: &Pod) -> bool {
 async fn mark(client: &Client, pod: &Pod, ready: bool) -> kube::Result<Pod> {
     let says = if ready { "True" } else { "False" };
     let conditions = ["Initialized", "ContainersReady", "Ready"].map(|kind| json!({"type": kind, "status": says}));
-    let patch = Patch::Strategic(json!({"status": {"phase": "Running", "conditions": conditions, "podIP": "10.244.0.9"}}));
+    let mut status = json!({"phase": "Running", "conditions": conditions, "podIP": "10.244.0.9"});
+    if pod.labels().get("app").is_some_and(|app| app == "vcluster-copy") {
+        let ended = json!({"exitCode": 0, "message": format!("{SIZE} {DIGEST}  /claim/copy.tar.gz")});
+        let container = json!({"name": "keeper", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": ended}});
+        (status["phase"], status["containerStatuses"]) = ("Succeeded".into(), json!([container]));
+    }
+    let patch = Patch::Strategic(json!({"status": status}));
     Api::<Pod>::namespaced(client.clone(), &pod.namespace().unwrap()).patch_status(&pod.name_any(), &PatchParams::default(), &patch).await
 }
 

@@ -3,12 +3,15 @@
 
 mod apart;
 mod bench;
+mod copies;
 mod faults;
+mod kept;
 mod kills;
 mod kubelet;
 mod plane;
 mod programs;
 mod rates;
+mod root;
 
 use apart::apart;
 use bench::Bench;
@@ -24,8 +27,18 @@ fn f1_the_controllers_killed_while_a_component_comes_and_goes_converge() {
 }
 
 #[test]
+fn f8_a_seed_that_is_cut_off_half_way_comes_whole_but_for_what_is_refused() {
+    apart("f8_a_seed_that_is_cut_off_half_way_comes_whole_but_for_what_is_refused", kills::of_a_seed);
+}
+
+#[test]
 fn f8_bad_input_is_refused_or_told_with_field_and_reason() {
     apart("f8_bad_input_is_refused_or_told_with_field_and_reason", faults::bad_input);
+}
+
+#[test]
+fn data_outlives_its_cluster_when_asked_and_drift_is_healed_told_or_ignored() {
+    apart("data_outlives_its_cluster_when_asked_and_drift_is_healed_told_or_ignored", kept::all);
 }
 
 #[test]

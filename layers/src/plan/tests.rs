@@ -358,6 +358,24 @@ fn components_are_made_of_charts_that_nobody_installs_else() {
 }
 
 #[test]
+fn f8_a_component_takes_no_release_of_others() {
+    let named = |name: &str, target: Value| json!({"components": [{"name": name, "source": {"chart": {"name": "tools"}}, "target": target}]});
+    for (name, target, said) in [
+        ("web", json!({}), "component web would be the release web of namespace default, which the chart under `charts` of that name has"),
+        (
+            "demo",
+            json!({"namespace": "vcluster-demo"}),
+            "component demo would be the release demo of namespace vcluster-demo, which the virtual cluster",
+        ),
+    ] {
+        says(&with_components(named(name, target), CHARTS).unwrap_err().to_string(), &["p.yaml:", said, "give it another name or namespace"]);
+    }
+    for (name, target) in [("web", json!({"namespace": "shop"})), ("web", json!({"virtualCluster": "demo"})), ("tools", json!({}))] {
+        with_components(named(name, target), CHARTS).unwrap();
+    }
+}
+
+#[test]
 fn only_what_components_give_to_charts_makes_a_lock_old() {
     let request = |component: Value| {
         let mut all = json!({"name": "console", "source": {"chart": {"name": "tools"}}});

@@ -33,6 +33,8 @@ pub const RETRY: &str = "chasi-bod.io/retry";
     validation = Rule::new("size(self.metadata.name) <= 53").message("metadata.name: at most 53 characters: it is the name of the release"),
     validation = Rule::new("!has(self.spec.dependsOn) || !(self.metadata.name in self.spec.dependsOn)")
         .message("spec.dependsOn: a component cannot wait for itself"),
+    validation = Rule::new("has(self.spec.target.virtualCluster) || self.spec.target.namespace != 'vcluster-' + self.metadata.name")
+        .message("spec.target.namespace: the release of this name there is a virtual cluster's control plane; give the component another name"),
     validation = Rule::new("self.spec.target == oldSelf.spec.target").message("spec.target: it cannot change; make another component")
 )]
 #[serde(rename_all = "camelCase")]

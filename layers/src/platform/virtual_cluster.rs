@@ -27,6 +27,8 @@ use crate::{Error, Result};
     // Objects of it are named NAME-x-NAMESPACE-x-…, and its host namespace `vcluster-NAME`, whose names end at 63 characters.
     validation = Rule::new("size(self.metadata.name) <= 40 && !self.metadata.name.contains('.')")
         .message("metadata.name: at most 40 characters, and no dot: it is part of the names of a namespace and of services"),
+    // RFC 1035, as services of most versions of Kubernetes have it.
+    validation = Rule::new("self.metadata.name.matches('^[a-z]')").message("metadata.name: it begins with a letter, as names of services do"),
     validation = Rule::new("!has(oldSelf.spec.store) || (has(self.spec.store) && self.spec.store == oldSelf.spec.store)")
         .message("spec.store: it cannot change; restore a snapshot into a new virtual cluster instead")
 )]

@@ -60,7 +60,11 @@ pub(super) const RULES: &[Rule] = &[
     rule("files.[].owner", is_owner, OWNER),
     rule("files.[].group", is_owner, OWNER),
     rule("manifests.[]", is_line, "a path"),
-    rule("vclusters.[].name", is_virtual_cluster, "the name of a virtual cluster: lower-case letters, digits and `-`, at most 40"),
+    rule(
+        "vclusters.[].name",
+        is_virtual_cluster,
+        "the name of a virtual cluster: a lower-case letter, then such letters, digits and `-`, at most 40",
+    ),
     rule("vclusters.[].version", is_kubernetes, "a version of Kubernetes such as v1.36.3"),
     rule("vclusters.[].network.podCIDR", is_range, RANGE),
     rule("vclusters.[].network.serviceCIDR", is_range, RANGE),
@@ -286,7 +290,7 @@ fn is_range(text: &str) -> bool {
 
 /// The name becomes a part of the names of a namespace and of what is in it.
 fn is_virtual_cluster(text: &str) -> bool {
-    is_name(text) && text.len() <= 40
+    is_name(text) && text.len() <= 40 && text.starts_with(|first: char| first.is_ascii_lowercase())
 }
 
 fn is_kubernetes(text: &str) -> bool {
@@ -391,7 +395,7 @@ mod tests {
                 &["192.0.2.1", "192.0.2.1/33", "1.2.3/8", "::1/129", "::1/+1"],
             ),
             ("network.interfaces.[].match.mac", &["52:54:00:aB:34:56"], &["52-54-00-12-34-56", "52:54:00:12:34", "5:4:0:1:3:5"]),
-            ("vclusters.[].name", &["a", "biz-1"], &["", "A", "a.b", "-a", "this-name-has-forty-two-letters-and-digits"]),
+            ("vclusters.[].name", &["a", "biz-1"], &["", "A", "a.b", "-a", "1biz", "this-name-has-forty-two-letters-and-digits"]),
             ("vclusters.[].version", &["v1.36.3"], &["1.36.3", "v1.36", "v1.36.x", "v2.0.0"]),
             ("vclusters.[].network.podCIDR", &["10.244.0.0/16"], &["10.244.0.1/16", "10.0.0.0/33", "fd00::/64", "10.0.0.0"]),
             ("disk.mounts.[].path", &["/var/lib/x", "/srv", "/srv/data"], &["/var", "/home", "/srvx", "/var/../etc", "var/x"]),

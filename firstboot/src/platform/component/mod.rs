@@ -266,6 +266,9 @@ impl Site {
     }
 
     async fn uninstall(&self, object: &Component) -> Result<()> {
+        if self.check_name(object).is_err() {
+            return Ok(());
+        }
         let (kubeconfig, client) = self.credentials(object).await?;
         let (name, namespace) = (object.name_any(), object.spec.target.namespace.clone());
         helm::forget_pending(&client, &namespace, &name).await?;

@@ -26,6 +26,7 @@ pub(super) struct Wanted {
 
 impl Site {
     pub(super) async fn wanted(&self, object: &Component, cluster: Option<&VirtualCluster>) -> Result<Wanted> {
+        self.check_name(object)?;
         let source = &object.spec.source;
         let Some(chart) = &source.chart else {
             let field = if source.kustomize.is_some() { "kustomize" } else { "manifests" };
@@ -43,6 +44,19 @@ impl Site {
         let parts = [path.as_bytes(), chart.version.as_bytes(), &sha256.map(|digest| digest.0).unwrap_or_default(), uid.as_bytes()];
         let digest = Digest::of_parts(parts.into_iter().chain([values.to_string().as_bytes()])).to_string();
         Ok(Wanted { chart: path, version, values, digest })
+    }
+
+    /// Refuses the name of a release that the step `seed` keeps: both would make theirs of it by turns, and the component's removal would remove it.
+    pub(super) fn check_name(&self, object: &Component) -> Result<()> {
+        let (name, target) = (object.name_any(), &object.spec.target);
+        let same = |release: &&Release| release.install && release.name == name && release.namespace == target.namespace;
+        match self.releases.iter().find(same).filter(|_| target.virtual_cluster.is_none()) {
+            None => Ok(()),
+            Some(release) => Err(Error::input(format!(
+                "metadata.name: the image installs chart {} as release {name} of namespace {} by itself; give the component another name",
+                release.chart, release.namespace
+            ))),
+        }
     }
 
     /// What the objects of `valuesFrom` have.
