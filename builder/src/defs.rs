@@ -5,6 +5,7 @@ use std::path::Path;
 
 pub use firstboot::folder::read;
 use firstboot::folder::{Links, collect};
+use layers::chart::bundle::Form;
 use layers::chart::{ChartFiles, Place};
 use layers::layer::{LAYER_FILE, LoadedLayer};
 use layers::profile::{Diagnostic, Diagnostics, LayerUse, Loaded};
@@ -65,14 +66,19 @@ fn from_folder(folder: &Path) -> Result<Result<LoadedLayer, Diagnostics>> {
     Ok(LoadedLayer::new(&shown, &text, files))
 }
 
-/// The charts that a profile names as folders, relative to `base`, with all their files.
+/// The charts, manifests and kustomizations that a profile names as folders or files, relative to `base`, with all their files.
 pub fn chart_folders(loaded: &Loaded, base: &Path, problems: &mut Vec<Diagnostic>) -> BTreeMap<String, ChartFiles> {
     let mut out = BTreeMap::new();
     for (n, chart) in loaded.profile.charts.iter().enumerate() {
         let Place::Folder(folder) = chart.place() else { continue };
-        let mut files = ChartFiles::new();
-        if let Err(e) = collect(&base.join(folder), "", Links::Refused, &mut files) {
-            let spot = loaded.document.spot(&["charts", &n.to_string(), "chart"]);
+        let (mut files, path) = (ChartFiles::new(), base.join(folder));
+        // Manifests may be one file.
+        let found = match path.file_name().and_then(|name| name.to_str()).filter(|_| path.is_file() && chart.form() == Form::Manifests) {
+            Some(name) => read(&path).map(|bytes| drop(files.insert(name.into(), bytes))),
+            None => collect(&path, "", Links::Refused, &mut files),
+        };
+        if let Err(e) = found {
+            let spot = loaded.document.spot(&["charts", &n.to_string(), chart.form().key()]);
             problems.push(spot.problem(e.to_string(), e.hint().map(str::to_string)));
         }
         out.insert(folder.to_string(), files);

@@ -12,6 +12,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, Config, Resource, ResourceExt as _};
+use layers::chart::bundle::Form;
 use layers::platform::VirtualClusterTemplate;
 use layers::seed::{Release, Seed};
 use layers::units::{Bytes, Digest};
@@ -327,7 +328,7 @@ fn lay(root: &Path, folder: &Path) {
 fn release(name: &str, values: std::collections::BTreeMap<String, Value>) -> Release {
     let (file, sha256) = (format!("{name}.tgz"), Digest::of(name.as_bytes()));
     let (name, namespace, chart, version, wanted_by) = (name.into(), "default".into(), name.into(), "1.0.0".into(), "test".into());
-    Release { name, namespace, chart, version, file, sha256, size: Bytes(1), values, install: false, wanted_by }
+    Release { name, namespace, chart, version, file, sha256, size: Bytes(1), form: Form::Chart, values, install: false, wanted_by }
 }
 
 /// A chart of one object whose values have a schema.

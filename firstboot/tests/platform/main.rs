@@ -3,9 +3,11 @@
 
 mod apart;
 mod bench;
+mod bundles;
 mod faults;
 mod kills;
 mod kubelet;
+mod locking;
 mod plane;
 mod programs;
 mod rates;
@@ -37,6 +39,11 @@ fn f8_nothing_is_lost_when_the_api_is_away_for_a_while() {
 #[ignore = "soak: ten minutes of nothing"]
 fn soak_f8_nothing_is_lost_when_the_api_is_away_for_ten_minutes() {
     apart("soak_f8_nothing_is_lost_when_the_api_is_away_for_ten_minutes", |bench| faults::the_api_away(bench, 600));
+}
+
+#[test]
+fn components_of_manifests_and_kustomizations_come_change_are_healed_and_go() {
+    apart("components_of_manifests_and_kustomizations_come_change_are_healed_and_go", bundles::come_change_and_go);
 }
 
 async fn few(mut bench: Bench) {

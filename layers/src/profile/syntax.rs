@@ -104,6 +104,8 @@ pub(super) const LAYER_RULES: &[Rule] = &[
 pub(super) const CHART_RULES: &[Rule] = &[
     rule("charts.[].name", is_release_name, "the name of a release: lower-case letters, digits, `-` and `.`, at most 53"),
     rule("charts.[].chart", is_line, "a folder, a name or an oci:// reference"),
+    rule("charts.[].manifests", is_line, "a file or folder"),
+    rule("charts.[].kustomize", is_line, "a folder"),
     rule("charts.[].repo", is_url, URL),
     rule("charts.[].module", is_module_path, "the path of a Go module"),
     rule("charts.[].version", is_chart_version, "a version such as 1.2.3"),
