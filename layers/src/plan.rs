@@ -27,6 +27,7 @@ mod content;
 mod images;
 mod order;
 mod sources;
+mod versions;
 
 use check::{accounts, check_paths};
 pub use components::PlannedComponent;
@@ -202,6 +203,7 @@ pub fn plan(
     let declaring: Vec<_> = placed.iter().map(|(layer, _)| *layer).collect();
     images.replace(loaded);
     let images::Used { image_layers, images, pulls } = images.used(&mut problems);
+    versions::check(loaded, &declaring, (&images, &pulls), &mut problems);
     let files = planned.iter().flat_map(|layer| &layer.files).chain(image_layers.iter().flat_map(|layer| &layer.files));
     let sources = sources::used(loaded, &declaring, files, &mut problems);
     let charts = charts.used();

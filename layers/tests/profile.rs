@@ -273,6 +273,8 @@ fn virtual_clusters_and_components_name_what_is_wrong() {
         ("components: [{name: a, source: {kustomize: x, manifests: y}}]".into(), "`source` takes only one of `chart`, `manifests`, `kustomize`"),
         ("components: [{name: a, source: {kustomize: x}, values: {a: 1}}]".into(), "only a chart takes `values`: `kustomize` is installed as it is"),
         ("components: [{name: a, source: {manifests: x}, valuesFrom: [{secret: s}]}]".into(), "only a chart takes `valuesFrom`"),
+        ("virtualVersions: [1.35.4]".into(), "`1.35.4` is not a version of Kubernetes such as v1.36.3"),
+        ("virtualVersions: [v1.35.4, v1.35.4]".into(), "version `v1.35.4` is given twice"),
         ("components: [{name: a, source: {chart: {nam: x}}}]".into(), "did you mean `name`?"),
         (components("target: {virtualCluster: dmeo}"), "there is no virtual cluster `dmeo`"),
         (components("target: {namespace: A}"), "`A` is not a namespace"),

@@ -11,6 +11,7 @@ mod locking;
 mod plane;
 mod programs;
 mod rates;
+mod versions;
 
 use apart::apart;
 use bench::Bench;
@@ -44,6 +45,11 @@ fn soak_f8_nothing_is_lost_when_the_api_is_away_for_ten_minutes() {
 #[test]
 fn components_of_manifests_and_kustomizations_come_change_are_healed_and_go() {
     apart("components_of_manifests_and_kustomizations_come_change_are_healed_and_go", bundles::come_change_and_go);
+}
+
+#[test]
+fn f8_versions_of_virtual_clusters_go_forward_among_those_of_the_image() {
+    apart("f8_versions_of_virtual_clusters_go_forward_among_those_of_the_image", versions::go_forward);
 }
 
 async fn few(mut bench: Bench) {

@@ -60,6 +60,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("files.[].owner", is_owner, OWNER),
     rule("files.[].group", is_owner, OWNER),
     rule("manifests.[]", is_line, "a path"),
+    rule("virtualVersions.[]", is_kubernetes, "a version of Kubernetes such as v1.36.3"),
     rule("vclusters.[].name", is_virtual_cluster, "the name of a virtual cluster: lower-case letters, digits and `-`, at most 40"),
     rule("vclusters.[].version", is_kubernetes, "a version of Kubernetes such as v1.36.3"),
     rule("vclusters.[].network.podCIDR", is_range, RANGE),

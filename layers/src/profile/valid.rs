@@ -32,6 +32,7 @@ pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
     for list in ["layers", "users", "files", "images", "vclusters", "components", "network.interfaces", "disk.mounts"] {
         unique(root, list, problems);
     }
+    distinct(at(root, "virtualVersions.[]"), "version", problems);
     users(root, problems);
     content(root, problems);
     hostname(root, problems);

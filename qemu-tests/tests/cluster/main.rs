@@ -12,6 +12,7 @@ mod proof;
 mod registry;
 mod seed;
 mod vclusters;
+mod versions;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

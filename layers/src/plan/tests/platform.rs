@@ -40,3 +40,23 @@ fn components_are_made_of_manifests_and_kustomizations_by_their_names() {
         says(&with_bundles(&json!([{"name": "a", "source": source}])).unwrap_err().to_string(), &parts);
     }
 }
+
+#[test]
+fn versions_of_virtual_clusters_are_those_that_some_image_brings() {
+    let layer = "name: a\ncharts: [{name: vcluster, chart: x, repo: 'https://r.test', version: 1.0.0, install: false}]\nimageLayers: {b: {files: [{path: /b, content: x}]}}\nimages:\n\
+                 - {name: 'chasi-bod.internal/vcluster-binaries:v1.36.3', layers: [b]}\n\
+                 - {name: 'chasi-bod.internal/vcluster-binaries:v1.35.4', layers: [b], when: '(has profile.virtualVersions \"v1.35.4\")'}\n";
+    let named = |plan: &Plan| plan.images.iter().map(|image| image.image.name.rsplit(':').next().unwrap().to_string()).collect::<Vec<_>>();
+    let cluster = json!([{"name": "old", "version": "v1.35.4"}]);
+    assert_eq!(named(&planned(json!({"layers": ["a"]}), &[layer]).unwrap()), ["v1.36.3"]);
+    assert_eq!(
+        named(&planned(json!({"layers": ["a"], "virtualVersions": ["v1.35.4"], "vclusters": cluster}), &[layer]).unwrap()),
+        ["v1.35.4", "v1.36.3"]
+    );
+    let own = json!({"layers": ["a"], "virtualVersions": ["v1.34.0"], "images": ["chasi-bod.internal/vcluster-binaries:v1.34.0"]});
+    assert_eq!(planned(own, &[layer]).unwrap().pulls.len(), 1);
+    let lost = "no layer has a control plane of Kubernetes v1.34.0 for virtual clusters; there are v1.35.4, v1.36.3";
+    says(&refused(json!({"layers": ["a"], "virtualVersions": ["v1.34.0"]}), &[layer]), &[lost]);
+    let old = ["virtual cluster old is of version v1.35.4, but the image will have v1.36.3", "list v1.35.4 under `virtualVersions`"];
+    says(&refused(json!({"layers": ["a"], "vclusters": cluster}), &[layer]), &old);
+}
