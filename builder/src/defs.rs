@@ -125,6 +125,22 @@ mod tests {
     }
 
     #[test]
+    fn a_static_cpu_manager_is_the_kubelets_setting_and_the_nodes_label() {
+        let files = |on: bool| {
+            let layers = serde_json::json!(["boot", {"name": "orchestration", "parameters": {"staticCpuManager": on}}]);
+            let plan = plan(&profile(&layers), Path::new("")).unwrap();
+            let files = plan.layers.into_iter().flat_map(|layer| layer.files);
+            let text = |body| if let layers::plan::Body::Bytes(bytes) = body { String::from_utf8(bytes).unwrap_or_default() } else { String::new() };
+            files.map(|file| (file.path, text(file.body))).collect::<BTreeMap<_, _>>()
+        };
+        let (on, off) = (files(true), files(false));
+        let (setting, kubeadm) = ("/etc/kubernetes/kubelet.conf.d/05-image.conf", "/usr/lib/chasi-bod/kubernetes/kubeadm.yaml");
+        assert!(on[setting].contains("cpuManagerPolicy: static") && !off.contains_key(setting));
+        assert_eq!(on[kubeadm].matches("chasi-bod.io/cpu-manager=static").count(), 2, "{}", on[kubeadm]);
+        assert_eq!(off[kubeadm].matches("chasi-bod.io/cpu-manager=none").count(), 2, "{}", off[kubeadm]);
+    }
+
+    #[test]
     fn a_folder_of_the_user_is_a_layer() {
         let dir = own_layer("mine", "files:\n- {path: /etc/motd, source: files/motd}\n");
         let plan = plan(&profile(&serde_json::json!(["os", {"name": "mine", "path": "mine"}])), dir.path()).unwrap();

@@ -11,6 +11,7 @@ mod locking;
 mod plane;
 mod programs;
 mod rates;
+mod templates;
 mod versions;
 
 use apart::apart;

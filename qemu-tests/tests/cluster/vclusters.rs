@@ -41,7 +41,7 @@ fn image(folder: &Path) -> PathBuf {
 }
 
 /// Waits for a phase of an object; the seconds that it took.
-fn phase(node: &Node, object: &str, phase: &str) -> u64 {
+pub fn phase(node: &Node, object: &str, phase: &str) -> u64 {
     let begun = Instant::now();
     let wait = format!("kubectl wait {object} --for=jsonpath='{{.status.phase}}'={phase} --timeout=600s");
     if let Err(error) = node.ssh(&format!("{} {wait}", super::ADMIN)) {
@@ -58,7 +58,7 @@ fn phase(node: &Node, object: &str, phase: &str) -> u64 {
 }
 
 /// Changes an object's spec and waits until the controller has looked at that.
-fn change(node: &Node, object: &str, spec: &str) {
+pub fn change(node: &Node, object: &str, spec: &str) {
     kube(node, &format!("kubectl patch {object} --type merge -p '{{\"spec\":{spec}}}'"));
     let seen =
         format!("[ $(kubectl get {object} -o jsonpath='{{.metadata.generation}}={{.status.observedGeneration}}' | tr = '\\n' | uniq | wc -l) = 1 ]");
@@ -66,7 +66,7 @@ fn change(node: &Node, object: &str, spec: &str) {
 }
 
 /// Runs kubectl in the virtual cluster.
-fn inside(node: &Node, name: &str, command: &str) -> String {
+pub fn inside(node: &Node, name: &str, command: &str) -> String {
     let credentials = format!(
         "kubectl -n vcluster-{name} get secret vc-{name} -o jsonpath='{{.data.config}}' | base64 -d > /run/{name}.conf; \
          server=https://$(kubectl -n vcluster-{name} get service {name} -o jsonpath='{{.spec.clusterIP}}')"
@@ -161,6 +161,17 @@ fn a_mistake_is_told_and_mended(node: &Node) {
     assert_eq!(kube(node, FAILURE), "");
 }
 
+/// Under another template the same pod is of another class; the control plane is not touched. Nothing runs: the API server says what it would make.
+fn a_template_reaches_pods(node: &Node) {
+    let class = "kubectl -n vcluster-other run probe --image=registry.k8s.io/pause:3.10.2 --dry-run=server -o jsonpath='{.status.qosClass}'";
+    assert_eq!(kube(node, class), "Burstable");
+    change(node, "vc/other", r#"{"template":"memory"}"#);
+    phase(node, "vc/other", "RUNNING");
+    assert_eq!(kube(node, class), "Guaranteed");
+    change(node, "vc/other", r#"{"template":"general"}"#);
+    phase(node, "vc/other", "RUNNING");
+}
+
 fn suspended_and_resumed(node: &Node) {
     kube(node, "chasi-bod vcluster suspend biz");
     println!("SUSPENDED after {} s", phase(node, "vc/biz", "SUSPENDED"));
@@ -253,6 +264,7 @@ fn soak_uml_virtual_clusters_come_with_their_applications_are_apart_sleep_and_go
     applications::deployed_and_changed(&node);
     a_mistake_is_told_and_mended(&node);
     they_are_apart(&node);
+    a_template_reaches_pods(&node);
     suspended_and_resumed(&node);
     copied_and_put_back(&node);
     asleep_by_its_schedule(&node);
