@@ -5,6 +5,7 @@ use std::path::Path;
 
 pub use firstboot::folder::read;
 use firstboot::folder::{Links, collect};
+use layers::chart::bundle::Form;
 use layers::chart::{ChartFiles, Place};
 use layers::layer::{LAYER_FILE, LoadedLayer};
 use layers::profile::{Diagnostic, Diagnostics, LayerUse, Loaded};
@@ -65,14 +66,19 @@ fn from_folder(folder: &Path) -> Result<Result<LoadedLayer, Diagnostics>> {
     Ok(LoadedLayer::new(&shown, &text, files))
 }
 
-/// The charts that a profile names as folders, relative to `base`, with all their files.
+/// The charts, manifests and kustomizations that a profile names as folders or files, relative to `base`, with all their files.
 pub fn chart_folders(loaded: &Loaded, base: &Path, problems: &mut Vec<Diagnostic>) -> BTreeMap<String, ChartFiles> {
     let mut out = BTreeMap::new();
     for (n, chart) in loaded.profile.charts.iter().enumerate() {
         let Place::Folder(folder) = chart.place() else { continue };
-        let mut files = ChartFiles::new();
-        if let Err(e) = collect(&base.join(folder), "", Links::Refused, &mut files) {
-            let spot = loaded.document.spot(&["charts", &n.to_string(), "chart"]);
+        let (mut files, path) = (ChartFiles::new(), base.join(folder));
+        // Manifests may be one file.
+        let found = match path.file_name().and_then(|name| name.to_str()).filter(|_| path.is_file() && chart.form() == Form::Manifests) {
+            Some(name) => read(&path).map(|bytes| drop(files.insert(name.into(), bytes))),
+            None => collect(&path, "", Links::Refused, &mut files),
+        };
+        if let Err(e) = found {
+            let spot = loaded.document.spot(&["charts", &n.to_string(), chart.form().key()]);
             problems.push(spot.problem(e.to_string(), e.hint().map(str::to_string)));
         }
         out.insert(folder.to_string(), files);
@@ -116,6 +122,22 @@ mod tests {
         );
         assert!(plan.packages().contains_key("linux-image-cloud-amd64") && !plan.packages().contains_key("linux-image-amd64"));
         assert_eq!(built_in_file("boot/depmod.sh").map(|b| &b[..9]), Some(b"#!/bin/sh".as_slice()));
+    }
+
+    #[test]
+    fn a_static_cpu_manager_is_the_kubelets_setting_and_the_nodes_label() {
+        let files = |on: bool| {
+            let layers = serde_json::json!(["boot", {"name": "orchestration", "parameters": {"staticCpuManager": on}}]);
+            let plan = plan(&profile(&layers), Path::new("")).unwrap();
+            let files = plan.layers.into_iter().flat_map(|layer| layer.files);
+            let text = |body| if let layers::plan::Body::Bytes(bytes) = body { String::from_utf8(bytes).unwrap_or_default() } else { String::new() };
+            files.map(|file| (file.path, text(file.body))).collect::<BTreeMap<_, _>>()
+        };
+        let (on, off) = (files(true), files(false));
+        let (setting, kubeadm) = ("/etc/kubernetes/kubelet.conf.d/05-image.conf", "/usr/lib/chasi-bod/kubernetes/kubeadm.yaml");
+        assert!(on[setting].contains("cpuManagerPolicy: static") && !off.contains_key(setting));
+        assert_eq!(on[kubeadm].matches("chasi-bod.io/cpu-manager=static").count(), 2, "{}", on[kubeadm]);
+        assert_eq!(off[kubeadm].matches("chasi-bod.io/cpu-manager=none").count(), 2, "{}", off[kubeadm]);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Helm charts that an image brings: how a profile or layer names them, what a plan and a lock hold of them, and what a chart must be.
 //!
 //! A chart is a folder, a name in a chart repository, a reference in an OCI registry, or a folder of a Go module. Plain manifests become a chart, too, so that one
-//! way installs, upgrades and lists everything.
+//! way installs, upgrades and lists everything; so do kustomizations.
 
 pub mod archive;
+pub mod bundle;
 
 use std::collections::BTreeMap;
 
@@ -14,15 +15,23 @@ use serde_json::Value;
 use crate::profile::{Spot, quote, suggest};
 use crate::units::{Bytes, Digest};
 use crate::{Error, Result};
+use bundle::Form;
 
-/// A release of a Helm chart that the cluster gets when it is founded.
+/// A release of a Helm chart, of manifests or of a kustomization that the cluster gets when it is founded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ChartSpec {
     /// Name of the release.
     pub name: String,
     /// A folder relative to the file this is written in, `oci://registry/path`, with `repo` the chart's name there, or with `module` a folder of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub chart: String,
+    /// Instead of a chart a file, or a folder of YAML and JSON files, of manifests that are installed as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifests: Option<String>,
+    /// Instead of a chart a folder with a `kustomization.yaml`; `FOLDER#PATH` when that is in a folder below the one that has all of its files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kustomize: Option<String>,
     /// Base URL of a chart repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
@@ -58,6 +67,8 @@ impl Default for ChartSpec {
         Self {
             name,
             chart,
+            manifests: None,
+            kustomize: None,
             repo: None,
             module: None,
             version: None,
@@ -87,7 +98,7 @@ fn default_namespace() -> String {
 /// Where a chart comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'a> {
-    /// A folder.
+    /// A folder; of manifests also a file.
     Folder(&'a str),
     /// A chart of a repository with an `index.yaml`.
     Repository {
@@ -108,8 +119,20 @@ pub enum Place<'a> {
 }
 
 impl ChartSpec {
-    /// Where the chart comes from.
+    /// What it is declared as.
+    pub fn form(&self) -> Form {
+        match (&self.manifests, &self.kustomize) {
+            (Some(_), _) => Form::Manifests,
+            (_, Some(place)) => Form::Kustomize(place.split_once('#').map_or("", |(_, path)| path).into()),
+            _ => Form::Chart,
+        }
+    }
+
+    /// Where the chart, or what it is made of, comes from.
     pub fn place(&self) -> Place<'_> {
+        if let Some(place) = self.manifests.as_ref().or(self.kustomize.as_ref()) {
+            return Place::Folder(if self.kustomize.is_some() { place.split('#').next().unwrap_or(place) } else { place });
+        }
         match (self.chart.strip_prefix("oci://"), &self.repo, &self.module) {
             (Some(reference), ..) => Place::Registry(reference),
             (_, Some(url), _) => Place::Repository { url, name: &self.chart },
@@ -161,7 +184,8 @@ impl PlannedChart {
 impl std::fmt::Display for PlannedChart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.spec.place() {
-            Place::Folder(folder) => write!(f, "folder {folder}")?,
+            Place::Folder(folder) if self.spec.form().is_chart() => write!(f, "folder {folder}")?,
+            Place::Folder(place) => write!(f, "{} {place}", self.spec.form().key())?,
             Place::Repository { url, name } => write!(f, "{name} of {url}")?,
             Place::Registry(reference) => write!(f, "oci://{reference}")?,
             Place::Module { module, folder } => write!(f, "folder {folder} of {module}")?,
@@ -309,18 +333,6 @@ pub fn find_in_index(text: &str, name: &str, version: &str) -> Result<IndexEntry
     found.ok_or_else(|| Error::input(format!("it has no version {} of chart {name}", quote(version))).with_hint(newest))
 }
 
-/// The chart that plain manifests become: its templates only name the files, so that nothing in them is taken for a template.
-pub fn of_manifests(version: &str, manifests: &[(String, Vec<u8>)]) -> ChartFiles {
-    let chart = format!("apiVersion: v2\nname: manifests\ndescription: Plain manifests.\nversion: {version}\n");
-    let mut out = ChartFiles::from([(CHART_FILE.to_string(), chart.into_bytes())]);
-    for (n, (path, bytes)) in manifests.iter().enumerate() {
-        let name = format!("{n:03}-{}", path.rsplit('/').next().unwrap_or(path));
-        out.insert(format!("templates/{name}"), format!("{{{{ .Files.Get \"files/{name}\" }}}}\n").into_bytes());
-        out.insert(format!("files/{name}"), bytes.clone());
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,14 +363,6 @@ mod tests {
         for there in ["charts/redis/Chart.yaml", "charts/redis-1.2.3.tgz"] {
             assert_eq!(metadata(&files(chart, &[there])).unwrap().name, "a", "{there}");
         }
-    }
-
-    #[test]
-    fn manifests_become_a_chart_that_renders_nothing_in_them() {
-        let files = of_manifests("1.2.3", &[("x/a.yaml".into(), b"a: '{{ b }}'".to_vec())]);
-        assert_eq!(metadata(&files).unwrap().version, "1.2.3");
-        assert_eq!(files["templates/000-a.yaml"], b"{{ .Files.Get \"files/000-a.yaml\" }}\n");
-        assert_eq!(files["files/000-a.yaml"], b"a: '{{ b }}'");
     }
 
     #[test]

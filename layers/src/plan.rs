@@ -27,6 +27,7 @@ mod content;
 mod images;
 mod order;
 mod sources;
+mod versions;
 
 use check::{accounts, check_paths};
 pub use components::PlannedComponent;
@@ -202,6 +203,7 @@ pub fn plan(
     let declaring: Vec<_> = placed.iter().map(|(layer, _)| *layer).collect();
     images.replace(loaded);
     let images::Used { image_layers, images, pulls } = images.used(&mut problems);
+    versions::check(loaded, &declaring, (&images, &pulls), &mut problems);
     let files = planned.iter().flat_map(|layer| &layer.files).chain(image_layers.iter().flat_map(|layer| &layer.files));
     let sources = sources::used(loaded, &declaring, files, &mut problems);
     let charts = charts.used();
@@ -418,9 +420,14 @@ fn texts(values: &BTreeMap<String, Scalar>) -> BTreeMap<String, String> {
     values.iter().map(|(key, value)| (key.clone(), value.to_string())).collect()
 }
 
-/// Files of a layer's folder below a chart's.
+/// Files of a layer's folder below a chart's; of manifests it may be one file.
 fn chart_folder(folder: &str, layer: &LoadedLayer) -> Result<ChartFiles> {
-    let prefix = format!("{}/", folder.trim_start_matches("./").trim_end_matches('/'));
+    let folder = folder.trim_start_matches("./").trim_end_matches('/');
+    if let Some(bytes) = layer.files.get(folder) {
+        let name = folder.rsplit('/').next().unwrap_or(folder);
+        return Ok(ChartFiles::from([(name.to_string(), bytes.clone())]));
+    }
+    let prefix = format!("{folder}/");
     let files: ChartFiles = layer.files.iter().filter_map(|(path, bytes)| Some((path.strip_prefix(&prefix)?.to_string(), bytes.clone()))).collect();
     if files.is_empty() { Err(Error::input(format!("there is no such folder in {}", layer.folder))) } else { Ok(files) }
 }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chart::bundle::Form;
 use crate::platform::{Component, VirtualCluster};
 use crate::units::{Bytes, Digest};
 
@@ -65,6 +66,9 @@ pub struct Release {
     pub sha256: Digest,
     /// Its size.
     pub size: Bytes,
+    /// What it is declared as.
+    #[serde(default, skip_serializing_if = "Form::is_chart")]
+    pub form: Form,
     /// Values over those of the chart.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub values: BTreeMap<String, serde_json::Value>,

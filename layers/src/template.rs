@@ -165,7 +165,16 @@ fn engine(escape: Escape) -> Handlebars<'static> {
     engine.register_helper("yaml", Box::new(quote_yaml));
     engine.register_helper("shell", Box::new(quote_shell));
     engine.register_helper("truth", Box::new(truth));
+    engine.register_helper("has", Box::new(has));
     engine
+}
+
+/// Whether a list has a value: a word or nothing, which conditions take for true and false.
+fn has(helper: &Helper<'_>, _: &Handlebars<'_>, _: &Data, _: &mut RenderContext<'_, '_>, out: &mut dyn Output) -> HelperResult {
+    let value = helper.param(1).ok_or_else(|| RenderErrorReason::ParamNotFoundForIndex("has", 1))?.value();
+    let list = parameter(helper)?.as_array();
+    out.write(if list.is_some_and(|list| list.contains(value)) { "yes" } else { "" })?;
+    Ok(())
 }
 
 fn parameter<'a>(helper: &'a Helper<'_>) -> std::result::Result<&'a Value, RenderErrorReason> {
@@ -257,7 +266,8 @@ mod tests {
 
     #[test]
     fn conditions_compare_and_refuse_unknown_names() {
-        let data = json!({"profile": {"boot": {"kernel": "cloud"}}, "parameters": {"on": true}});
+        let data = json!({"profile": {"boot": {"kernel": "cloud"}, "list": ["a"]}, "parameters": {"on": true}});
+        assert!(condition(r#"(has profile.list "a")"#, &data).unwrap() && !condition(r#"(has profile.list "b")"#, &data).unwrap());
         assert!(condition(r#"(eq profile.boot.kernel "cloud")"#, &data).unwrap());
         assert!(!condition(r#"(ne profile.boot.kernel "cloud")"#, &data).unwrap());
         assert!(condition("parameters.on", &data).unwrap());

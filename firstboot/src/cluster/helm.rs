@@ -57,13 +57,16 @@ impl<'a> Target<'a> {
     /// Objects of the release that are not as it made them, by kind and name.
     pub fn drifted(&self, host: &Host) -> Result<Vec<String>> {
         let manifest = exec::run(self.command(host, "helm").args(["get", "manifest", self.name]))?.stdout;
-        let file = self.file("manifest.yaml");
+        let (file, credentials) = (self.file("manifest.yaml"), self.file("conf"));
         host.write(&file, &manifest, 0o600)?;
-        let mut diff = self.command(host, "kubectl");
+        host.write(&credentials, self.at_home(host)?.as_bytes(), 0o600)?;
+        let mut diff = homeless(host, host.program("kubectl"));
+        diff.arg(format!("--kubeconfig={}", host.path(&credentials).display()));
         // Only who differs, not how: the texts may hold secrets.
         diff.env("KUBECTL_EXTERNAL_DIFF", "diff -rNq").args(["diff", "--server-side", "--force-conflicts", "--field-manager=helm", "--filename"]);
         let ended = diff.arg(host.path(&file)).output().fault(Fault::Environment, || "starting `kubectl diff`".into())?;
         host.remove(&file)?;
+        host.remove(&credentials)?;
         match ended.status.code() {
             Some(0) => Ok(Vec::new()),
             Some(1) => Ok(differing(&String::from_utf8_lossy(&ended.stdout))),
@@ -71,12 +74,25 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// The credentials with the release's namespace for objects that name none: with `--namespace`, kubectl would refuse those that name another one.
+    fn at_home(&self, host: &Host) -> Result<String> {
+        let reading = || format!("reading /{}", self.kubeconfig);
+        let text = host.read(self.kubeconfig)?.unwrap_or_default();
+        let mut config: Value =
+            serde_saphyr::from_str(&text).map_err(|error| Error::internal(format!("{}: {}", reading(), error.without_snippet())))?;
+        for named in config["contexts"].as_array_mut().into_iter().flatten() {
+            named["context"]["namespace"] = self.namespace.into();
+        }
+        serde_json::to_string(&config).fault(Fault::Internal, reading)
+    }
+
     /// `helm uninstall`, done also when there is no such release.
     pub fn uninstall(&self, host: &Host) -> Result<()> {
         exec::run(self.command(host, "helm").args(["uninstall", self.name, "--ignore-not-found"])).map(drop)
     }
 
-    fn file(&self, end: &str) -> String {
+    /// Path of a file of this release alone.
+    pub fn file(&self, end: &str) -> String {
         let cluster = self.kubeconfig.rsplit('/').next().unwrap_or_default();
         format!("{RUN}/helm/{cluster}.{}.{}.{end}", self.namespace, self.name)
     }

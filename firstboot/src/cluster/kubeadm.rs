@@ -157,14 +157,18 @@ fn phase(line: &str) -> Option<String> {
 }
 
 fn register(configuration: &mut Value, node: &Node) {
-    configuration["nodeRegistration"]["name"] = json!(node.name);
-    configuration["nodeRegistration"]["kubeletExtraArgs"] = json!([{"name": "node-ip", "value": node.address}]);
+    let registration = &mut configuration["nodeRegistration"];
+    registration["name"] = json!(node.name);
+    let own = json!({"name": "node-ip", "value": node.address});
+    let args = registration["kubeletExtraArgs"].as_array().into_iter().flatten().cloned().chain([own]).collect();
+    registration["kubeletExtraArgs"] = Value::Array(args);
 }
 
 /// The documents of the shipped layer with its parameters' defaults.
 #[cfg(test)]
 pub fn shipped() -> String {
-    let text = include_str!("../../../layers/defs/orchestration/files/kubeadm.yaml").to_string();
+    let text = include_str!("../../../layers/defs/orchestration/files/kubeadm.yaml");
+    let text = text.replace("{{#if parameters.staticCpuManager}}static{{else}}none{{/if}}", "none");
     [("patience", "20m0s"), ("clusterName", "c"), ("podCidr", "10.244.0.0/16"), ("serviceCidr", "10.96.0.0/16"), ("dnsDomain", "d")]
         .iter()
         .fold(text, |text, (name, value)| text.replace(&format!("{{{{parameters.{name}}}}}"), value))
@@ -187,6 +191,8 @@ mod tests {
         let documents = Documents::parse(&text).unwrap();
         let init = documents.of_kind("InitConfiguration").unwrap();
         assert_eq!(init["localAPIEndpoint"]["advertiseAddress"], "10.0.0.5");
+        let args = json!([{"name": "node-labels", "value": "chasi-bod.io/cpu-manager=none"}, {"name": "node-ip", "value": "10.0.0.5"}]);
+        assert_eq!(init["nodeRegistration"]["kubeletExtraArgs"], args);
         assert_eq!(init["nodeRegistration"]["criSocket"], "unix:///run/containerd/containerd.sock");
         let kubelet = documents.of_kind("KubeletConfiguration").unwrap();
         assert_eq!(kubelet["systemReserved"], Value::Null, "what suits the founder is not for every node");
@@ -202,7 +208,7 @@ mod tests {
         let join = Documents::parse(&documents().for_worker(&node, &grant).unwrap()).unwrap().of_kind("JoinConfiguration").unwrap();
         let expected = json!({"token": "a.b", "apiServerEndpoint": "kube-api.chasi-bod.internal:6443", "caCertHashes": ["sha256:0"]});
         assert_eq!(join["discovery"]["bootstrapToken"], expected);
-        assert_eq!(join["nodeRegistration"]["kubeletExtraArgs"][0]["value"], "10.0.0.6");
+        assert_eq!(join["nodeRegistration"]["kubeletExtraArgs"][1]["value"], "10.0.0.6");
         assert_eq!((&join["timeouts"]["discovery"], &join["timeouts"]["tlsBootstrap"]), (&json!("2m0s"), &json!("20m0s")));
         assert_eq!(join["controlPlane"], Value::Null);
     }

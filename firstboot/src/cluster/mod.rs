@@ -10,6 +10,7 @@ mod founding;
 pub(crate) mod helm;
 mod join;
 mod kubeadm;
+pub(crate) mod kustomize;
 mod policy;
 mod registry;
 mod routes;

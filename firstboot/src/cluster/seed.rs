@@ -14,7 +14,7 @@ use kube::{Api, Client};
 use layers::seed::{Release, SEED, Seed};
 use layers::{Context, Error, Fault, Result};
 
-use super::{Reporter, api, helm, registry};
+use super::{Reporter, api, helm, kustomize, registry};
 use crate::exec;
 use crate::host::{Host, RUN, STATE};
 use crate::status::State;
@@ -124,7 +124,9 @@ fn one(host: &Host, cluster: &Cluster, release: &Release) -> Result<()> {
     host.write(&values, text.as_bytes(), 0o600)?;
     host.write(&mark, release.name.as_bytes(), 0o600)?;
     host.sync();
-    let done = exec::follow(&mut upgrade(host, release, &values), |_| {});
+    let target = helm::Target::on_host(&release.namespace, &release.name);
+    let install = |chart: &str| exec::follow(&mut upgrade(host, &target, chart, &values), |_| {});
+    let done = kustomize::with_chart(host, &target, &helm::bundled(&release.file), &release.form, install);
     // helm has ended by itself: what it left is no pending state, unless it was killed alone.
     if done.is_ok() {
         host.remove(&mark)?;
@@ -133,8 +135,8 @@ fn one(host: &Host, cluster: &Cluster, release: &Release) -> Result<()> {
 }
 
 /// `helm upgrade --install` that waits for what the release starts.
-fn upgrade(host: &Host, release: &Release, values: &str) -> Command {
-    let mut command = helm::Target::on_host(&release.namespace, &release.name).upgrade(host, &helm::bundled(&release.file));
+fn upgrade(host: &Host, target: &helm::Target<'_>, chart: &str, values: &str) -> Command {
+    let mut command = target.upgrade(host, chart);
     command.args(["--create-namespace", "--values"]).arg(host.path(values)).args(["--wait", "--timeout", PATIENCE]);
     command
 }
@@ -169,6 +171,7 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
+    use layers::chart::bundle::Form;
     use layers::units::{Bytes, Digest};
 
     use super::*;
@@ -182,6 +185,7 @@ mod tests {
             file: "web-1.0.0.tgz".into(),
             sha256: Digest::of(b"chart"),
             size: Bytes(1),
+            form: Form::Chart,
             values: BTreeMap::from([("replicas".to_string(), 2.into())]),
             install: true,
             wanted_by: "profile".into(),
@@ -191,7 +195,8 @@ mod tests {
     #[test]
     fn helm_waits_bounded_and_touches_no_home() {
         let dir = tempfile::tempdir().unwrap();
-        let command = upgrade(&Host::new(dir.path()), &release(), "run/values.json");
+        let target = helm::Target::on_host("shop", "web");
+        let command = upgrade(&Host::new(dir.path()), &target, &helm::bundled(&release().file), "run/values.json");
         let line = command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
         let root = dir.path().display();
         let expected = format!(

@@ -33,9 +33,9 @@ pub async fn templates(host: &Host, client: &Client) -> Result<()> {
 }
 
 /// Tells what the root of the nodes has: whoever deploys from elsewhere cannot look into it.
-pub async fn stock(host: &Host, client: &Client) -> Result<()> {
+pub async fn stock(stock: &Stock, client: &Client) -> Result<()> {
     namespace(client).await?;
-    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": Stock::NAME}, "data": Stock::of_host(host)?.told()});
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": Stock::NAME}, "data": stock.told()});
     apply(&Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE), Stock::NAME, &map).await
 }
 

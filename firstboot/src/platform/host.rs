@@ -122,7 +122,9 @@ impl<'a> Place<'a> {
         let ready = |set: &StatefulSet| {
             let wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
             let status = set.status.clone().unwrap_or_default();
-            wanted > 0 && status.ready_replicas.unwrap_or(0) >= wanted && status.observed_generation == set.metadata.generation
+            // A pod of the former settings is ready until its last moment.
+            let fresh = status.observed_generation == set.metadata.generation && status.updated_replicas.unwrap_or(0) >= wanted;
+            wanted > 0 && fresh && status.ready_replicas.unwrap_or(0) >= wanted
         };
         if sets.is_empty() || !sets.iter().all(ready) {
             return Ok(Some(Lack::ControlPlane));

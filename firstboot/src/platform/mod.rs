@@ -25,6 +25,7 @@ use report::Voice;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use stock::Stock;
 
 use crate::cluster::{api, seed};
 use crate::host::Host;
@@ -66,14 +67,16 @@ async fn lead(host: &Host, seed: &Seed, chart: &Release, metrics: &Arc<Metrics>)
     let (patient, voice, ranges) = (api::watching(host).await?, Voice::new(&client, &node, metrics), crate::cluster::ranges(host)?);
     define(&client).await?;
     bring::templates(host, &client).await?;
-    bring::stock(host, &client).await?;
+    let stock = Stock::of_host(host)?;
+    bring::stock(&stock, &client).await?;
+    let image = virtual_cluster::Image { chart: chart.clone(), versions: stock.versions() };
     // Nothing can be isolated before; until then the Lease is tried anew.
     isolation::surroundings(&client, ranges).await?;
     bring::seed(seed, &client).await?;
     tokio::select! {
         lost = lease.keep() => lost,
         () = metrics.keep(host) => ended("metrics"),
-        () = virtual_cluster::run(host.clone(), client.clone(), patient.clone(), voice.clone(), chart.clone(), ranges) => ended("VirtualClusters"),
+        () = virtual_cluster::run(host.clone(), client.clone(), patient.clone(), voice.clone(), image, ranges) => ended("VirtualClusters"),
         () = copy::astray(client.clone(), patient.clone(), voice.clone()) => ended("Snapshots and Restores"),
         () = component::run(host.clone(), client.clone(), patient.clone(), voice.clone(), seed.releases.clone()) => ended("Components"),
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use layers::Result;
+use layers::platform::version;
 use layers::reference::Reference;
 
 use crate::host::Host;
@@ -46,6 +47,12 @@ impl Stock {
         Self { images: take("images").lines().map(str::to_string).collect(), registry: take("registry"), upstream: take("upstream") == "true" }
     }
 
+    /// Kubernetes versions that there are control planes of for virtual clusters.
+    pub fn versions(&self) -> Vec<String> {
+        let names = self.images.iter().filter_map(|known| known.split_once('@'));
+        names.filter_map(|(name, _)| version::of_image(name).map(String::from)).collect()
+    }
+
     /// Whether an image is among those of the root; by its digest where it is asked for by that.
     pub fn has(&self, image: &Reference) -> bool {
         let known = self.images.iter().filter_map(|known| known.split_once('@'));
@@ -73,6 +80,8 @@ mod tests {
         let has = |text: &str| stock.has(&Reference::with_tag(text).unwrap());
         assert!(has("a.io:5000/x:1") && has(&format!("a.io:5000/x@{digest}")) && has(&format!("a.io:5000/x:2@{digest}")));
         assert!(!has("a.io:5000/x:2") && !has("a.io/x:1") && !has(&format!("a.io:5000/y@{digest}")));
+        let (_folder, host) = root(&[("chasi-bod.internal/vcluster-binaries:v1.35.4", "p"), ("a.io/x:v1.0.0", "q")]);
+        assert_eq!(Stock::of_host(&host).unwrap().versions(), ["v1.35.4"]);
         assert!(!Stock::heard(BTreeMap::new()).has(&Reference::with_tag("a.io:5000/x:1").unwrap()));
     }
 }

@@ -17,7 +17,7 @@ use layers::platform::machine::{self, Difference, Facts, Work};
 use layers::platform::settings::PodSecurity;
 use layers::platform::sleep::{self, Moment};
 use layers::platform::virtual_cluster::DeletionPolicy;
-use layers::platform::{Phase, Restore, Settings, Snapshot, VirtualCluster, VirtualClusterStatus, VirtualClusterTemplate, values};
+use layers::platform::{Phase, Restore, Settings, Snapshot, VirtualCluster, VirtualClusterStatus, VirtualClusterTemplate, values, version};
 use layers::range::Range;
 use layers::seed::Release;
 use layers::units::Digest;
@@ -50,15 +50,24 @@ struct Site {
     voice: Voice,
     chart: Release,
     ranges: Ranges,
+    /// Kubernetes versions that the image has control planes of.
+    versions: Vec<String>,
     known: Store<VirtualCluster>,
 }
 
+/// What the image has for virtual clusters.
+pub struct Image {
+    pub chart: Release,
+    /// Kubernetes versions that there are control planes of.
+    pub versions: Vec<String>,
+}
+
 /// Follows all VirtualClusters until the watch ends for good; `patient` is a client for watches.
-pub async fn run(host: Host, client: Client, patient: Client, voice: Voice, chart: Release, ranges: Ranges) {
+pub async fn run(host: Host, client: Client, patient: Client, voice: Voice, Image { chart, versions }: Image, ranges: Ranges) {
     let config = || watcher::Config::default().timeout(WATCH);
     let controller = Controller::new(Api::<VirtualCluster>::all(patient.clone()), config());
     let (known, told, teller) = (controller.store(), controller.store(), voice.clone());
-    let site = Arc::new(Site { host, client, voice, chart, ranges, known: known.clone() });
+    let site = Arc::new(Site { host, client, voice, chart, ranges, versions, known: known.clone() });
     let all = move |_: VirtualClusterTemplate| known.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect::<Vec<_>>();
     let of_place = |namespace: Option<String>| owner(&namespace?).map(ObjectRef::<VirtualCluster>::new);
     let events = controller
@@ -146,6 +155,9 @@ impl Site {
         if let Some(wanted) = wanted.as_ref().filter(|_| status.installed.is_some() && !sets.is_empty()) {
             wanted.keeps_store(&sets)?;
         }
+        if let (Some(version), Some(former)) = (wanted.as_ref().and_then(Wanted::version), &status.version) {
+            version::follows(&version, former)?;
+        }
         let lack = if deleted { None } else { place.lack(&sets).await? };
         let own = sets.iter().find(|set| set.name_any() == object.name_any());
         let replicas = own.and_then(|set| set.spec.as_ref()?.replicas).unwrap_or(0);
@@ -208,6 +220,7 @@ impl Site {
         let list = Api::<VirtualClusterTemplate>::all(self.client.clone()).list(&ListParams::default()).await;
         let list = list.fault(Fault::Environment, || "listing VirtualClusterTemplates".into())?;
         let settings = object.spec.effective(|name| list.items.iter().find(|template| template.name_any() == name).map(|found| &found.spec))?;
+        settings.version.iter().try_for_each(|version| version::is_bundled(version, &self.versions))?;
         let image = serde_json::to_value(&self.chart.values).fault(Fault::Internal, || "reading the image's values".into())?;
         let values = values::values(&image, &settings)?;
         check::check(&settings, &values, self.ranges, &self.pods_of_others(object))?;

@@ -132,12 +132,7 @@ async fn components_say_what_is_wrong(bench: &Bench) {
     let note = |more: &str| format!("{{source: {{chart: {{name: note, version: 1.0.0}}}}{more}}}");
     let chart = |name: &str, version: &str| format!("{{source: {{chart: {{name: {name}, version: {version}}}}}}}");
     let cases = [
-        (
-            "missing",
-            chart("nto", "1.0.0"),
-            "Refused",
-            "spec.source.chart.name: the image brings no chart nto; it has kinds, note, vcluster, welcome",
-        ),
+        ("missing", chart("nto", "1.0.0"), "Refused", "spec.source.chart.name: the image brings no chart nto; it has kinds, note, vcluster, welcome"),
         ("older", chart("note", "0.9.0"), "Refused", "spec.source.chart.version: the image brings no version 0.9.0 of chart note; it has 1.0.0"),
         ("welcome", chart("welcome", "1.0.0"), "Refused", "metadata.name: the image installs chart welcome as release welcome of namespace default"),
         ("typed", note(", values: {text: 5}"), "Failed", "- at '/text': got number, want string"),

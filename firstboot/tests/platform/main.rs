@@ -3,15 +3,19 @@
 
 mod apart;
 mod bench;
+mod bundles;
 mod copies;
 mod faults;
 mod kept;
 mod kills;
 mod kubelet;
+mod locking;
 mod plane;
 mod programs;
 mod rates;
 mod root;
+mod templates;
+mod versions;
 
 use apart::apart;
 use bench::Bench;
@@ -50,6 +54,16 @@ fn f8_nothing_is_lost_when_the_api_is_away_for_a_while() {
 #[ignore = "soak: ten minutes of nothing"]
 fn soak_f8_nothing_is_lost_when_the_api_is_away_for_ten_minutes() {
     apart("soak_f8_nothing_is_lost_when_the_api_is_away_for_ten_minutes", |bench| faults::the_api_away(bench, 600));
+}
+
+#[test]
+fn components_of_manifests_and_kustomizations_come_change_are_healed_and_go() {
+    apart("components_of_manifests_and_kustomizations_come_change_are_healed_and_go", bundles::come_change_and_go);
+}
+
+#[test]
+fn f8_versions_of_virtual_clusters_go_forward_among_those_of_the_image() {
+    apart("f8_versions_of_virtual_clusters_go_forward_among_those_of_the_image", versions::go_forward);
 }
 
 async fn few(mut bench: Bench) {

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use layers::chart::bundle::Form;
 use layers::platform::{Component, VirtualCluster};
 use layers::seed::{Release, Seed};
 use layers::units::{Bytes, Digest};
@@ -81,5 +82,5 @@ fn release(name: &str) -> Release {
     let values: BTreeMap<String, Value> = if name == "vcluster" { serde_json::from_value(values()).unwrap() } else { BTreeMap::new() };
     let (sha256, install) = (Digest::of(name.as_bytes()), name == "welcome");
     let (name, namespace, chart, version, wanted_by) = (name.into(), "default".into(), name.into(), "1.0.0".into(), "test".into());
-    Release { name, namespace, chart, version, file, sha256, size: Bytes(1), values, install, wanted_by }
+    Release { name, namespace, chart, version, file, sha256, size: Bytes(1), form: Form::Chart, values, install, wanted_by }
 }

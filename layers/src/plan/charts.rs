@@ -2,7 +2,8 @@
 
 use super::content::Site;
 use super::*;
-use crate::chart::{ChartFiles, ChartSpec, Place, metadata, of_manifests};
+use crate::chart::bundle::{of_files, of_manifests};
+use crate::chart::{ChartFiles, ChartSpec, Place};
 
 /// Gives the files of a chart's folder.
 pub(super) type ReadFolder<'a> = &'a dyn Fn(&str) -> Result<ChartFiles>;
@@ -23,9 +24,10 @@ impl Charts {
     }
 
     fn chart(&mut self, site: &mut Site<'_, '_>, layer: &str, spec: &ChartSpec, folder: ReadFolder<'_>, n: &str) {
-        let at = site.document.spot(&["charts", n, "chart"]);
+        let form = spec.form();
+        let at = site.document.spot(&["charts", n, form.key()]);
         let files = match spec.place() {
-            Place::Folder(name) => folder(name).and_then(|files| metadata(&files).map(|_| files)).context(|| format!("reading chart {name}")),
+            Place::Folder(name) => folder(name).and_then(|files| of_files(&form, files)).context(|| format!("reading {} {name}", form.key())),
             _ => Ok(ChartFiles::new()),
         };
         let files = files.unwrap_or_else(|error| {
@@ -47,7 +49,7 @@ impl Charts {
         let name = format!("manifests-{layer}");
         let spec = ChartSpec { name, chart: "manifests".into(), ..ChartSpec::default() };
         let at = site.document.spot(&["manifests"]);
-        self.put(site, PlannedChart { layer: layer.into(), spec, files: of_manifests(version, &files), keyring: Vec::new(), at });
+        self.put(site, PlannedChart { layer: layer.into(), spec, files: of_manifests("manifests", version, &files), keyring: Vec::new(), at });
     }
 
     /// A release of the profile takes the place of a layer's of the same name; of two layers both are named.

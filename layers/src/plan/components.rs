@@ -21,7 +21,7 @@ pub struct PlannedComponent {
 impl PlannedComponent {
     /// The entry of `charts` that it is made of.
     pub fn chart(&self) -> &str {
-        self.component.spec.source.chart.as_ref().map_or("", |chart| &chart.name)
+        self.component.spec.source.entry().1
     }
 
     /// The chart's values for it, as far as they are known before there is a cluster: `valuesFrom` counts for nothing.
@@ -33,7 +33,8 @@ impl PlannedComponent {
 impl std::fmt::Display for PlannedComponent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let target = &self.component.spec.target;
-        write!(f, "chart {} into namespace {}", self.chart(), target.namespace)?;
+        let (key, name) = self.component.spec.source.entry();
+        write!(f, "{key} {name} into namespace {}", target.namespace)?;
         target.virtual_cluster.iter().try_for_each(|name| write!(f, " of virtual cluster {name}"))
     }
 }
@@ -51,13 +52,21 @@ pub(super) fn planned(loaded: &Loaded, charts: &[PlannedChart], problems: &mut V
     }
     let mut out = Vec::new();
     for (n, component) in profile.components.iter().enumerate() {
-        let at = document.spot(&["components", &n.to_string(), "source", "chart", "name"]);
+        let (key, name) = component.spec.source.entry();
+        let n = n.to_string();
+        let path = ["components", &n, "source", key, "name"];
+        let at = document.spot(if key == "chart" { &path } else { &path[..4] });
         let planned = PlannedComponent { component: component.clone(), at };
-        let name = planned.chart();
         match chart(name) {
             None => {
-                let message = format!("component {} is made of the chart {}, which is not among `charts`", component.name, quote(name));
-                problems.push(planned.at.problem(message, suggest(name, charts.iter().map(|chart| chart.spec.name.as_str()))));
+                let message = format!("component {} is made of the {key} {}, which is not among `charts`", component.name, quote(name));
+                let like = charts.iter().filter(|chart| chart.spec.form().key() == key).map(|chart| chart.spec.name.as_str());
+                problems.push(planned.at.problem(message, suggest(name, like)));
+            }
+            Some(chart) if chart.spec.form().key() != key => {
+                let (is, name) = (chart.spec.form().key(), quote(name));
+                let message = format!("component {} is made of the {key} {name}, but {name} under `charts` has `{is}`", component.name);
+                problems.push(planned.at.problem(message, Some(format!("say `{is}` instead of `{key}`"))));
             }
             // A virtual cluster is another cluster.
             Some(chart) if chart.spec.install && component.spec.target.virtual_cluster.is_none() => {

@@ -3,6 +3,8 @@ use std::fmt::Write as _;
 use super::*;
 use crate::profile;
 
+mod platform;
+
 fn layer(yaml: &str) -> LoadedLayer {
     let name = yaml.lines().find_map(|line| line.strip_prefix("name: ")).unwrap();
     let files = [

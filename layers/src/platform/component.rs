@@ -35,6 +35,8 @@ pub const RETRY: &str = "chasi-bod.io/retry";
         .message("spec.dependsOn: a component cannot wait for itself"),
     validation = Rule::new("has(self.spec.target.virtualCluster) || self.spec.target.namespace != 'vcluster-' + self.metadata.name")
         .message("spec.target.namespace: the release of this name there is a virtual cluster's control plane; give the component another name"),
+    validation = Rule::new("has(self.spec.source.chart) || !has(self.spec.values)").message("spec.values: only a chart takes values; manifests and kustomizations are installed as they are"),
+    validation = Rule::new("has(self.spec.source.chart) || !has(self.spec.valuesFrom)").message("spec.valuesFrom: only a chart takes values; manifests and kustomizations are installed as they are"),
     validation = Rule::new("self.spec.target == oldSelf.spec.target").message("spec.target: it cannot change; make another component")
 )]
 #[serde(rename_all = "camelCase")]
@@ -78,7 +80,7 @@ pub struct Source {
     /// A chart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chart: Option<Chart>,
-    /// A bundled folder with a `kustomization.yaml`, by its name in the seed.
+    /// A bundled kustomization, by its name in the seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub kustomize: Option<String>,
@@ -86,6 +88,17 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub manifests: Option<String>,
+}
+
+impl Source {
+    /// The key that is given, and the name there.
+    pub fn entry(&self) -> (&'static str, &str) {
+        match (&self.chart, &self.manifests, &self.kustomize) {
+            (Some(chart), ..) => ("chart", &chart.name),
+            (_, Some(name), _) => ("manifests", name),
+            (.., name) => ("kustomize", name.as_deref().unwrap_or_default()),
+        }
+    }
 }
 
 /// A chart of the seed or of a registry.

@@ -12,6 +12,7 @@ pub mod settings;
 pub mod sleep;
 pub mod snapshot;
 pub mod values;
+pub mod version;
 pub mod virtual_cluster;
 
 pub use component::{Component, ComponentSpec, ComponentStatus};

@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a1_mistakes_in_charts_are_told_at_their_places() {
         let yaml = "charts:\n- {name: Web, chart: web, version: 1.0.0}\n- {name: a, chart: 'oci://r.test/x'}\n- {name: a, chart: x, repo: ftp://x, version: x, namespace: N}\n\
-                    - {name: b, chart: 'oci://r.test/x', repo: 'https://x.test', images: ['A B']}\n- {name: c, chrat: x}\nmanifests: ['']\n";
+                    - {name: b, chart: 'oci://r.test/x', repo: 'https://x.test', images: ['A B']}\n- {name: c, chrat: x}\n- {name: d, manifests: x, values: {a: 1}}\n- {name: e, manifests: x, kustomize: y}\nmanifests: ['']\n";
         let all = wrong(yaml);
         for says in [
             "4:10: `Web` is not the name of a release",
@@ -213,7 +213,10 @@ mod tests {
             "`A B` is not an image reference",
             "unknown key `chrat`",
             "did you mean `chart`?",
-            "9:13: `` is not a path",
+            "8:3: a release needs one of `chart`, `manifests`, `kustomize`",
+            "9:3: `manifests` takes no `values`: that is for charts",
+            "10:3: a release takes only one of `chart`, `manifests`, `kustomize`, not `manifests` and `kustomize`",
+            "11:13: `` is not a path",
         ] {
             assert!(all.contains(says), "`{says}` is not in:\n{all}");
         }

@@ -2,12 +2,12 @@
 
 use super::diagnostic::{Problem, quote};
 use super::tree::Node;
-use super::valid::{at, circles, given, known, named};
+use super::valid::{at, circles, exactly_one, given, known, named};
 
 /// Checks the rules of `vclusters` and `components`, as far as they need no layer.
 pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
     at(root, "vclusters.[]").into_iter().for_each(|cluster| store(cluster, problems));
-    at(root, "components.[].source").into_iter().for_each(|source| origin(source, problems));
+    at(root, "components.[]").into_iter().for_each(|component| origin(component, problems));
     let (clusters, components) = (named(&at(root, "vclusters.[]")), named(&at(root, "components.[]")));
     known(at(root, "components.[].target.virtualCluster"), &clusters, "virtual cluster", problems);
     known(at(root, "components.[].dependsOn.[]"), &components, "component", problems);
@@ -22,14 +22,14 @@ fn store(cluster: &Node, problems: &mut Vec<Problem>) {
     }
 }
 
-/// What a seed cannot hold yet is refused, so that nobody waits for it in vain.
-fn origin(source: &Node, problems: &mut Vec<Problem>) {
-    let later = ["kustomize", "manifests"];
-    for (key, _) in source.entries().iter().filter(|(key, value)| later.contains(&key.text.as_str()) && !value.is_null()) {
-        let problem = Problem::new(key.place, format!("a component cannot be made of {}: only charts yet", quote(&key.text)));
-        problems.push(problem.hint(Some("put them into the `templates` folder of a chart".into())));
-    }
-    if given(source, &["chart", "kustomize", "manifests"]).is_empty() {
-        problems.push(Problem::new(source.place, "`source` lacks the key `chart`"));
+/// A component has one source, and only a chart takes values.
+fn origin(component: &Node, problems: &mut Vec<Problem>) {
+    let Some(source) = component.get("source").filter(|source| !source.is_null()) else { return };
+    exactly_one(source, &["chart", "manifests", "kustomize"], "`source`", problems);
+    let Some(key) = given(source, &["manifests", "kustomize"]).first().copied().filter(|_| source.get("chart").is_none()) else { return };
+    for (field, _) in component.entries().iter().filter(|(field, value)| ["values", "valuesFrom"].contains(&field.text.as_str()) && !value.is_null())
+    {
+        let problem = Problem::new(field.place, format!("only a chart takes {}: {} is installed as it is", quote(&field.text), quote(key)));
+        problems.push(problem.hint(Some("make it a chart, or a kustomization of its own".into())));
     }
 }

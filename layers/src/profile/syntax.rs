@@ -65,6 +65,7 @@ pub(super) const RULES: &[Rule] = &[
         is_virtual_cluster,
         "the name of a virtual cluster: a lower-case letter, then such letters, digits and `-`, at most 40",
     ),
+    rule("virtualVersions.[]", is_kubernetes, "a version of Kubernetes such as v1.36.3"),
     rule("vclusters.[].version", is_kubernetes, "a version of Kubernetes such as v1.36.3"),
     rule("vclusters.[].network.podCIDR", is_range, RANGE),
     rule("vclusters.[].network.serviceCIDR", is_range, RANGE),
@@ -108,6 +109,8 @@ pub(super) const LAYER_RULES: &[Rule] = &[
 pub(super) const CHART_RULES: &[Rule] = &[
     rule("charts.[].name", is_release_name, "the name of a release: lower-case letters, digits, `-` and `.`, at most 53"),
     rule("charts.[].chart", is_line, "a folder, a name or an oci:// reference"),
+    rule("charts.[].manifests", is_line, "a file or folder"),
+    rule("charts.[].kustomize", is_line, "a folder"),
     rule("charts.[].repo", is_url, URL),
     rule("charts.[].module", is_module_path, "the path of a Go module"),
     rule("charts.[].version", is_chart_version, "a version such as 1.2.3"),

@@ -59,6 +59,9 @@ pub struct Profile {
     /// Plain manifests (YAML files, relative to this file) that the cluster gets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub manifests: Vec<String>,
+    /// Further Kubernetes versions for virtual clusters, such as `v1.35.4`; the node's own is always there.
+    #[serde(default)]
+    pub virtual_versions: Vec<String>,
     /// Virtual clusters that it gets, each with a name and the fields of a VirtualCluster's `spec`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vclusters: Vec<Named<VirtualClusterSpec>>,

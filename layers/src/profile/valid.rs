@@ -32,6 +32,7 @@ pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
     for list in ["layers", "users", "files", "images", "vclusters", "components", "network.interfaces", "disk.mounts"] {
         unique(root, list, problems);
     }
+    distinct(at(root, "virtualVersions.[]"), "version", problems);
     users(root, problems);
     content(root, problems);
     hostname(root, problems);
@@ -55,6 +56,14 @@ fn charts(root: &Node, problems: &mut Vec<Problem>) {
     texts(root, CHART_RULES, problems);
     unique(root, "charts", problems);
     for chart in at(root, "charts.[]") {
+        exactly_one(chart, &["chart", "manifests", "kustomize"], "a release", problems);
+        let form = given(chart, &["manifests", "kustomize"]).first().copied();
+        if let Some(form) = form {
+            for key in given(chart, &["repo", "module", "version", "keyring", "values"]) {
+                problems.push(Problem::new(chart.place, format!("`{form}` takes no `{key}`: that is for charts")));
+            }
+            continue;
+        }
         let registry = chart.get("chart").and_then(Node::text).is_some_and(|text| text.starts_with("oci://"));
         let given = given(chart, &["repo", "module", "version", "keyring"]);
         let has = |key| given.contains(&key);

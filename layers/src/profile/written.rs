@@ -151,7 +151,7 @@ fn locate(root: &mut Node, path: &str) {
 fn locate_chart(chart: &mut Node, path: &str) {
     let named = ["repo", "module"].iter().any(|key| chart.get(key).is_some_and(|n| !n.is_null()));
     let elsewhere = named || chart.get("chart").and_then(Node::text).is_some_and(|t| t.starts_with("oci://"));
-    let keys = if elsewhere { &["keyring"][..] } else { &["chart", "keyring"] };
+    let keys = if elsewhere { &["keyring"][..] } else { &["chart", "manifests", "kustomize", "keyring"] };
     keys.iter().for_each(|key| entry(chart, key).into_iter().for_each(|node| locate_one(node, path)));
 }
 
@@ -216,10 +216,12 @@ mod tests {
 
     #[test]
     fn only_charts_that_are_folders_start_where_the_file_is() {
-        let text = "charts:\n- chart: web\n- {chart: web, module: m.test/x}\n- {chart: web, repo: 'https://r.test'}\n- {chart: 'oci://r.test/x'}\n";
+        let text = "charts:\n- chart: web\n- {manifests: a, kustomize: './b#c/d'}\n- {chart: web, module: m.test/x}\n- {chart: web, repo: 'https://r.test'}\n- {chart: 'oci://r.test/x'}\n";
         let mut root = tree::parse(0, text).0.unwrap();
         locate(&mut root, "p/x.yaml");
         let charts: Vec<_> = valid::at(&root, "charts.[].chart").into_iter().filter_map(Node::text).collect();
         assert_eq!(charts, ["p/web", "web", "web", "oci://r.test/x"]);
+        let others = ["manifests", "kustomize"].map(|key| valid::at(&root, &format!("charts.[].{key}"))[0].text());
+        assert_eq!(others, [Some("p/a"), Some("p/b#c/d")]);
     }
 }

@@ -13,6 +13,7 @@ mod registry;
 mod replicas;
 mod seed;
 mod vclusters;
+mod versions;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

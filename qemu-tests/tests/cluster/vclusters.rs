@@ -58,7 +58,7 @@ pub fn phase(node: &Node, object: &str, phase: &str) -> u64 {
 }
 
 /// Changes an object's spec and waits until the controller has looked at that.
-fn change(node: &Node, object: &str, spec: &str) {
+pub fn change(node: &Node, object: &str, spec: &str) {
     kube(node, &format!("kubectl patch {object} --type merge -p '{{\"spec\":{spec}}}'"));
     let seen =
         format!("[ $(kubectl get {object} -o jsonpath='{{.metadata.generation}}={{.status.observedGeneration}}' | tr = '\\n' | uniq | wc -l) = 1 ]");
@@ -179,6 +179,17 @@ fn a_mistake_is_told_and_mended(node: &Node) {
     assert_eq!(kube(node, FAILURE), "");
 }
 
+/// Under another template the same pod is of another class; the control plane is not touched. Nothing runs: the API server says what it would make.
+fn a_template_reaches_pods(node: &Node) {
+    let class = "kubectl -n vcluster-other run probe --image=registry.k8s.io/pause:3.10.2 --dry-run=server -o jsonpath='{.status.qosClass}'";
+    assert_eq!(kube(node, class), "Burstable");
+    change(node, "vc/other", r#"{"template":"memory"}"#);
+    phase(node, "vc/other", "RUNNING");
+    assert_eq!(kube(node, class), "Guaranteed");
+    change(node, "vc/other", r#"{"template":"general"}"#);
+    phase(node, "vc/other", "RUNNING");
+}
+
 fn suspended_and_resumed(node: &Node) {
     kube(node, "chasi-bod vcluster suspend biz");
     println!("SUSPENDED after {} s", phase(node, "vc/biz", "SUSPENDED"));
@@ -272,6 +283,7 @@ fn soak_uml_virtual_clusters_come_with_their_applications_are_apart_sleep_and_go
     applications::deployed_from_a_workstation(&node);
     a_mistake_is_told_and_mended(&node);
     they_are_apart(&node);
+    a_template_reaches_pods(&node);
     suspended_and_resumed(&node);
     copied_and_put_back(&node);
     asleep_by_its_schedule(&node);

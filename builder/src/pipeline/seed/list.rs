@@ -137,7 +137,7 @@ impl fmt::Display for Listing {
         }
         if !self.components.is_empty() {
             writeln!(f)?;
-            f.write_str(&table(["COMPONENT", "CHART", "VIRTUAL CLUSTER", "NAMESPACE", "AFTER"], self.components.iter().map(component)))?;
+            f.write_str(&table(["COMPONENT", "MADE OF", "VIRTUAL CLUSTER", "NAMESPACE", "AFTER"], self.components.iter().map(component)))?;
         }
         writeln!(f)?;
         let images = self.images.iter().map(|i| [i.name.clone(), size(i.size), i.wanted_by.join(", ")]);
@@ -156,7 +156,8 @@ fn cluster(object: &VirtualCluster) -> [String; 3] {
 
 fn component(object: &Component) -> [String; 5] {
     let spec = &object.spec;
-    let chart = spec.source.chart.as_ref().map(|chart| format!("{} {}", chart.name, chart.version)).unwrap_or_default();
+    let (key, entry) = spec.source.entry();
+    let made_of = spec.source.chart.as_ref().map_or_else(|| format!("{key} {entry}"), |chart| format!("{} {}", chart.name, chart.version));
     let (cluster, namespace) = (spec.target.virtual_cluster.clone().unwrap_or("-".into()), spec.target.namespace.clone());
-    [name(&object.metadata.name), chart, cluster, namespace, spec.depends_on.join(", ")]
+    [name(&object.metadata.name), made_of, cluster, namespace, spec.depends_on.join(", ")]
 }

@@ -86,6 +86,7 @@ fn release(planned: &PlannedChart, locked: &LockedChart) -> Release {
         file: format!("{}-{}.tgz", planned.spec.name, locked.version),
         sha256: locked.sha256,
         size: locked.size,
+        form: planned.spec.form(),
         values: planned.spec.values.clone(),
         install: planned.spec.install,
         wanted_by: planned.layer.clone(),

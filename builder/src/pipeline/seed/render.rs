@@ -1,12 +1,13 @@
-//! What the releases, components and kubeadm ask for, found by the very programs of the image: `helm template` and `kubeadm config images list` run in the
-//! build sandbox, without network, and what they print is read.
+//! What the releases, components and kubeadm ask for, found by the very programs of the image: `kubectl kustomize`, `helm template` and `kubeadm config images
+//! list` run in the build sandbox, without network, and what they print is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use layers::chart::{LockedChart, PlannedChart};
+use layers::chart::bundle::{self, Form};
+use layers::chart::{ChartSpec, LockedChart, PlannedChart};
 use layers::lock::Lock;
 use layers::plan::{Body, Plan, PlannedComponent};
 use layers::profile::{Diagnostics, Spot};
@@ -21,9 +22,10 @@ use crate::source::deb::Archive;
 use crate::store::Store;
 use crate::tree::{Kind, Node, Tree, TreePath};
 
-/// Where the image has helm and kubeadm.
+/// Where the image has them.
 const HELM: &str = "/usr/bin/helm";
 const KUBEADM: &str = "/usr/bin/kubeadm";
+const KUBECTL: &str = "/usr/bin/kubectl";
 /// The longest that one program may take.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -45,7 +47,7 @@ struct Asker<'a> {
 
 impl<'a> Asker<'a> {
     fn release(PlannedChart { spec, at, .. }: &'a PlannedChart) -> Self {
-        let (who, values) = (format!("chart {}", spec.name), json!(spec.values));
+        let (who, values) = (of_release(spec), json!(spec.values));
         Self { who, name: &spec.name, namespace: &spec.namespace, values, images: &spec.images, at }
     }
 
@@ -60,6 +62,11 @@ impl<'a> Asker<'a> {
         let values = planned.values(chart).map_err(|error| located(&who, &planned.at, &error))?;
         Ok(Self { who, name, namespace: &spec.target.namespace, values, images: &chart.spec.images, at: &planned.at })
     }
+}
+
+/// A release by its form and name.
+fn of_release(spec: &ChartSpec) -> String {
+    format!("{} {}", spec.form().key(), spec.name)
 }
 
 /// Who asks by a chart: the components that are made of it, else its release. A chart for components may have no sense without their values.
@@ -82,6 +89,7 @@ pub fn wanted(site: &Archive<'_>, plan: &Plan, lock: &Lock) -> Result<Askers> {
         let kitchen = Kitchen::new(site.store, plan, lock)?;
         let version = kitchen.kubernetes(&mut found)?;
         for (planned, locked, archive) in super::archives(site.store, plan, lock)? {
+            let archive = kitchen.chart(&planned.spec.form(), archive).map_err(|e| located(&of_release(&planned.spec), &planned.at, &e))?;
             for asker in askers(plan, planned, locked)? {
                 kitchen.render(&asker, &archive, &version, &mut found).map_err(|e| located(&asker.who, asker.at, &e))?;
             }
@@ -113,7 +121,7 @@ fn origin<'a>(plan: &'a Plan, path: &str) -> Option<(&'a str, Option<&'a str>)> 
     None
 }
 
-/// A root with helm and kubeadm, and a folder that is /work in it.
+/// A root with helm, kubeadm and, when there are kustomizations, kubectl; and a folder that is /work in it.
 struct Kitchen {
     root: Root,
     work: crate::workspace::Scratch,
@@ -122,8 +130,10 @@ struct Kitchen {
 impl Kitchen {
     fn new(store: &Store, plan: &Plan, lock: &Lock) -> Result<Self> {
         let mut tree = Tree::default();
-        for (source, name) in [(HELM, "bin/helm"), (KUBEADM, "bin/kubeadm")] {
-            let origin = origin(plan, source).ok_or_else(|| Error::internal(format!("looking for {source}: no source gives it")))?;
+        let kustomizes = plan.charts.iter().any(|chart| matches!(chart.spec.form(), Form::Kustomize(_)));
+        for (source, name) in [(HELM, "bin/helm"), (KUBEADM, "bin/kubeadm")].into_iter().chain(kustomizes.then_some((KUBECTL, "bin/kubectl"))) {
+            let origin =
+                origin(plan, source).ok_or_else(|| Error::input(format!("looking for {source}: no source of the profile's layers gives it")))?;
             let content = sources::file(store, plan, lock, origin)?;
             let path = TreePath::new(name).map_err(Error::internal)?;
             tree.ensure_parents(&path, 0);
@@ -153,6 +163,23 @@ impl Kitchen {
             found.entry(image).or_default().insert("kubeadm".into());
         }
         Ok(version)
+    }
+
+    /// The archive that helm takes: of a kustomization that of the chart that it becomes.
+    fn chart(&self, form: &Form, archive: Vec<u8>) -> Result<Vec<u8>> {
+        let Form::Kustomize(folder) = form else { return Ok(archive) };
+        let place = tempfile::tempdir_in(self.work.path()).context(|| "creating a scratch folder".into())?;
+        for (path, bytes) in bundle::kustomization(&archive)? {
+            let path = place.path().join(path);
+            let above = path.parent().unwrap_or(place.path());
+            fs::create_dir_all(above).and_then(|()| fs::write(&path, bytes)).context(|| format!("writing {}", path.display()))?;
+        }
+        let inside = format!("/work/{}/", place.path().file_name().unwrap_or_default().to_string_lossy());
+        let made = self.run(&["/bin/kubectl", "kustomize", &format!("{inside}{folder}"), "--output", "/work/rendered.yaml"]);
+        // Its files by the names that their author knows.
+        made.map_err(|error| Error::input(error.to_string().replace(&inside, "")))?;
+        let path = self.work.path().join("rendered.yaml");
+        bundle::rendered(&archive, fs::read(&path).context(|| format!("reading {}", path.display()))?)
     }
 
     /// Renders a chart and reads every manifest that comes out.

@@ -1,4 +1,4 @@
-//! Components: charts that helm installs on the host or in virtual clusters, each after those that it depends on.
+//! Components: charts, manifests and kustomizations that helm installs on the host or in virtual clusters, each after those that it depends on.
 
 mod wanted;
 
@@ -24,7 +24,7 @@ use super::host::Place;
 use super::report::{self, Voice};
 use super::{NAMESPACE, blocking, finalize, fresh, unfinalize};
 use crate::cluster::api::{ADMIN, PATIENCE, WATCH, connect};
-use crate::cluster::helm;
+use crate::cluster::{helm, kustomize};
 use crate::host::{Host, RUN};
 use crate::images::config::registries;
 
@@ -185,10 +185,11 @@ impl Site {
         arguments.extend(helm::access(&registries(&self.host)?.cluster, &wanted.chart));
         // The first one stays as it is, for people to see what it lacks.
         arguments.extend(again.then(|| "--rollback-on-failure".into()));
-        let (host, chart, values) = (self.host.clone(), wanted.chart.clone(), wanted.values.clone());
+        let (host, chart, form, values) = (self.host.clone(), wanted.chart.clone(), wanted.form.clone(), wanted.values.clone());
         blocking(move || {
             let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-            helm::Target { kubeconfig: &kubeconfig, namespace: &namespace, name: &name }.take(&host, &chart, &values, &arguments)
+            let target = helm::Target { kubeconfig: &kubeconfig, namespace: &namespace, name: &name };
+            kustomize::with_chart(&host, &target, &chart, &form, |chart| target.take(&host, chart, &values, &arguments))
         })
         .await
     }

@@ -3,7 +3,8 @@
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, ResourceExt as _};
-use layers::platform::component::{Chart, ValuesFrom};
+use layers::chart::bundle::Form;
+use layers::platform::component::{Source, ValuesFrom};
 use layers::platform::{Component, VirtualCluster};
 use layers::seed::Release;
 use layers::units::Digest;
@@ -17,6 +18,8 @@ use crate::cluster::helm;
 pub(super) struct Wanted {
     /// Path or reference.
     pub chart: String,
+    /// What it is declared as in the image.
+    pub form: Form,
     /// Version of a chart that is no path.
     pub version: Option<String>,
     pub values: Value,
@@ -28,22 +31,20 @@ impl Site {
     pub(super) async fn wanted(&self, object: &Component, cluster: Option<&VirtualCluster>) -> Result<Wanted> {
         self.check_name(object)?;
         let source = &object.spec.source;
-        let Some(chart) = &source.chart else {
-            let field = if source.kustomize.is_some() { "kustomize" } else { "manifests" };
-            return Err(Error::input(format!("spec.source.{field}: only charts can be installed yet")));
-        };
-        let (path, version, image, sha256) = if chart.name.starts_with("oci://") {
-            (chart.name.clone(), Some(chart.version.clone()), Value::Null, None)
-        } else {
-            let release = bundled(&self.releases, chart)?;
-            let image = serde_json::to_value(&release.values).fault(Fault::Internal, || "reading the image's values".into())?;
-            (helm::bundled(&release.file), None, image, Some(release.sha256))
+        let (path, version, form, image, sha256) = match &source.chart {
+            Some(chart) if chart.name.starts_with("oci://") => (chart.name.clone(), Some(chart.version.clone()), Form::Chart, Value::Null, None),
+            _ => {
+                let release = bundled(&self.releases, source)?;
+                let image = serde_json::to_value(&release.values).fault(Fault::Internal, || "reading the image's values".into())?;
+                (helm::bundled(&release.file), None, release.form.clone(), image, Some(release.sha256))
+            }
         };
         let values = object.spec.effective(&image, &self.texts(object).await?)?;
         let uid = cluster.and_then(|cluster| cluster.uid()).unwrap_or_default();
-        let parts = [path.as_bytes(), chart.version.as_bytes(), &sha256.map(|digest| digest.0).unwrap_or_default(), uid.as_bytes()];
+        let named = source.chart.as_ref().map(|chart| chart.version.as_str()).unwrap_or_default();
+        let parts = [path.as_bytes(), named.as_bytes(), &sha256.map(|digest| digest.0).unwrap_or_default(), uid.as_bytes()];
         let digest = Digest::of_parts(parts.into_iter().chain([values.to_string().as_bytes()])).to_string();
-        Ok(Wanted { chart: path, version, values, digest })
+        Ok(Wanted { chart: path, form, version, values, digest })
     }
 
     /// Refuses the name of a release that the step `seed` keeps: both would make theirs of it by turns, and the component's removal would remove it.
@@ -90,29 +91,38 @@ impl Site {
     }
 }
 
-/// The seed's chart of a name and version.
-fn bundled<'a>(releases: &'a [Release], chart: &Chart) -> Result<&'a Release> {
-    let of_name: Vec<_> = releases.iter().filter(|release| release.name == chart.name).collect();
-    of_name.iter().find(|release| release.version == chart.version).copied().ok_or_else(|| {
-        let (what, mut have) = match of_name.is_empty() {
-            true => {
-                (format!("spec.source.chart.name: the image brings no chart {}", chart.name), releases.iter().map(|release| &release.name).collect())
-            }
-            false => (
-                format!("spec.source.chart.version: the image brings no version {} of chart {}", chart.version, chart.name),
-                of_name.iter().map(|release| &release.version).collect::<Vec<_>>(),
+/// What the seed has under a name, in the form that the source asks for, and of a chart the version.
+fn bundled<'a>(releases: &'a [Release], source: &Source) -> Result<&'a Release> {
+    let (key, name) = source.entry();
+    let of_form: Vec<_> = releases.iter().filter(|release| release.form.key() == key).collect();
+    let of_name: Vec<_> = of_form.iter().filter(|release| release.name == name).copied().collect();
+    let version = source.chart.as_ref().map(|chart| &chart.version);
+    of_name.iter().find(|release| version.is_none_or(|version| release.version == *version)).copied().ok_or_else(|| {
+        let (what, mut have): (_, Vec<_>) = match (of_name.is_empty(), version) {
+            (false, Some(version)) => (
+                format!("spec.source.chart.version: the image brings no version {version} of chart {name}"),
+                of_name.iter().map(|release| release.version.as_str()).collect(),
             ),
+            _ => {
+                let field = if key == "chart" { ".name" } else { "" };
+                let what = format!("spec.source.{key}{field}: the image brings no {} {name}", thing(key));
+                (what, of_form.iter().map(|release| release.name.as_str()).collect())
+            }
         };
         have.sort_unstable();
-        let have = have.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-        Error::input(format!("{what}; it has {}", if have.is_empty() { "none" } else { &have }))
+        Error::input(format!("{what}; it has {}", if have.is_empty() { "none".into() } else { have.join(", ") }))
     })
+}
+
+fn thing(key: &str) -> &str {
+    if key == "kustomize" { "kustomization" } else { key }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use layers::platform::component::Chart;
     use layers::units::Bytes;
 
     use super::*;
@@ -120,16 +130,32 @@ mod tests {
     fn release(name: &str, version: &str) -> Release {
         let (file, sha256, values) = (format!("{name}-{version}.tgz"), Digest::of(version.as_bytes()), BTreeMap::new());
         let (name, namespace, chart, version, wanted_by) = (name.into(), "default".into(), name.into(), version.into(), "profile".into());
-        Release { name, namespace, chart, version, file, sha256, size: Bytes(1), values, install: false, wanted_by }
+        Release { name, namespace, chart, version, file, sha256, size: Bytes(1), form: Form::Chart, values, install: false, wanted_by }
+    }
+
+    #[test]
+    fn manifests_and_kustomizations_are_found_by_their_names_and_forms() {
+        let of_form = |name: &str, form: Form| Release { form, ..release(name, "0.0.0-sha256-1") };
+        let releases = [release("web", "1.0.0"), of_form("rules", Form::Manifests), of_form("shop", Form::Kustomize("overlays/a".into()))];
+        let of = |source: &str| {
+            let source: Source = serde_saphyr::from_str(source).unwrap();
+            bundled(&releases, &source).map(|found| found.name.clone()).map_err(|error| error.to_string())
+        };
+        assert_eq!((of("{manifests: rules}").as_deref(), of("{kustomize: shop}").as_deref()), (Ok("rules"), Ok("shop")));
+        assert_eq!(of("{manifests: web}").unwrap_err(), "spec.source.manifests: the image brings no manifests web; it has rules");
+        assert_eq!(of("{kustomize: rules}").unwrap_err(), "spec.source.kustomize: the image brings no kustomization rules; it has shop");
+        assert_eq!(
+            of("{chart: {name: shop, version: 0.0.0-sha256-1}}").unwrap_err(),
+            "spec.source.chart.name: the image brings no chart shop; it has web"
+        );
     }
 
     #[test]
     fn a_chart_that_the_image_lacks_is_named_with_what_it_has() {
         let releases = [release("web", "1.0.0"), release("db", "2.0.0")];
         let of = |name: &str, version: &str| {
-            bundled(&releases, &Chart { name: name.into(), version: version.into() })
-                .map(|found| found.file.clone())
-                .map_err(|error| error.to_string())
+            let chart = Some(Chart { name: name.into(), version: version.into() });
+            bundled(&releases, &Source { chart, ..Source::default() }).map(|found| found.file.clone()).map_err(|error| error.to_string())
         };
         assert_eq!(of("web", "1.0.0").as_deref(), Ok("web-1.0.0.tgz"));
         assert_eq!(of("web", "1.0.1").unwrap_err(), "spec.source.chart.version: the image brings no version 1.0.1 of chart web; it has 1.0.0");

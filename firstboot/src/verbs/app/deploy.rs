@@ -127,9 +127,9 @@ impl Deploy {
         let Some(former) = former else { return Ok(()) };
         let refused =
             |why: String| Error::input(format!("deploying {}: {why}", self.name)).with_hint("choose another name, or delete that one first");
-        let name = former.spec.source.chart.as_ref().map(|chart| chart.name.as_str()).unwrap_or_default();
+        let (key, name) = former.spec.source.entry();
         if !name.starts_with(&format!("oci://{}/apps/{}/", target.address, self.name)) {
-            return Err(refused(format!("there is a component of this name that `app deploy` did not make, of the chart {name}")));
+            return Err(refused(format!("there is a component of this name that `app deploy` did not make, of the {key} {name}")));
         }
         let place = &former.spec.target;
         let (cluster, namespace) = (place.virtual_cluster.as_deref().unwrap_or("the host"), &place.namespace);

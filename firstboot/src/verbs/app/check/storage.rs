@@ -38,7 +38,7 @@ fn of_claim(claim: &Claim<'_>, ground: &Ground) -> Option<Finding> {
         },
         (None, _) => None,
     };
-    let local = class.map_or(wanted.is_none_or(|name| name == "local-path"), |class| class.provisioner == LOCAL);
+    let local = class.map_or(wanted.is_none_or(|name| matches!(name, "local-path" | "local-path-io")), |class| class.provisioner == LOCAL);
     let modes: Vec<_> = claim.spec["accessModes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if local && let Some(mode) = modes.iter().find(|mode| !LOCAL_MODES.contains(mode)) {
         return fail(format!("access mode {mode}: a volume of the class {} is one node's, {} works", shown(class), LOCAL_MODES[0]));
