@@ -10,9 +10,10 @@ mod founding;
 pub(crate) mod helm;
 mod join;
 mod kubeadm;
+pub(crate) mod mirror;
 mod policy;
 mod registry;
-mod routes;
+pub(crate) mod routes;
 pub(crate) mod seed;
 
 use std::net::IpAddr;

@@ -1,6 +1,7 @@
 //! The platform's controllers as a real process against a real API: etcd, API server, controller manager and helm of the built image, and vcluster's
 //! own chart. Only what kubelets say of pods is scripted; where no control plane of a virtual cluster runs, the host's API answers in its place.
 
+mod addresses;
 mod apart;
 mod bench;
 mod faults;
@@ -37,6 +38,11 @@ fn f8_nothing_is_lost_when_the_api_is_away_for_a_while() {
 #[ignore = "soak: ten minutes of nothing"]
 fn soak_f8_nothing_is_lost_when_the_api_is_away_for_ten_minutes() {
     apart("soak_f8_nothing_is_lost_when_the_api_is_away_for_ten_minutes", |bench| faults::the_api_away(bench, 600));
+}
+
+#[test]
+fn f8_services_get_addresses_of_the_pool_until_it_is_empty_and_again_when_one_goes() {
+    apart("f8_services_get_addresses_of_the_pool_until_it_is_empty_and_again_when_one_goes", addresses::of_a_pool);
 }
 
 async fn few(mut bench: Bench) {
