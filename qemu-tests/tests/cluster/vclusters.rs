@@ -41,7 +41,7 @@ fn image(folder: &Path) -> PathBuf {
 }
 
 /// Waits for a phase of an object; the seconds that it took.
-fn phase(node: &Node, object: &str, phase: &str) -> u64 {
+pub fn phase(node: &Node, object: &str, phase: &str) -> u64 {
     let begun = Instant::now();
     let wait = format!("kubectl wait {object} --for=jsonpath='{{.status.phase}}'={phase} --timeout=600s");
     if let Err(error) = node.ssh(&format!("{} {wait}", super::ADMIN)) {
@@ -66,7 +66,7 @@ fn change(node: &Node, object: &str, spec: &str) {
 }
 
 /// Runs kubectl in the virtual cluster.
-fn inside(node: &Node, name: &str, command: &str) -> String {
+pub fn inside(node: &Node, name: &str, command: &str) -> String {
     let credentials = format!(
         "kubectl -n vcluster-{name} get secret vc-{name} -o jsonpath='{{.data.config}}' | base64 -d > /run/{name}.conf; \
          server=https://$(kubectl -n vcluster-{name} get service {name} -o jsonpath='{{.spec.clusterIP}}')"
