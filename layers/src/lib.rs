@@ -14,6 +14,7 @@ pub mod membership;
 pub mod node;
 pub mod plan;
 pub mod platform;
+pub mod pool;
 pub mod profile;
 pub mod range;
 pub mod reference;

@@ -20,6 +20,7 @@ use crate::template;
 use crate::units::Digest;
 use crate::{Context as _, Error, Result};
 
+mod addresses;
 mod charts;
 mod check;
 mod components;
@@ -351,17 +352,18 @@ fn plan_layer(
 ) -> PlannedLayer {
     let Definition { name, packages, assume, files, remove, units, sysctl, scripts, initrd_modules, .. } = &layer.definition;
     let values = parameters(loaded, layer, at, problems);
+    addresses::check(&layer.definition, &values, &|key, n| parameter_spot(loaded, layer, at, (key, n)), problems);
     let data = json!({"profile": profile, "parameters": values});
     let read = |name: &str| layer.files.get(name).cloned().ok_or_else(|| missing_file(name, &layer.folder, &layer.files));
     let mut site = Site { document: &layer.document, folder: &layer.folder, data: &data, read: &read, problems };
-    let packages = site.items("packages", packages, &|parameter, n| named_by_parameter(loaded, layer, at, parameter, n));
+    let packages = site.items("packages", packages, &|parameter, n| parameter_spot(loaded, layer, at, (parameter, Some(n))));
     for (name, spot) in packages.iter().filter(|(name, _)| !is_package(name)) {
         site.problems.push(spot.problem(format!("{} is not the name of a package", quote(name)), None));
     }
     images.add(&mut site, &layer.definition);
     charts.add(&mut site, name, &layer.definition.charts, &|folder| chart_folder(folder, layer));
     charts.add_manifests(&mut site, name, &loaded.profile.version, &layer.definition.manifests);
-    let modules = site.items("initrdModules", initrd_modules, &|parameter, n| named_by_parameter(loaded, layer, at, parameter, n));
+    let modules = site.items("initrdModules", initrd_modules, &|parameter, n| parameter_spot(loaded, layer, at, (parameter, Some(n))));
     PlannedLayer {
         name: name.clone(),
         position: 0,
@@ -440,13 +442,16 @@ fn missing_file(name: &str, folder: &str, files: &BTreeMap<String, Vec<u8>>) -> 
     }
 }
 
-/// Where the n-th name stands that a list parameter holds: in the profile, or in the layer's default.
-fn named_by_parameter(loaded: &Loaded, layer: &LoadedLayer, at: Option<usize>, parameter: &str, n: usize) -> Spot {
+/// Where a parameter's value stands, or the n-th of a list: in the profile, or in the layer's default.
+fn parameter_spot(loaded: &Loaded, layer: &LoadedLayer, at: Option<usize>, (parameter, n): (&str, Option<usize>)) -> Spot {
     let given = at.filter(|at| loaded.profile.layers.get(*at).is_some_and(|used| used.full().parameters.contains_key(parameter)));
-    match given {
-        Some(at) => loaded.document.spot(&["layers", &at.to_string(), "parameters", parameter, &n.to_string()]),
-        None => layer.document.spot(&["parameters", parameter, "default", &n.to_string()]),
-    }
+    let n = n.map(|n| n.to_string());
+    let below = |path: &[&str]| -> Vec<String> { path.iter().copied().chain(n.as_deref()).map(String::from).collect() };
+    let (document, path) = match given {
+        Some(at) => (&loaded.document, below(&["layers", &at.to_string(), "parameters", parameter])),
+        None => (&layer.document, below(&["parameters", parameter, "default"])),
+    };
+    document.spot(&path.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// All parameters of a layer: the profile's values over the defaults. A problem stands at the profile's entry for the layer.

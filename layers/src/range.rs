@@ -18,6 +18,16 @@ impl Range {
         (u32::from(range.first) & range.mask() == u32::from(range.first)).then_some(range)
     }
 
+    /// The lowest address.
+    pub fn first(self) -> Ipv4Addr {
+        self.first
+    }
+
+    /// The highest address.
+    pub fn last(self) -> Ipv4Addr {
+        (u32::from(self.first) | !self.mask()).into()
+    }
+
     fn mask(self) -> u32 {
         u32::MAX.checked_shl(32 - u32::from(self.length)).unwrap_or(0)
     }

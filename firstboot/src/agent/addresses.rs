@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
 use crate::host::Host;
+use crate::platform::POOL_DEVICE;
 use crate::status::Address;
 
 const GET_ADDRESS: u16 = 22;
@@ -16,8 +17,8 @@ pub fn list(host: &Host) -> Vec<Address> {
     if !host.is_live() {
         return Vec::new();
     }
-    // The node's own dummy, and the bridge and ends of its pods.
-    let is_inside = |name: &str| name == "node0" || name.starts_with("cni") || name.starts_with("veth");
+    // The node's own dummy, the one with what Services are reached by, and the bridge and ends of its pods.
+    let is_inside = |name: &str| ["node0", POOL_DEVICE].contains(&name) || name.starts_with("cni") || name.starts_with("veth");
     let reachable = dump().unwrap_or_default().into_iter().filter(|(_, ip, _)| match ip {
         IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),

@@ -169,9 +169,16 @@ fn register(configuration: &mut Value, node: &Node) {
 pub fn shipped() -> String {
     let text = include_str!("../../../layers/defs/orchestration/files/kubeadm.yaml");
     let text = text.replace("{{#if parameters.staticCpuManager}}static{{else}}none{{/if}}", "none");
-    [("patience", "20m0s"), ("clusterName", "c"), ("podCidr", "10.244.0.0/16"), ("serviceCidr", "10.96.0.0/16"), ("dnsDomain", "d")]
-        .iter()
-        .fold(text, |text, (name, value)| text.replace(&format!("{{{{parameters.{name}}}}}"), value))
+    [
+        ("patience", "20m0s"),
+        ("clusterName", "c"),
+        ("nodePorts", "30000-32767"),
+        ("podCidr", "10.244.0.0/16"),
+        ("serviceCidr", "10.96.0.0/16"),
+        ("dnsDomain", "d"),
+    ]
+    .iter()
+    .fold(text, |text, (name, value)| text.replace(&format!("{{{{parameters.{name}}}}}"), value))
 }
 
 #[cfg(test)]

@@ -11,9 +11,10 @@ pub(crate) mod helm;
 mod join;
 mod kubeadm;
 pub(crate) mod kustomize;
+pub(crate) mod mirror;
 mod policy;
 mod registry;
-mod routes;
+pub(crate) mod routes;
 pub(crate) mod seed;
 
 use std::net::IpAddr;

@@ -23,8 +23,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Waits until nobody else holds it.
-    pub async fn acquire(client: Client, holder: &str) -> Result<Self> {
+    /// Waits until nobody else holds it; `meanwhile` is called as long as somebody else is seen to.
+    pub async fn acquire(client: Client, holder: &str, meanwhile: impl Fn()) -> Result<Self> {
         let lease = Self { api: Api::namespaced(client, "kube-system"), holder: holder.into() };
         // Times of other machines are not compared with ours: a holder is gone when its lease did not change for as long as it lasts.
         let mut seen: Option<(Option<String>, Instant)> = None;
@@ -37,6 +37,9 @@ impl Lease {
             let own = spec.holder_identity.as_deref().is_none_or(|name| name.is_empty() || name == lease.holder);
             if (found.is_none() || own || since.elapsed() > lasts) && lease.take(found).await? {
                 return Ok(lease);
+            }
+            if !own {
+                meanwhile();
             }
             seen = Some((version, since));
             sleep(WAIT).await;

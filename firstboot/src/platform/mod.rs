@@ -1,5 +1,7 @@
-//! The controller of the platform's API (`layers/src/platform`), on control planes: of several, the one that holds the Lease works.
+//! The controllers of the platform, of its API (`layers/src/platform`) and of the addresses for Services, on control planes: of several, the one that
+//! holds the Lease works.
 
+mod addresses;
 mod bring;
 mod component;
 pub(crate) mod copy;
@@ -11,6 +13,8 @@ mod report;
 pub(crate) mod stock;
 mod virtual_cluster;
 
+pub use addresses::DEVICE as POOL_DEVICE;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +22,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use layers::platform::definitions;
+use layers::pool::Pool;
 use layers::seed::{Release, Seed};
 use layers::{Context as _, Error, Fault, Result};
 use metrics::Metrics;
@@ -42,16 +47,19 @@ const VCLUSTER: &str = "vcluster";
 
 /// Runs the controllers whenever this node leads, on a control plane whose API may come and go; returns only when the image has nothing to control.
 pub fn keep(host: &Host) {
-    let seed = match seed::read(host) {
-        Ok(seed) => seed,
+    let (seed, pool) = match seed::read(host).and_then(|seed| Ok((seed, addresses::pool(host)?))) {
+        Ok(found) => found,
         Err(error) => return println!("platform: {error}"),
     };
-    let Some(chart) = seed.releases.iter().find(|release| release.name == VCLUSTER && !release.install) else { return };
+    let chart = seed.releases.iter().find(|release| release.name == VCLUSTER && !release.install);
+    if chart.is_none() && pool.is_empty() {
+        return;
+    }
     let metrics = Arc::new(Metrics::new());
     loop {
         metrics.rest(host);
         if host.path(api::ADMIN).exists()
-            && let Err(error) = crate::cluster::runtime().and_then(|runtime| runtime.block_on(lead(host, &seed, chart, &metrics)))
+            && let Err(error) = crate::cluster::runtime().and_then(|runtime| runtime.block_on(lead(host, &seed, (chart, &pool), &metrics)))
         {
             println!("platform: {error}");
         }
@@ -60,22 +68,37 @@ pub fn keep(host: &Host) {
 }
 
 /// Waits for the Lease, then works until it is lost.
-async fn lead(host: &Host, seed: &Seed, chart: &Release, metrics: &Arc<Metrics>) -> Result<()> {
+async fn lead(host: &Host, seed: &Seed, (chart, pool): (Option<&Release>, &Pool), metrics: &Arc<Metrics>) -> Result<()> {
     let (client, node) = (api::client(host, api::PATIENCE).await?, host.line("etc/hostname"));
-    let lease = lease::Lease::acquire(client.clone(), &node).await?;
+    let give_up = || {
+        if !pool.is_empty() {
+            addresses::release(host)
+        }
+    };
+    let lease = lease::Lease::acquire(client.clone(), &node, give_up).await?;
     println!("platform: this node leads");
-    let (patient, voice, ranges) = (api::watching(host).await?, Voice::new(&client, &node, metrics), crate::cluster::ranges(host)?);
-    define(&client).await?;
-    bring::templates(host, &client).await?;
-    let stock = Stock::of_host(host)?;
-    bring::stock(&stock, &client).await?;
-    let image = virtual_cluster::Image { chart: chart.clone(), versions: stock.versions() };
-    // Nothing can be isolated before; until then the Lease is tried anew.
-    isolation::surroundings(&client, ranges).await?;
-    bring::seed(seed, &client).await?;
+    let (patient, voice) = (api::watching(host).await?, Voice::new(&client, &node, metrics));
     tokio::select! {
         lost = lease.keep() => lost,
         () = metrics.keep(host) => ended("metrics"),
+        () = addresses::run(host, &client, patient.clone(), &voice, pool), if !pool.is_empty() => ended("Services"),
+        ended = objects(host, seed, chart, (&client, &patient), &voice) => ended,
+    }
+}
+
+/// Follows the objects of the platform's API; forever when the image has no virtual clusters.
+async fn objects(host: &Host, seed: &Seed, chart: Option<&Release>, (client, patient): (&Client, &Client), voice: &Voice) -> Result<()> {
+    let Some(chart) = chart else { return std::future::pending().await };
+    let ranges = crate::cluster::ranges(host)?;
+    define(client).await?;
+    bring::templates(host, client).await?;
+    let stock = Stock::of_host(host)?;
+    bring::stock(&stock, client).await?;
+    let image = virtual_cluster::Image { chart: chart.clone(), versions: stock.versions() };
+    // Nothing can be isolated before; until then the Lease is tried anew.
+    isolation::surroundings(client, ranges).await?;
+    bring::seed(seed, client).await?;
+    tokio::select! {
         () = virtual_cluster::run(host.clone(), client.clone(), patient.clone(), voice.clone(), image, ranges) => ended("VirtualClusters"),
         () = copy::astray(client.clone(), patient.clone(), voice.clone()) => ended("Snapshots and Restores"),
         () = component::run(host.clone(), client.clone(), patient.clone(), voice.clone(), seed.releases.clone()) => ended("Components"),

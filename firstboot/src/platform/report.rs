@@ -87,14 +87,21 @@ impl Voice {
             object.name_any(),
             failure.map_or(String::new(), |failure| format!(": {}", failure.message))
         );
-        let event = Event {
-            type_: if failure.is_some() { EventType::Warning } else { EventType::Normal },
-            reason: phase,
-            note: Some(note.chars().take(NOTE).collect()),
-            action: "Reconcile".into(),
-            secondary: None,
-        };
-        // Nothing depends on it.
+        let type_ = if failure.is_some() { EventType::Warning } else { EventType::Normal };
+        self.publish(object, type_, &phase, &note).await;
+    }
+
+    /// Warns of something in the journal and by an event.
+    pub async fn warn<K: Resource<DynamicType = ()>>(&self, object: &K, reason: &str, note: &str) {
+        let namespace = object.namespace().map_or(String::new(), |namespace| format!("{namespace}/"));
+        println!("platform: {} {namespace}{}: {note}", K::kind(&()), object.name_any());
+        self.publish(object, EventType::Warning, reason, note).await;
+    }
+
+    /// Nothing depends on it.
+    async fn publish<K: Resource<DynamicType = ()>>(&self, object: &K, type_: EventType, reason: &str, note: &str) {
+        let (reason, note, action) = (reason.into(), Some(note.chars().take(NOTE).collect()), "Reconcile".into());
+        let event = Event { type_, reason, note, action, secondary: None };
         if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
             println!("platform: telling of {} {}: {error}", K::kind(&()), object.name_any());
         }

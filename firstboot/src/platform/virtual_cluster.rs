@@ -11,14 +11,13 @@ use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt as _};
-use layers::platform::check::{self, Ranges};
+use layers::platform::check::{self, Others, Ranges};
 use layers::platform::isolation::policies;
 use layers::platform::machine::{self, Difference, Facts, Work};
 use layers::platform::settings::PodSecurity;
 use layers::platform::sleep::{self, Moment};
 use layers::platform::virtual_cluster::DeletionPolicy;
 use layers::platform::{Phase, Restore, Settings, Snapshot, VirtualCluster, VirtualClusterStatus, VirtualClusterTemplate, values, version};
-use layers::range::Range;
 use layers::seed::Release;
 use layers::units::Digest;
 use layers::{Context as _, Error, Fault, Result};
@@ -223,7 +222,7 @@ impl Site {
         settings.version.iter().try_for_each(|version| version::is_bundled(version, &self.versions))?;
         let image = serde_json::to_value(&self.chart.values).fault(Fault::Internal, || "reading the image's values".into())?;
         let values = values::values(&image, &settings)?;
-        check::check(&settings, &values, self.ranges, &self.pods_of_others(object))?;
+        check::check(&settings, &values, self.ranges, &self.others(object))?;
         let mut plain = values.clone();
         REPLICAS.iter().for_each(|path| drop(plain.pointer_mut(path).map(Value::take)));
         let digest = Digest::of_parts([&self.chart.sha256.0[..], plain.to_string().as_bytes()]).to_string();
@@ -242,15 +241,17 @@ impl Site {
         done.fault(Fault::Internal, || "installing".into())??;
         (status.installed, status.version) = (Some(wanted.digest.clone()), wanted.version());
         let exposure = wanted.settings.network.as_ref().and_then(|network| network.exposure.as_ref());
-        status.endpoint = exposure.map(|exposure| format!("https://{}{}", exposure.host, exposure.path.as_deref().unwrap_or_default()));
+        status.endpoint = exposure.map(|exposure| format!("https://{}", exposure.host));
         Ok(())
     }
 
-    /// Pod ranges of the older ones: of two that overlap, the later one is refused.
-    fn pods_of_others(&self, object: &VirtualCluster) -> Vec<(String, Range)> {
+    /// What the older ones have: of two that want the same, the later one is refused.
+    fn others(&self, object: &VirtualCluster) -> Others {
         let age = |object: &VirtualCluster| (object.metadata.creation_timestamp.clone(), object.name_any());
+        let mut out = Others::default();
         let older = self.known.state().into_iter().filter(|other| age(other) < age(object));
-        older.filter_map(|other| Some((other.name_any(), check::pods_of(other.spec.settings.network.as_ref())?))).collect()
+        older.for_each(|other| out.add(&other.name_any(), other.spec.settings.network.as_ref()));
+        out
     }
 
     /// The policies of its namespace, and whether anybody enforces them.

@@ -65,7 +65,8 @@ struct Way {
 }
 
 impl Way {
-    /// The certificate has the address of the Service, the name for the outside and NAME.NAMESPACE (`pkg/server/cert` of vcluster).
+    /// The certificate has the address of the Service, the name for the outside and NAME.NAMESPACE (`pkg/server/cert` of vcluster). By the name for the
+    /// outside an ingress controller knows where to lead a connection.
     fn find(place: Place<'_>, given: Option<&str>, object: &VirtualCluster, inside: Option<&str>) -> Result<Self> {
         let (name, endpoint) = (object.name_any(), object.status.as_ref().and_then(|status| status.endpoint.as_deref()));
         let connecting = format!("connecting to virtual cluster {name}");
@@ -83,7 +84,8 @@ impl Way {
         let server = format!("https://{}", server.trim_start_matches("https://"));
         let host = |url: &str| url["https://".len()..].split([':', '/']).next().map(str::to_string);
         let certified = given.is_none() || endpoint.is_some_and(|endpoint| host(endpoint) == host(&server));
-        Ok(Self { server, name: (!certified).then(|| format!("{name}.vcluster-{name}")) })
+        let known = || endpoint.and_then(host).unwrap_or_else(|| format!("{name}.vcluster-{name}"));
+        Ok(Self { server, name: (!certified).then(known) })
     }
 
     /// A kubeconfig that goes this way. All in it gets the virtual cluster's name: people put several of them into one.
@@ -120,16 +122,17 @@ mod tests {
 
     #[test]
     fn each_place_gets_an_address_that_it_reaches_and_a_name_that_the_certificate_has() {
-        let (plain, exposed) = (object(""), object(", status: {endpoint: 'https://biz.example.org/biz'}"));
+        let (plain, exposed) = (object(""), object(", status: {endpoint: 'https://biz.example.org'}"));
         let host = Host::new("/nowhere");
         let (node, outside, inner) = (Place::Node(&host), Place::Workstation, Some("biz.vcluster-biz"));
         for (place, given, object, inside, expected) in [
             (node, None, &plain, Some("10.96.0.7"), way("https://10.96.0.7", None)),
             (node, None, &exposed, Some("fd00::7"), way("https://[fd00::7]", None)),
             (node, Some("127.0.0.1:8443"), &plain, None, way("https://127.0.0.1:8443", inner)),
-            (outside, None, &exposed, Some("10.96.0.7"), way("https://biz.example.org/biz", None)),
+            (outside, None, &exposed, Some("10.96.0.7"), way("https://biz.example.org", None)),
             (outside, Some("biz.example.org:8443"), &exposed, None, way("https://biz.example.org:8443", None)),
-            (outside, Some("192.0.2.1"), &exposed, None, way("https://192.0.2.1", inner)),
+            (outside, Some("192.0.2.1"), &exposed, None, way("https://192.0.2.1", Some("biz.example.org"))),
+            (outside, Some("192.0.2.1"), &plain, None, way("https://192.0.2.1", inner)),
         ] {
             assert_eq!(Way::find(place, given, object, inside).unwrap(), expected);
         }

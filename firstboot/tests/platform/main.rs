@@ -1,6 +1,7 @@
 //! The platform's controllers as a real process against a real API: etcd, API server, controller manager and helm of the built image, and vcluster's
 //! own chart. Only what kubelets say of pods is scripted; where no control plane of a virtual cluster runs, the host's API answers in its place.
 
+mod addresses;
 mod apart;
 mod bench;
 mod bundles;
@@ -64,6 +65,11 @@ fn components_of_manifests_and_kustomizations_come_change_are_healed_and_go() {
 #[test]
 fn f8_versions_of_virtual_clusters_go_forward_among_those_of_the_image() {
     apart("f8_versions_of_virtual_clusters_go_forward_among_those_of_the_image", versions::go_forward);
+}
+
+#[test]
+fn f8_services_get_addresses_of_the_pool_until_it_is_empty_and_again_when_one_goes() {
+    apart("f8_services_get_addresses_of_the_pool_until_it_is_empty_and_again_when_one_goes", addresses::of_a_pool);
 }
 
 async fn few(mut bench: Bench) {

@@ -75,14 +75,14 @@ pub(super) fn planned(loaded: &Loaded, charts: &[PlannedChart], problems: &mut V
             }
             Some(_) => {}
         }
-        problems.extend(taken(document, n, component, charts));
+        problems.extend(taken(document, &n, component, charts));
         out.push(planned);
     }
     out
 }
 
 /// A component whose release would be one that others keep.
-fn taken(document: &Document, n: usize, component: &Named<ComponentSpec>, charts: &[PlannedChart]) -> Option<Diagnostic> {
+fn taken(document: &Document, n: &str, component: &Named<ComponentSpec>, charts: &[PlannedChart]) -> Option<Diagnostic> {
     let (name, target) = (&component.name, &component.spec.target);
     let same = |chart: &&PlannedChart| chart.spec.install && chart.spec.name == *name && chart.spec.namespace == target.namespace;
     let of = match charts.iter().find(same) {
@@ -91,7 +91,7 @@ fn taken(document: &Document, n: usize, component: &Named<ComponentSpec>, charts
         chart => chart.map(|_| "chart under `charts`"),
     }?;
     let message = format!("component {name} would be the release {name} of namespace {}, which the {of} of that name has", target.namespace);
-    Some(document.spot(&["components", &n.to_string(), "name"]).problem(message, Some("give it another name or namespace".into())))
+    Some(document.spot(&["components", n, "name"]).problem(message, Some("give it another name or namespace".into())))
 }
 
 impl Plan {

@@ -416,3 +416,44 @@ fn images_are_pulled_by_layers_and_a_profile_pulls_instead_of_what_layers_make()
     let twice = refused(json!({"layers": ["a", "b"]}), &[layer, "name: b\nimages: ['r.test/tool:1', 'r.test/plain:1']"]);
     says(&twice, &["layer a and layer b both declare image r.test/tool:1", "layer a and layer b both declare image r.test/plain:1"]);
 }
+
+/// The shipped parameters, and what a profile says of them.
+fn with_ranges(given: &Value) -> Result<Plan> {
+    let shipped = include_str!("../../defs/orchestration/layer.yaml");
+    let parameters = &shipped[shipped.find("parameters:").unwrap()..shipped.find("sources:").unwrap()];
+    let low = format!("name: low\nprovides: [kubernetes]\n{parameters}");
+    planned(json!({"layers": [{"name": "low", "parameters": given}]}), &[&low])
+}
+
+#[test]
+fn f8_ranges_of_addresses_and_ports_that_meet_are_both_named_at_their_place() {
+    with_ranges(&json!({})).unwrap();
+    with_ranges(&json!({"loadBalancerPool": ["192.0.2.10", "192.0.2.16/28", "192.0.2.40-192.0.2.49"], "nodePorts": "20000-20999", "reservedPorts": ["8000-8099", "21000"]}))
+        .unwrap();
+    for (given, said) in [
+        (json!({"loadBalancerPool": ["10.244.7.1"]}), "loadBalancerPool: 10.244.7.1 overlaps 10.244.0.0/16 of pods (podCidr)"),
+        (
+            json!({"loadBalancerPool": ["10.95.0.0-10.96.0.1"]}),
+            "loadBalancerPool: 10.95.0.0-10.96.0.1 overlaps 10.96.0.0/16 of services (serviceCidr)",
+        ),
+        (json!({"loadBalancerPool": ["192.0.2.0/24", "192.0.2.9"]}), "loadBalancerPool: 192.0.2.9 overlaps 192.0.2.0/24, another entry"),
+        (json!({"loadBalancerPool": ["127.0.0.1"]}), "loadBalancerPool: 127.0.0.1 has addresses that no machine can be reached by"),
+        (
+            json!({"loadBalancerPool": ["fd00::1"]}),
+            "loadBalancerPool: `fd00::1` is no IPv4 address, range 192.0.2.16/28 or range 192.0.2.20-192.0.2.29",
+        ),
+        (json!({"serviceCidr": "10.244.128.0/17"}), "serviceCidr: 10.244.128.0/17 overlaps podCidr, 10.244.0.0/16"),
+        (json!({"nodePorts": "6000-7000"}), "nodePorts: 6000-7000 overlaps 6443 of the API server"),
+        (json!({"nodePorts": "30000-"}), "nodePorts: `30000-` is no port such as 8443"),
+        (json!({"reservedPorts": ["9000-31000"]}), "reservedPorts: 9000-31000 overlaps 10248-10250 of the kubelet and kube-proxy"),
+        (json!({"reservedPorts": ["32000-33000"]}), "reservedPorts: 32000-33000 overlaps nodePorts, 30000-32767"),
+        (json!({"reservedPorts": ["8000-8099", "8080"]}), "reservedPorts: 8080 overlaps 8000-8099, another entry"),
+        (json!({"reservedPorts": ["22"]}), "reservedPorts: 22 overlaps 22 of ssh"),
+        (json!({"reservedPorts": ["http"]}), "reservedPorts: `http` is no port such as 8443"),
+    ] {
+        let error = with_ranges(&given).unwrap_err().to_string();
+        says(&error, &["p.yaml:", said]);
+    }
+    let both = with_ranges(&json!({"loadBalancerPool": ["10.244.0.0/24"], "reservedPorts": ["22"]})).unwrap_err().to_string();
+    says(&both, &["loadBalancerPool: ", "reservedPorts: "]);
+}

@@ -16,21 +16,47 @@ pub struct Ranges {
     pub services: Range,
 }
 
-/// Refuses settings that cannot work, by the field; `others` are the pod ranges of further virtual clusters by their names.
-pub fn check(settings: &Settings, values: &Value, host: Ranges, others: &[(String, Range)]) -> Result<()> {
+/// What the other virtual clusters have that no second one can have, by their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Pod ranges.
+    pub pods: Vec<(String, Range)>,
+    /// Host names for the outside.
+    pub hosts: Vec<(String, String)>,
+}
+
+impl Others {
+    /// Takes in the settings of one.
+    pub fn add(&mut self, name: &str, network: Option<&Network>) {
+        let Some(network) = network else { return };
+        self.pods.extend(network.pod_cidr.as_deref().and_then(Range::parse).map(|range| (name.to_string(), range)));
+        self.hosts.extend(network.exposure.as_ref().map(|exposure| (name.to_string(), exposure.host.clone())));
+    }
+}
+
+/// Refuses settings that cannot work, by the field.
+pub fn check(settings: &Settings, values: &Value, host: Ranges, others: &Others) -> Result<()> {
     // The API server sees no more than the object: one of the two may be the template's.
     if let Some(replicas) = settings.replicas.filter(|replicas| *replicas > 1 && settings.store != Some(Store::Etcd)) {
         return Err(Error::input(format!("spec.replicas: {replicas} need `store: etcd`: sqlite has one writer")));
     }
     if let Some(network) = &settings.network {
-        check_ranges(network, host, others)?;
+        check_ranges(network, host, &others.pods)?;
+        check_exposure(network, &others.hosts)?;
     }
     check_quota(settings, values)
 }
 
-/// The pod range of a network, if it gives one that can be read.
-pub fn pods_of(network: Option<&Network>) -> Option<Range> {
-    Range::parse(network?.pod_cidr.as_deref()?)
+fn check_exposure(network: &Network, others: &[(String, String)]) -> Result<()> {
+    let Some(exposure) = &network.exposure else { return Ok(()) };
+    if let Some(path) = exposure.path.as_deref().filter(|path| !["", "/"].contains(path)) {
+        let why = format!("spec.network.exposure.path: {path} cannot be told apart: TLS is led through to the API by the host name alone");
+        return Err(Error::input(why).with_hint("leave it out, and give each virtual cluster a host name"));
+    }
+    match others.iter().find(|(_, host)| *host == exposure.host) {
+        Some((name, host)) => Err(Error::input(format!("spec.network.exposure.host: {host} is that of virtual cluster {name}"))),
+        None => Ok(()),
+    }
 }
 
 fn check_ranges(network: &Network, host: Ranges, others: &[(String, Range)]) -> Result<()> {
@@ -126,7 +152,9 @@ mod tests {
         }});
         let range = |text: &str| Range::parse(text).unwrap();
         let host = Ranges { pods: range("10.244.0.0/16"), services: range("10.96.0.0/12") };
-        let others = [("other".to_string(), range("172.20.0.0/16"))];
+        let mut others = Others::default();
+        let network = serde_saphyr::from_str("{podCIDR: 172.20.0.0/16, exposure: {host: other.example.org}}").unwrap();
+        others.add("other", Some(&network));
         check(&serde_saphyr::from_str(settings).unwrap(), &values, host, &others).err().map(|error| error.to_string())
     }
 
@@ -145,6 +173,15 @@ mod tests {
             assert_eq!(refused(settings).as_deref(), Some(said), "{settings}");
         }
         assert_eq!(refused("{network: {podCIDR: 172.21.0.0/16, serviceCIDR: 10.96.0.0/12}}"), None);
+    }
+
+    #[test]
+    fn f8_a_name_for_the_outside_is_one_clusters_and_has_no_path() {
+        let of = |exposure: &str| refused(&format!("{{network: {{exposure: {{host: {exposure}}}}}}}"));
+        assert_eq!(of("other.example.org").as_deref(), Some("spec.network.exposure.host: other.example.org is that of virtual cluster other"));
+        let path = "spec.network.exposure.path: /biz cannot be told apart: TLS is led through to the API by the host name alone";
+        assert_eq!(of("a.example.org, path: /biz").as_deref(), Some(path));
+        assert_eq!((of("a.example.org, path: /"), of("a.example.org, class: nginx")), (None, None));
     }
 
     #[test]

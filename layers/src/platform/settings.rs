@@ -174,16 +174,17 @@ pub enum Plane {
     Shared,
 }
 
-/// A name of the virtual cluster for the outside.
+/// A name of the virtual cluster's API for the outside, by an Ingress that leads TLS through by the name that clients ask for (SNI).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Exposure {
-    /// Host name.
+    /// Host name, which the API's certificate has, too; no other virtual cluster's.
+    #[schemars(length(max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"))]
     pub host: String,
-    /// Path below it.
+    /// Path below it, which can only be `/`: nobody between client and API sees more than the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Ingress class.
+    /// Ingress class of a controller that knows ingress-nginx's annotation `ssl-passthrough`; `nginx` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
 }

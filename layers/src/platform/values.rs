@@ -63,6 +63,9 @@ const FROM_HOST: [&str; 10] = [
 /// The registry and repository of the images with the programs of control planes; the tag is the Kubernetes version.
 pub const BINARIES: (&str, &str) = ("chasi-bod.internal", "vcluster-binaries");
 
+/// The usual ingress class of controllers that know ingress-nginx's annotations.
+const PASSTHROUGH: &str = "nginx";
+
 /// Values of the chart for one virtual cluster: the image's, then those of the settings, then the users' own.
 pub fn values(image: &Value, settings: &Settings) -> Result<Value> {
     let mut out = image.clone();
@@ -152,8 +155,8 @@ fn addresses(network: &Network) -> Value {
     network.service_cidr.iter().for_each(|range| put(json!({"networking": {"serviceCIDR": range}})));
     network.domain.iter().for_each(|domain| put(json!({"networking": {"advanced": {"clusterDomain": domain}}})));
     if let Some(exposure) = &network.exposure {
-        let mut spec = json!({});
-        exposure.class.iter().for_each(|class| merge(&mut spec, json!({"ingressClassName": class})));
+        // The chart's annotations, those of ingress-nginx, ask for TLS to be led through: the API sees the client's certificate, the client the API's.
+        let spec = json!({"ingressClassName": exposure.class.as_deref().unwrap_or(PASSTHROUGH)});
         put(json!({"controlPlane": {"ingress": {"enabled": true, "host": exposure.host, "spec": spec}, "proxy": {"extraSANs": [exposure.host]}}}));
     }
     out
@@ -230,7 +233,7 @@ mod tests {
     #[test]
     fn settings_reach_the_values_of_the_chart_and_own_values_go_over_them() {
         let made = of("{version: v1.35.4, replicas: 3, store: etcd, storage: {class: fast, size: 2Gi}, quota: {pods: 20}, podSecurity: baseline,
-            controlPlane: {env: {GOGC: '40'}, nodeSelector: {disk: ssd}}, network: {domain: a.test, exposure: {host: a.example.org, class: traefik}},
+            controlPlane: {env: {GOGC: '40'}, nodeSelector: {disk: ssd}}, network: {domain: a.test, exposure: {host: a.example.org}},
             sync: {toHost: {ingresses: true}, fromHost: {events: false}}, featureGates: {X: true, Y: false}, admissionPlugins: {enable: [P, Q]},
             containerDefaults: {limits: {memory: 1Gi}, requests: {cpu: 10m}}, values: {controlPlane: {statefulSet: {highAvailability: {replicas: 5}}}}}")
         .unwrap();
@@ -248,7 +251,7 @@ mod tests {
             ("/controlPlane/backingStore/etcd/deploy/statefulSet/persistence/volumeClaim", claim),
             ("/controlPlane/distro/k8s/apiServer/extraArgs", json!(["--feature-gates=X=true,Y=false", "--enable-admission-plugins=P,Q"])),
             ("/controlPlane/distro/k8s/controllerManager/extraArgs", json!(["--feature-gates=X=true,Y=false"])),
-            ("/controlPlane/ingress", json!({"enabled": true, "host": "a.example.org", "spec": {"ingressClassName": "traefik"}})),
+            ("/controlPlane/ingress", json!({"enabled": true, "host": "a.example.org", "spec": {"ingressClassName": "nginx"}})),
             ("/controlPlane/proxy/extraSANs", json!(["a.example.org"])),
             ("/networking/advanced/clusterDomain", json!("a.test")),
             ("/policies/resourceQuota", json!({"enabled": true, "quota": {"pods": "20"}})),

@@ -4,6 +4,7 @@ mod applications;
 mod cis;
 mod hardening;
 mod images;
+mod ingress;
 mod join;
 mod operations;
 mod policies;

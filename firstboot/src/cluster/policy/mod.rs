@@ -9,17 +9,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::runtime::reflector::{self, Store};
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client};
 use layers::Result;
-use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tokio_stream::StreamExt as _;
 
-use super::routes::{Troubles, WATCH};
+use super::mirror::{config, mirror};
+use super::routes::Troubles;
 use crate::exec;
 use crate::host::{Host, RUN};
 use rules::World;
@@ -32,9 +29,9 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// Keeps the node's table right until the runtime ends.
 pub async fn keep(client: Client, node: String, troubles: Troubles) {
     let (host, mut mirrors, changed) = (Host::new("/"), JoinSet::new(), Arc::new(Notify::new()));
-    let namespaces = mirror::<Namespace>(Api::all(client.clone()), &mut mirrors, &changed, &troubles);
-    let pods = mirror::<Pod>(Api::all(client.clone()), &mut mirrors, &changed, &troubles);
-    let policies = mirror::<NetworkPolicy>(Api::all(client), &mut mirrors, &changed, &troubles);
+    let namespaces = mirror::<Namespace>(Api::all(client.clone()), config(), &mut mirrors, (&changed, &troubles, "network policies"));
+    let pods = mirror::<Pod>(Api::all(client.clone()), config(), &mut mirrors, (&changed, &troubles, "network policies"));
+    let policies = mirror::<NetworkPolicy>(Api::all(client), config(), &mut mirrors, (&changed, &troubles, "network policies"));
     // Without one of them the others would free what they must not.
     let _ = (namespaces.wait_until_ready().await, pods.wait_until_ready().await, policies.wait_until_ready().await);
     let mut present = None;
@@ -48,28 +45,6 @@ pub async fn keep(client: Client, node: String, troubles: Troubles) {
         let _ = timeout(AGAIN, changed.notified()).await;
         sleep(GATHER).await;
     }
-}
-
-/// A copy of all objects of a kind that follows the API in a task of its own.
-fn mirror<K>(api: Api<K>, tasks: &mut JoinSet<()>, changed: &Arc<Notify>, troubles: &Troubles) -> Store<K>
-where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
-{
-    let (store, writer) = reflector::store();
-    let events = watcher(api, watcher::Config::default().timeout(WATCH)).default_backoff();
-    // Half of an object's size, and nobody here reads it.
-    let events = events.modify(|object| object.managed_fields_mut().clear()).reflect(writer).touched_objects();
-    let (changed, troubles) = (changed.clone(), troubles.clone());
-    tasks.spawn(async move {
-        let mut events = std::pin::pin!(events);
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(_) => changed.notify_one(),
-                Err(error) => troubles.set(vec![format!("network policies: {error}")]),
-            }
-        }
-    });
-    store
 }
 
 /// Gives the kernel the table, whole or not at all.

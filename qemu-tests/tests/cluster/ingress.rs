@@ -1,0 +1,179 @@
+//! What is outside of the node reaches applications in virtual clusters, and an API of one, by one address of the pool.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use qemu_tests::exec;
+use qemu_tests::node::Node;
+use qemu_tests::uml::Net;
+
+use super::vclusters::{inside, phase};
+use super::{account, build, chasi_bod, formed, kube, seed};
+
+/// The first of the pool.
+const ADDRESS: &str = "10.77.0.200";
+
+/// `standalone` with a pool, the ingress controller, and the same application in two virtual clusters.
+const PROFILE: &str = "name: ingress
+layers:
+- {name: orchestration, parameters: {loadBalancerPool: [10.77.0.200-10.77.0.201], nodePorts: 31000-31999, reservedPorts: [9000-9099]}}
+- vcluster
+- ingress
+charts:
+- {name: page, chart: ./page, install: false}
+vclusters:
+- {name: one, template: network, network: {exposure: {host: one.example.org}}}
+- {name: two, template: network}
+components:
+- name: traefik
+  source: {chart: {name: traefik}}
+  target: {namespace: ingress}
+- name: page-one
+  source: {chart: {name: page}}
+  target: {virtualCluster: one, namespace: web}
+  values: {title: In one, host: one.apps.example.org}
+  dependsOn: [traefik]
+- name: page-two
+  source: {chart: {name: page}}
+  target: {virtualCluster: two, namespace: web}
+  values: {title: In two, host: two.apps.example.org}
+  dependsOn: [traefik]
+";
+
+const INGRESS: &str = "apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web}
+spec:
+  ingressClassName: traefik
+  rules:
+  - host: {{ .Values.host }}
+    http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {name: http}}}}]}
+";
+
+/// The shipped page, which is called `web` wherever it is, with an Ingress.
+fn page(folder: &Path, shipped: &Path) {
+    let page = folder.join("page");
+    exec::run("cp", &["-r", shipped.join("charts/welcome").to_str().unwrap(), page.to_str().unwrap()]).unwrap();
+    for file in std::fs::read_dir(page.join("templates")).unwrap() {
+        let path = file.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("name: {{ .Release.Name }}", "name: web").replace("app: {{ .Release.Name }}", "app: web")).unwrap();
+    }
+    std::fs::write(page.join("templates/ingress.yaml"), INGRESS).unwrap();
+    let values = std::fs::read_to_string(page.join("values.yaml")).unwrap();
+    std::fs::write(page.join("values.yaml"), format!("{values}host: page.example.org\n")).unwrap();
+}
+
+fn image(folder: &Path) -> PathBuf {
+    let shipped = Path::new("../profiles").canonicalize().unwrap();
+    let profile = folder.join("ingress.yaml");
+    std::fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.join("standalone.yaml").display())).unwrap();
+    std::fs::copy(shipped.join("standalone.lock"), profile.with_extension("lock")).unwrap();
+    page(folder, &shipped);
+    build(folder, "ingress")
+}
+
+/// What a request from outside of the node gets: the status, and the page.
+fn ask(node: &Node, url: &str, more: &[&str]) -> (String, String) {
+    let fixed = ["--silent", "--max-time", "10", "--write-out", "\n%{http_code}", url];
+    let said = node.beside("curl", &[&fixed[..], more].concat()).map_or_else(|_| "\n000".into(), |output| String::from_utf8(output.stdout).unwrap());
+    let (page, status) = said.rsplit_once('\n').unwrap();
+    (status.into(), page.into())
+}
+
+/// As soon as the controller knows of the Ingress.
+fn answers(node: &Node, url: &str, more: &[&str], expected: &str) {
+    let begun = Instant::now();
+    loop {
+        let (status, page) = ask(node, url, more);
+        if status == "200" && page.contains(expected) {
+            return println!("{url} {more:?} answers after {} s", begun.elapsed().as_secs());
+        }
+        let logs =
+            || kube(node, "kubectl -n ingress logs deployment/traefik --tail=30; kubectl get ingress,service -A -o wide; ip address show pool0");
+        assert!(begun.elapsed() < Duration::from_secs(120), "{url} {more:?}: {status} {page}\n{}\n{}", logs(), account(node));
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// By the address of the pool and the name in the request, plain and enciphered.
+fn both_applications_answer(node: &Node) {
+    for name in ["one", "two"] {
+        let (host, expected) = (format!("{name}.apps.example.org"), format!("In {name}"));
+        answers(node, &format!("http://{ADDRESS}/"), &["--header", &format!("Host: {host}")], &expected);
+        answers(node, &format!("https://{host}/"), &["--insecure", "--resolve", &format!("{host}:443:{ADDRESS}")], &expected);
+        let own = "-n web get ingress web -o jsonpath='{.spec.rules[0].host} {.status.loadBalancer.ingress[0].ip}'";
+        assert_eq!(inside(node, name, own), format!("{host} {ADDRESS}"));
+        assert_eq!(kube(node, &format!("kubectl -n vcluster-{name} get service web-x-web-x-{name} -o name")), format!("service/web-x-web-x-{name}"));
+    }
+    assert_eq!(ask(node, &format!("http://{ADDRESS}/"), &[]).0, "404", "a name that nobody has");
+}
+
+/// With the client's own certificate, which only the API itself can check.
+fn an_operator_reaches_the_virtual_api(node: &Node, image: &Path) {
+    assert_eq!(kube(node, "kubectl get vc one -o jsonpath='{.status.endpoint}'"), "https://one.example.org");
+    let (program, config) = (node.folder.join("kubectl"), node.folder.join("one.conf"));
+    let bytes = exec::run(chasi_bod(), &["inspect", image.to_str().unwrap(), "--cat", "/usr/lib/chasi-bod/bin/kube"]).unwrap().stdout;
+    std::fs::write(&program, bytes).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(&config, kube(node, &format!("chasi-bod vcluster connect one --server {ADDRESS}"))).unwrap();
+    let kubectl = |words: &[&str]| node.beside(program.to_str().unwrap(), &[&["--kubeconfig", config.to_str().unwrap()], words].concat());
+    let listed = String::from_utf8(kubectl(&["get", "namespaces", "-o", "name"]).unwrap().stdout).unwrap();
+    assert!(listed.contains("namespace/web") && !listed.contains("vcluster-"), "{listed}");
+    let who = String::from_utf8(kubectl(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.groups}"]).unwrap().stdout).unwrap();
+    assert!(who.contains("system:masters"), "{who}");
+}
+
+/// The node's own programs are not there by the addresses of Services, and are by its own.
+fn the_address_is_for_services_alone(node: &Node) {
+    assert_eq!(ask(node, "https://10.77.0.11:6443/livez", &["--insecure"]), ("200".into(), "ok".into()));
+    for port in [22, 6443, 10250] {
+        assert_eq!(ask(node, &format!("https://{ADDRESS}:{port}/livez"), &["--insecure", "--connect-timeout", "2"]).0, "000", "port {port}");
+    }
+    node.beside("ping", &["-c", "1", "-W", "5", ADDRESS]).unwrap();
+    let status = node.status().unwrap();
+    assert!(!status["addresses"].to_string().contains(ADDRESS), "{status}");
+}
+
+/// The pool has two; the ports are those of the profile.
+fn the_pool_ends_and_ports_are_the_profiles(node: &Node) {
+    for name in ["second", "third"] {
+        kube(node, &format!("kubectl create service loadbalancer {name} --tcp=80:8080"));
+    }
+    let address = "kubectl get service second -o jsonpath='{.status.loadBalancer.ingress[0].ip}'";
+    kube(node, &format!("for i in $(seq 60); do [ \"$({address})\" = 10.77.0.201 ] && exit 0; sleep 1; done; kubectl get services; exit 1"));
+    let event = "kubectl get events --field-selector reason=PoolExhausted -o jsonpath='{.items[0].involvedObject.name} {.items[0].message}'";
+    let told = kube(node, &format!("for i in $(seq 60); do {event} 2>/dev/null | grep . && exit 0; sleep 1; done; exit 1"));
+    assert!(told.starts_with("third all 2 addresses of the pool are taken"), "{told}");
+    let port = kube(node, "kubectl get service second -o jsonpath='{.spec.ports[0].nodePort}'");
+    assert!((31000..=31999).contains(&port.parse::<u16>().unwrap()), "{port}");
+    assert_eq!(node.ssh("cat /proc/sys/net/ipv4/ip_local_reserved_ports").unwrap(), "9000-9099,31000-31999");
+    kube(node, "kubectl delete service second third");
+}
+
+#[test]
+#[ignore = "soak: builds another image"]
+fn soak_uml_applications_of_two_virtual_clusters_answer_by_an_ingress_from_outside() {
+    let (folder, net) = (tempfile::tempdir().unwrap(), Net::new(1).unwrap());
+    let image = image(folder.path());
+    let (mut node, firmware) = Node::in_uml(folder.path(), &image, &net, 1).unwrap();
+    node.memory = 2560;
+    let mut vm = node.start(firmware.clone()).unwrap();
+    formed(&node, &mut vm);
+    seed::seeded(&node, &mut vm, "done");
+    phase(&node, "comp/traefik", "READY");
+    for name in ["one", "two"] {
+        println!("{name} RUNNING after {} s", phase(&node, &format!("vc/{name}"), "RUNNING"));
+        phase(&node, &format!("comp/page-{name}"), "READY");
+    }
+    both_applications_answer(&node);
+    an_operator_reaches_the_virtual_api(&node, &image);
+    the_address_is_for_services_alone(&node);
+    the_pool_ends_and_ports_are_the_profiles(&node);
+    node.shut_down(vm).unwrap();
+    let mut vm = node.start(firmware).unwrap();
+    formed(&node, &mut vm);
+    answers(&node, &format!("http://{ADDRESS}/"), &["--header", "Host: two.apps.example.org"], "In two");
+    node.shut_down(vm).unwrap();
+}
