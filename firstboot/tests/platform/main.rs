@@ -56,7 +56,7 @@ async fn few(mut bench: Bench) {
     bench.start();
     bench.until_defined().await;
     rates::fill(&bench, 4, 10).await;
-    rates::rest(&mut bench, 14, 60).await;
+    rates::rest(&mut bench, 14, 30).await;
 }
 
 #[test]
