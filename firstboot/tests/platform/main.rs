@@ -15,6 +15,10 @@ mod root;
 
 use apart::apart;
 use bench::Bench;
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use kube::api::PostParams;
+use layers::platform::Component;
+use serde_json::json;
 
 #[test]
 fn f1_the_controllers_killed_in_every_state_of_a_virtual_cluster_converge() {
@@ -42,6 +46,11 @@ fn data_outlives_its_cluster_when_asked_and_drift_is_healed_told_or_ignored() {
 }
 
 #[test]
+fn what_tells_of_nodes_and_objects_installs_and_has_least_rights() {
+    apart("what_tells_of_nodes_and_objects_installs_and_has_least_rights", monitoring);
+}
+
+#[test]
 fn f8_nothing_is_lost_when_the_api_is_away_for_a_while() {
     apart("f8_nothing_is_lost_when_the_api_is_away_for_a_while", |bench| faults::the_api_away(bench, 20));
 }
@@ -50,6 +59,33 @@ fn f8_nothing_is_lost_when_the_api_is_away_for_a_while() {
 #[ignore = "soak: ten minutes of nothing"]
 fn soak_f8_nothing_is_lost_when_the_api_is_away_for_ten_minutes() {
     apart("soak_f8_nothing_is_lost_when_the_api_is_away_for_ten_minutes", |bench| faults::the_api_away(bench, 600));
+}
+
+/// The charts of the layer `monitoring` that need no volume.
+async fn monitoring(mut bench: Bench) {
+    bench.start();
+    bench.until_defined().await;
+    for name in ["node-exporter", "kube-state-metrics"] {
+        let spec = json!({"source": {"chart": {"name": name, "version": "1.0.0"}}, "target": {"namespace": "monitoring"}});
+        bench.create::<Component>(name, spec).await.unwrap();
+    }
+    for name in ["node-exporter", "kube-state-metrics"] {
+        bench.until::<Component>(name, "READY", rates::is_ready).await;
+    }
+    for (who, verb, what, may) in [
+        ("kube-state-metrics", "list", "resourcequotas", true),
+        ("kube-state-metrics", "list", "secrets", false),
+        ("kube-state-metrics", "list", "configmaps", false),
+        ("kube-state-metrics", "get", "pods", false),
+        ("default", "list", "pods", false),
+    ] {
+        let attributes = json!({"namespace": "default", "verb": verb, "resource": what, "group": ""});
+        let review = json!({"spec": {"user": format!("system:serviceaccount:monitoring:{who}"), "resourceAttributes": attributes}});
+        let review: SubjectAccessReview = serde_json::from_value(review).unwrap();
+        let answer = kube::Api::all(bench.client.clone()).create(&PostParams::default(), &review).await.unwrap();
+        assert_eq!(answer.status.unwrap().allowed, may, "{who} may {verb} {what}");
+    }
+    bench.kill();
 }
 
 async fn few(mut bench: Bench) {

@@ -5,6 +5,7 @@ mod cis;
 mod hardening;
 mod images;
 mod join;
+mod monitoring;
 mod operations;
 mod policies;
 mod power_cuts;
