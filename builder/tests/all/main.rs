@@ -15,6 +15,7 @@ mod go_source;
 mod image;
 mod inspect;
 mod mmdebstrap;
+mod monitoring;
 mod oci_faults;
 mod oci_source;
 mod own_layer;

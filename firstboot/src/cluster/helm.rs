@@ -51,7 +51,7 @@ impl<'a> Target<'a> {
         let mut helm = self.upgrade(host, chart);
         let done = exec::run(helm.args(["--force-conflicts", "--output", "json", "--values"]).arg(host.path(&file)).args(arguments));
         host.remove(&file)?;
-        revision(&done?.stdout)
+        revision(&done.map_err(by_schema)?.stdout)
     }
 
     /// Objects of the release that are not as it made them, by kind and name.
@@ -111,6 +111,24 @@ pub fn homeless(host: &Host, mut command: Command) -> Command {
         command.env(variable, host.path(&format!("{RUN}/helm/{folder}")));
     }
     command
+}
+
+/// What helm says before it lists the values that a chart's schema forbids.
+const SCHEMA: &str = "values don't meet the specifications of the schema(s) in the following chart(s):";
+
+/// An error without the command line when all that is wrong is values, each by its place and chart.
+fn by_schema(error: Error) -> Error {
+    let text = error.to_string();
+    let Some((_, list)) = text.split_once(SCHEMA) else { return error };
+    let (mut chart, mut wrong) = ("", Vec::new());
+    for line in list.lines().map(str::trim) {
+        match (line.strip_prefix("- at "), line.strip_suffix(':')) {
+            (Some(what), _) => wrong.push(format!("{what} (chart {chart})")),
+            (None, Some(name)) => chart = name,
+            (None, None) => {}
+        }
+    }
+    if wrong.is_empty() { error } else { Error::environment(format!("spec.values: {}", wrong.join("; "))) }
 }
 
 /// What helm shows to the registry inside the cluster, when that has the chart: the node's certificate, as containerd does.
@@ -173,6 +191,16 @@ mod tests {
         assert_eq!(revision(json.as_bytes()).unwrap(), 3);
         assert_eq!(revision(format!("{pulled}{json}").as_bytes()).unwrap(), 3);
         assert!(revision(pulled.as_bytes()).unwrap_err().to_string().contains("the output of `helm upgrade`"));
+    }
+
+    #[test]
+    fn f8_values_that_the_charts_schema_forbids_are_named_by_place_and_chart() {
+        let said = format!(
+            "running `helm upgrade`: exit code 1\n  Error: {SCHEMA}\n  web:\n  - at '/a/b': got number, want string\n  db:\n  - at '': missing c"
+        );
+        let shown = by_schema(Error::environment(said)).to_string();
+        assert_eq!(shown, "spec.values: '/a/b': got number, want string (chart web); '': missing c (chart db)");
+        assert_eq!(by_schema(Error::environment("timed out")).to_string(), "timed out");
     }
 
     #[test]

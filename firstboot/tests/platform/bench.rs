@@ -49,8 +49,9 @@ pub struct Bench {
     /// As nobody whose requests are counted.
     pub client: Client,
     pub script: Script,
-    // They end with the namespace.
-    _others: Vec<Child>,
+    manager: Option<Child>,
+    // It ends with the namespace.
+    _etcd: Child,
 }
 
 impl Bench {
@@ -62,10 +63,9 @@ impl Bench {
         fs::write(folder.path().join("audit.yaml"), AUDIT).unwrap();
         let etcd = etcd(folder.path());
         let client = client(&folder.path().join("test.conf")).await;
-        let mut bench = Self { folder, api: None, controllers: None, starts: 0, client, script: Script::default(), _others: vec![etcd] };
+        let script = Script::default();
+        let mut bench = Self { folder, api: None, controllers: None, starts: 0, client, script, manager: None, _etcd: etcd };
         bench.start_api().await;
-        let manager = bench.manager();
-        bench._others.push(manager);
         bench.populate().await;
         bench
     }
@@ -78,7 +78,7 @@ impl Bench {
         spawn(self.folder.path(), &programs().join(program), args)
     }
 
-    /// Starts the API server and waits until it is ready.
+    /// Starts the API server, waits until it is ready, and starts the controller manager.
     pub async fn start_api(&mut self) {
         let file = |name: &str| self.path(name).display().to_string();
         let args = [
@@ -103,11 +103,13 @@ impl Bench {
             assert!(ended.is_none() && Instant::now() < end, "the API server does not answer\n{}", self.log("kube-apiserver"));
             sleep(Duration::from_millis(100)).await;
         }
+        self.manager = Some(self.manager());
     }
 
-    /// Ends the API server as a power cut would.
+    /// Ends the API server as a power cut would, and the controller manager, which ends by itself on nodes when it cannot renew its lease.
     pub fn stop_api(&mut self) {
         end(&mut self.api);
+        end(&mut self.manager);
     }
 
     fn manager(&self) -> Child {

@@ -69,7 +69,7 @@ async fn virtual_clusters_say_what_is_wrong(bench: &Bench) {
         ("{quota: {requests.memory: 64Mi}}", "Refused", "spec.quota.requests.memory: 64Mi is less than the"),
         ("{replicas: 3}", "Refused", "spec.replicas: 3 need `store: etcd`: sqlite has one writer"),
         ("{values: {sleepMode: {enabled: true}}}", "Refused", "spec.values.sleepMode: only vcluster's paid product honours it"),
-        ("{values: {controlPlane: {nonsense: 1}}}", "Failed", "nonsense"),
+        ("{values: {controlPlane: {nonsense: 1}}}", "Failed", "'nonsense' not allowed (chart vcluster"),
     ];
     // Of two of one second, which is all that the API tells, the name decides who is the older one.
     bench.create::<VirtualCluster>("a-first", yaml("{network: {podCIDR: 10.60.0.0/16}}")).await.unwrap();
@@ -132,10 +132,15 @@ async fn components_say_what_is_wrong(bench: &Bench) {
     let note = |more: &str| format!("{{source: {{chart: {{name: note, version: 1.0.0}}}}{more}}}");
     let chart = |name: &str, version: &str| format!("{{source: {{chart: {{name: {name}, version: {version}}}}}}}");
     let cases = [
-        ("missing", chart("nto", "1.0.0"), "Refused", "spec.source.chart.name: the image brings no chart nto; it has kinds, note, vcluster, welcome"),
+        (
+            "missing",
+            chart("nto", "1.0.0"),
+            "Refused",
+            "spec.source.chart.name: the image brings no chart nto; it has kinds, kube-state-metrics, node-exporter, note, vcluster, welcome",
+        ),
         ("older", chart("note", "0.9.0"), "Refused", "spec.source.chart.version: the image brings no version 0.9.0 of chart note; it has 1.0.0"),
         ("welcome", chart("welcome", "1.0.0"), "Refused", "metadata.name: the image installs chart welcome as release welcome of namespace default"),
-        ("typed", note(", values: {text: 5}"), "Failed", "- at '/text': got number, want string"),
+        ("typed", note(", values: {text: 5}"), "Failed", "spec.values: '/text': got number, want string (chart note)"),
         ("from", note(", valuesFrom: [{configMap: site}]"), "Refused", "spec.valuesFrom[0]: there is no ConfigMap site with a key values.yaml"),
         ("ring1", note(", dependsOn: [ring2]"), "Refused", "spec.dependsOn: "),
         ("ring2", note(", dependsOn: [ring3]"), "Refused", "spec.dependsOn: "),
@@ -190,7 +195,7 @@ async fn tries_are_bounded_and_come_to_an_end(bench: &Bench) {
     hooks.create(&PostParams::default(), &serde_json::from_value(hook).unwrap()).await.unwrap();
     let note = |more: &str| yaml(&format!("{{source: {{chart: {{name: note, version: 1.0.0}}}}, {more}}}"));
     let failing = [
-        ("gives-up", "retries: 1, values: {text: 5}", ["/charts/note", "got number, want string"]),
+        ("gives-up", "retries: 1, values: {text: 5}", ["spec.values", "(chart note)"]),
         ("early", "values: {kind: Gadget}", ["/charts/note", "no matches for kind \"Gadget\" in version \"test.example/v1\""]),
         ("hooked", "target: {namespace: hooked}", ["/charts/note", "failed calling webhook \"hook.test.example\""]),
     ];

@@ -20,6 +20,10 @@ mod versions;
 
 use apart::apart;
 use bench::Bench;
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use kube::api::PostParams;
+use layers::platform::Component;
+use serde_json::json;
 
 #[test]
 fn f1_the_controllers_killed_in_every_state_of_a_virtual_cluster_converge() {
@@ -44,6 +48,11 @@ fn f8_bad_input_is_refused_or_told_with_field_and_reason() {
 #[test]
 fn data_outlives_its_cluster_when_asked_and_drift_is_healed_told_or_ignored() {
     apart("data_outlives_its_cluster_when_asked_and_drift_is_healed_told_or_ignored", kept::all);
+}
+
+#[test]
+fn what_tells_of_nodes_and_objects_installs_and_has_least_rights() {
+    apart("what_tells_of_nodes_and_objects_installs_and_has_least_rights", monitoring);
 }
 
 #[test]
@@ -72,11 +81,38 @@ fn f8_services_get_addresses_of_the_pool_until_it_is_empty_and_again_when_one_go
     apart("f8_services_get_addresses_of_the_pool_until_it_is_empty_and_again_when_one_goes", addresses::of_a_pool);
 }
 
+/// The charts of the layer `monitoring` that need no volume.
+async fn monitoring(mut bench: Bench) {
+    bench.start();
+    bench.until_defined().await;
+    for name in ["node-exporter", "kube-state-metrics"] {
+        let spec = json!({"source": {"chart": {"name": name, "version": "1.0.0"}}, "target": {"namespace": "monitoring"}});
+        bench.create::<Component>(name, spec).await.unwrap();
+    }
+    for name in ["node-exporter", "kube-state-metrics"] {
+        bench.until::<Component>(name, "READY", rates::is_ready).await;
+    }
+    for (who, verb, what, may) in [
+        ("kube-state-metrics", "list", "resourcequotas", true),
+        ("kube-state-metrics", "list", "secrets", false),
+        ("kube-state-metrics", "list", "configmaps", false),
+        ("kube-state-metrics", "get", "pods", false),
+        ("default", "list", "pods", false),
+    ] {
+        let attributes = json!({"namespace": "default", "verb": verb, "resource": what, "group": ""});
+        let review = json!({"spec": {"user": format!("system:serviceaccount:monitoring:{who}"), "resourceAttributes": attributes}});
+        let review: SubjectAccessReview = serde_json::from_value(review).unwrap();
+        let answer = kube::Api::all(bench.client.clone()).create(&PostParams::default(), &review).await.unwrap();
+        assert_eq!(answer.status.unwrap().allowed, may, "{who} may {verb} {what}");
+    }
+    bench.kill();
+}
+
 async fn few(mut bench: Bench) {
     bench.start();
     bench.until_defined().await;
     rates::fill(&bench, 4, 10).await;
-    rates::rest(&mut bench, 14, 60).await;
+    rates::rest(&mut bench, 14, 30).await;
 }
 
 #[test]

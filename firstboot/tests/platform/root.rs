@@ -15,7 +15,9 @@ use crate::bench::PLATFORM;
 use crate::programs::{programs, values, workspace};
 
 /// The image's charts by their names: all are there for components, `welcome` is also installed by itself.
-const CHARTS: [&str; 4] = ["vcluster", "welcome", "note", "kinds"];
+const CHARTS: [&str; 6] = ["vcluster", "welcome", "note", "kinds", "node-exporter", "kube-state-metrics"];
+/// Those of the layer `monitoring`.
+const MONITORING: [&str; 2] = ["node-exporter", "kube-state-metrics"];
 
 /// Charts of our own: of one object whose values have a schema, with one of another kind if wanted, and of that kind's definition.
 const FILES: [(&str, &str); 7] = [
@@ -56,6 +58,9 @@ pub fn lay(root: &Path, folder: &Path) {
     }
     for name in ["vcluster.tgz", "welcome.tgz"] {
         put(root, &format!("usr/lib/chasi-bod/charts/{name}"), &of_programs(name));
+    }
+    for name in MONITORING {
+        symlink(workspace().join("layers/defs/monitoring/charts").join(name), root.join("usr/lib/chasi-bod/charts").join(name)).unwrap();
     }
     seed(root, Vec::new(), Vec::new());
     fs::create_dir_all(root.join("usr/bin")).unwrap();

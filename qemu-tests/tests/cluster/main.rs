@@ -6,6 +6,7 @@ mod hardening;
 mod images;
 mod ingress;
 mod join;
+mod monitoring;
 mod operations;
 mod policies;
 mod power_cuts;
