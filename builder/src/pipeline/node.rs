@@ -36,7 +36,7 @@ pub fn programs(explicit: Option<&Path>) -> Result<Programs> {
                  or name the former with --node-binary or CHASI_BOD_NODE",
             ));
     };
-    Ok(Programs { init: read(&path.with_file_name("chasi-bod-init"))?, agent: read(&path)? })
+    Ok(Programs { agent: read(&path)?, init: read(&path.with_file_name("chasi-bod-init"))? })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

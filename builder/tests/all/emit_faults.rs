@@ -106,7 +106,7 @@ fn d1_a_full_disk_is_named_and_leaves_nothing() {
         let output = command.args(["-Urm", "sh", "-c", &script, &program]).args(VICTIM).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.code() == Some(3), "{kib} KiB: {said}");
-        let named = if format == "fat" { "writing the 64MiB FAT file system (1 files of 24MiB)" } else { "/artifact (it may take up to 24" };
+        let named = if format == "fat" { "writing the 64MiB FAT file system (1 files of 24MiB)" } else { "/artifact (it may take up to 2" };
         for part in ["writing ", named, "No space left on device", "fault Environment; left 0"] {
             assert!(said.contains(part), "{kib} KiB: {part}: {said}");
         }

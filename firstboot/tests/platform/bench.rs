@@ -44,8 +44,8 @@ pub struct Bench {
     folder: tempfile::TempDir,
     api: Option<Child>,
     controllers: Option<Child>,
-    /// How often they were started.
-    starts: usize,
+    /// How often they had led before they were started last; killed soon enough, they never do.
+    led: usize,
     /// As nobody whose requests are counted.
     pub client: Client,
     pub script: Script,
@@ -64,7 +64,7 @@ impl Bench {
         let etcd = etcd(folder.path());
         let client = client(&folder.path().join("test.conf")).await;
         let script = Script::default();
-        let mut bench = Self { folder, api: None, controllers: None, starts: 0, client, script, manager: None, _etcd: etcd };
+        let mut bench = Self { folder, api: None, controllers: None, led: 0, client, script, manager: None, _etcd: etcd };
         bench.start_api().await;
         bench.populate().await;
         bench
@@ -148,7 +148,7 @@ impl Bench {
 
     /// Starts the controllers.
     pub fn start(&mut self) {
-        self.starts += 1;
+        self.led = self.times_led();
         let root = self.path("root").display().to_string();
         let args = ["--root".into(), root, "platform".into()];
         self.controllers = Some(spawn(self.folder.path(), Path::new(env!("CARGO_BIN_EXE_chasi-bod-node")), &args));
@@ -157,11 +157,14 @@ impl Bench {
     /// Waits until those that were started last work.
     pub async fn until_leading(&self) {
         let end = Instant::now() + Duration::from_secs(PATIENCE);
-        let led = || fs::read_to_string(self.path("chasi-bod-node.log")).unwrap().matches("this node leads").count();
-        while led() < self.starts {
+        while self.times_led() <= self.led {
             assert!(Instant::now() < end, "the controllers do not lead\n{}", self.story());
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    fn times_led(&self) -> usize {
+        fs::read_to_string(self.path("chasi-bod-node.log")).unwrap_or_default().matches("this node leads").count()
     }
 
     /// Ends the controllers with the helm that they run, as a power cut would.

@@ -71,6 +71,7 @@ async fn pod(bench: &Bench, cluster: &str, has_ended: bool) -> String {
 async fn copies<K: Copying>(bench: &mut Bench, name: &str, cluster: &str) -> CopyStatus {
     begin::<K>(bench, name, cluster).await;
     kill(bench, &format!("{:?}", K::PHASE));
+    bench.until_leading().await;
     let made = pod(bench, cluster, false).await;
     kill(bench, &format!("{:?}, while it copies", K::PHASE));
     bench.until_leading().await;
