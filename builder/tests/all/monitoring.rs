@@ -118,7 +118,7 @@ fn rules_ask_for_metrics_of_ours_that_the_document_describes() {
 #[test]
 fn its_charts_wait_for_components_and_its_images_are_made() {
     let dir = tempfile::tempdir().unwrap();
-    let (profile, shipped) = (dir.path().join("site.yaml"), common::workspace().join("profiles/standalone.yaml"));
+    let (profile, shipped) = (dir.path().join("site.yaml"), common::workspace().join("profiles/cluster.yaml"));
     fs::write(&profile, format!("extends: {}\nname: site\n{PROFILE}", shipped.display())).unwrap();
     let plan = pipeline::plan(&profile).unwrap_or_else(|error| panic!("{error}")).plan;
     for component in &plan.components {

@@ -21,10 +21,10 @@ components:
 const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, image: IMAGE}]}\n";
 
 fn lay(folder: &Path) -> Command {
-    let shipped = workspace().join("profiles/standalone.yaml");
+    let shipped = workspace().join("profiles/cluster.yaml");
     let profile = folder.join("bundles.yaml");
     fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.display())).unwrap();
-    fs::copy(shipped.with_extension("lock"), profile.with_extension("lock")).unwrap();
+    fs::copy(shipped.with_file_name("standalone.lock"), profile.with_extension("lock")).unwrap();
     for (path, text) in [
         ("rules/pod.yaml", POD.replace("IMAGE", "chasi-bod.internal/busybox:1.37")),
         ("shop/base/kustomization.yaml", "resources: [pod.yaml]\n".into()),

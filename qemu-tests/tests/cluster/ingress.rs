@@ -68,7 +68,7 @@ fn page(folder: &Path, shipped: &Path) {
 fn image(folder: &Path) -> PathBuf {
     let shipped = Path::new("../profiles").canonicalize().unwrap();
     let profile = folder.join("ingress.yaml");
-    std::fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.join("standalone.yaml").display())).unwrap();
+    std::fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.join("cluster.yaml").display())).unwrap();
     std::fs::copy(shipped.join("standalone.lock"), profile.with_extension("lock")).unwrap();
     page(folder, &shipped);
     build(folder, "ingress")

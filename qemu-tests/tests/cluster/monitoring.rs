@@ -51,7 +51,7 @@ fn soak_uml_prometheus_knows_node_agent_objects_and_cluster_without_network() {
     let (folder, net) = (tempfile::tempdir().unwrap(), Net::new(1).unwrap());
     let shipped = std::path::Path::new("../profiles").canonicalize().unwrap();
     let profile = folder.path().join("monitoring.yaml");
-    std::fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.join("standalone.yaml").display())).unwrap();
+    std::fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.join("cluster.yaml").display())).unwrap();
     std::fs::copy(shipped.join("standalone.lock"), profile.with_extension("lock")).unwrap();
     let (node, firmware) = Node::in_uml(folder.path(), &build(folder.path(), "monitoring"), &net, 1).unwrap();
     let mut vm = node.start(firmware).unwrap();

@@ -19,7 +19,7 @@ const FAILURE: &str = "kubectl get vc old -o jsonpath='{.status.failure.reason} 
 fn image(folder: &Path) -> PathBuf {
     let shipped = Path::new("../profiles").canonicalize().unwrap();
     let profile = folder.join("versions.yaml");
-    std::fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.join("standalone.yaml").display())).unwrap();
+    std::fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.join("cluster.yaml").display())).unwrap();
     std::fs::copy(shipped.join("standalone.lock"), profile.with_extension("lock")).unwrap();
     build(folder, "versions")
 }
