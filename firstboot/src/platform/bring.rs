@@ -76,7 +76,10 @@ impl Record {
             return Ok(());
         }
         match create(client, object).await {
-            Err(error) if error.fault() == Fault::Input => return Ok(println!("platform: {error}")),
+            Err(error) if error.fault() == Fault::Input => {
+                println!("platform: {error}");
+                return Ok(());
+            }
             made => made?,
         }
         self.0.insert(key, String::new());

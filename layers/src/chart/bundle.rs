@@ -54,7 +54,7 @@ pub fn of_files(form: &Form, files: ChartFiles) -> Result<ChartFiles> {
     let version = format!("0.0.0-sha256-{}", Digest::of_parts(parts).short());
     let Some(folder) = kustomization else { return manifests(&version, files) };
     let of = |name: &&str| if folder.is_empty() { (*name).to_string() } else { format!("{folder}/{name}") };
-    if !KUSTOMIZATION_FILES.iter().map(|name| of(&name)).any(|path| files.contains_key(&path)) {
+    if !KUSTOMIZATION_FILES.iter().map(of).any(|path| files.contains_key(&path)) {
         let place = if folder.is_empty() { "it".into() } else { format!("its folder {folder}") };
         let error = Error::input(format!("{place} has no {}", KUSTOMIZATION_FILES[0]));
         return Err(error.with_hint("say `FOLDER#PATH` when the kustomization is a folder below the one that has all of its files"));
