@@ -72,5 +72,5 @@ fn locking_finds_the_images_of_manifests_and_kustomizations() {
     fs::write(folder.path().join("shop/base/kustomization.yaml"), "resources: [pod.yaml]\n").unwrap();
     fs::write(folder.path().join("rules/pod.yaml"), "kind: [\n").unwrap();
     let said = refused(&mut lock);
-    assert!(said.contains("component rules: ") && said.contains("000-pod.yaml"), "{said}");
+    assert!(said.contains("manifests vcluster: ") && said.contains("000-pod.yaml"), "{said}");
 }
