@@ -50,6 +50,7 @@ pub struct Subject<'a> {
 
 /// The document; equal inputs give equal text.
 pub fn document(subject: &Subject<'_>, seed: &Seed) -> Value {
+    let programs: String = subject.programs.iter().map(|one| one.sha256.to_string()).collect();
     let mut entries = Entries::default();
     entries.own(subject);
     subject.lock.packages.iter().for_each(|p| entries.add(IMAGE, "CONTAINS", package(p, &subject.holdings.copyright)));
@@ -61,7 +62,7 @@ pub fn document(subject: &Subject<'_>, seed: &Seed) -> Value {
     json!({
         "spdxVersion": "SPDX-2.3", "dataLicense": "CC0-1.0", "SPDXID": "SPDXRef-DOCUMENT",
         "name": format!("{}-{}", subject.name, subject.version),
-        "documentNamespace": format!("urn:uuid:{}", seed.uuid(&format!("sbom {} {}", subject.version, subject.programs.iter().map(|one| one.sha256.to_string()).collect::<String>()))),
+        "documentNamespace": format!("urn:uuid:{}", seed.uuid(&format!("sbom {} {programs}", subject.version))),
         "creationInfo": {"created": timestamp(subject.lock.epoch), "creators": [format!("Tool: chasi-bod-{}", env!("CARGO_PKG_VERSION"))]},
         "packages": entries.packages.into_values().collect::<Vec<_>>(),
         "relationships": entries.relations.iter().map(|(from, kind, to)| json!({

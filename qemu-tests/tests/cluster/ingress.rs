@@ -9,14 +9,13 @@ use qemu_tests::node::Node;
 use qemu_tests::uml::Net;
 
 use super::vclusters::{inside, phase};
-use super::{account, build, chasi_bod, formed, kube, seed};
+use super::{account, build_more, chasi_bod, formed, kube, profiles, seed};
 
 /// The first of the pool.
 const ADDRESS: &str = "10.77.0.200";
 
 /// `standalone` with a pool, the ingress controller, and the same application in two virtual clusters.
-const PROFILE: &str = "name: ingress
-layers:
+const PROFILE: &str = "layers:
 - {name: orchestration, parameters: {loadBalancerPool: [10.77.0.200-10.77.0.201], nodePorts: 31000-31999, reservedPorts: [9000-9099]}}
 - vcluster
 - ingress
@@ -66,12 +65,8 @@ fn page(folder: &Path, shipped: &Path) {
 }
 
 fn image(folder: &Path) -> PathBuf {
-    let shipped = Path::new("../profiles").canonicalize().unwrap();
-    let profile = folder.join("ingress.yaml");
-    std::fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.join("cluster.yaml").display())).unwrap();
-    std::fs::copy(shipped.join("standalone.lock"), profile.with_extension("lock")).unwrap();
-    page(folder, &shipped);
-    build(folder, "ingress")
+    page(folder, &profiles());
+    build_more(folder, "ingress", PROFILE)
 }
 
 /// What a request from outside of the node gets: the status, and the page.

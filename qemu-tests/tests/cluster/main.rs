@@ -87,6 +87,19 @@ fn build(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("out/{name}/0.1.0/{name}-0.1.0.raw"))
 }
 
+/// The folder of the shipped profiles.
+fn profiles() -> PathBuf {
+    Path::new("../profiles").canonicalize().unwrap()
+}
+
+/// The raw image of the profile `cluster` with more to it, locked as `standalone` is.
+fn build_more(folder: &Path, name: &str, more: &str) -> PathBuf {
+    let profile = folder.join(format!("{name}.yaml"));
+    std::fs::write(&profile, format!("extends: {}\nname: {name}\n{more}", profiles().join("cluster.yaml").display())).unwrap();
+    std::fs::copy(profiles().join("standalone.lock"), profile.with_extension("lock")).unwrap();
+    build(folder, name)
+}
+
 /// `kubectl get nodes` from outside, as an operator's workstation asks: with the image's program and the kubeconfig that the node gives out.
 fn an_operator_sees_the_node(node: &Node, server: &str) {
     let (program, config) = (node.folder.join("kubectl"), node.folder.join("kubeconfig"));

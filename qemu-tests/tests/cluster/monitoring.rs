@@ -3,10 +3,9 @@
 use qemu_tests::node::Node;
 use qemu_tests::uml::Net;
 
-use super::{ADMIN, account, build, formed, kube, seed};
+use super::{ADMIN, account, build_more, formed, kube, seed};
 
-const PROFILE: &str = "name: monitoring
-layers: [vcluster, monitoring]
+const PROFILE: &str = "layers: [vcluster, monitoring]
 components:
 - {name: node-exporter, source: {chart: {name: node-exporter}}, target: {namespace: monitoring}}
 - {name: kube-state-metrics, source: {chart: {name: kube-state-metrics}}, target: {namespace: monitoring}}
@@ -49,11 +48,7 @@ fn ready(node: &Node, component: &str) {
 #[ignore = "soak: builds another image"]
 fn soak_uml_prometheus_knows_node_agent_objects_and_cluster_without_network() {
     let (folder, net) = (tempfile::tempdir().unwrap(), Net::new(1).unwrap());
-    let shipped = std::path::Path::new("../profiles").canonicalize().unwrap();
-    let profile = folder.path().join("monitoring.yaml");
-    std::fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.join("cluster.yaml").display())).unwrap();
-    std::fs::copy(shipped.join("standalone.lock"), profile.with_extension("lock")).unwrap();
-    let (node, firmware) = Node::in_uml(folder.path(), &build(folder.path(), "monitoring"), &net, 1).unwrap();
+    let (node, firmware) = Node::in_uml(folder.path(), &build_more(folder.path(), "monitoring", PROFILE), &net, 1).unwrap();
     let mut vm = node.start(firmware).unwrap();
     formed(&node, &mut vm);
     seed::seeded(&node, &mut vm, "done");

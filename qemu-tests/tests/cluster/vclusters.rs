@@ -7,14 +7,13 @@ use std::time::Instant;
 use qemu_tests::node::Node;
 use qemu_tests::uml::Net;
 
-use super::{account, applications, build, formed, kube, operations, seed};
+use super::{account, applications, build_more, formed, kube, operations, profiles, seed};
 
 /// What `other` says of its last failure.
 const FAILURE: &str = "kubectl get vc other -o jsonpath='{.status.failure.reason} {.status.failure.message}' | sed 's/ *$//'";
 
 /// `cluster` with a virtual cluster and a web page in it and, after that, one on the host.
-const PROFILE: &str = "name: vclusters
-layers: [vcluster]
+const PROFILE: &str = "layers: [vcluster]
 charts:
 - {name: page, chart: ./page, install: false}
 vclusters:
@@ -32,12 +31,8 @@ components:
 ";
 
 fn image(folder: &Path) -> PathBuf {
-    let shipped = Path::new("../profiles").canonicalize().unwrap();
-    let profile = folder.join("vclusters.yaml");
-    std::fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.join("cluster.yaml").display())).unwrap();
-    std::fs::copy(shipped.join("standalone.lock"), profile.with_extension("lock")).unwrap();
-    qemu_tests::exec::run("cp", &["-r", shipped.join("charts/welcome").to_str().unwrap(), folder.join("page").to_str().unwrap()]).unwrap();
-    build(folder, "vclusters")
+    qemu_tests::exec::run("cp", &["-r", profiles().join("charts/welcome").to_str().unwrap(), folder.join("page").to_str().unwrap()]).unwrap();
+    build_more(folder, "vclusters", PROFILE)
 }
 
 /// Waits for a phase of an object; the seconds that it took.

@@ -1,28 +1,17 @@
 //! A virtual cluster of an older Kubernetes is taken to the node's own, with what is in it.
 
-use std::path::{Path, PathBuf};
-
 use qemu_tests::node::Node;
 use qemu_tests::uml::Net;
 
 use super::vclusters::{change, inside, phase};
-use super::{build, formed, kube, seed};
+use super::{build_more, formed, kube, seed};
 
-const PROFILE: &str = "name: versions
-layers: [vcluster]
+const PROFILE: &str = "layers: [vcluster]
 virtualVersions: [v1.35.4]
 vclusters:
 - {name: old, template: edge, version: v1.35.4}
 ";
 const FAILURE: &str = "kubectl get vc old -o jsonpath='{.status.failure.reason} {.status.failure.message}'";
-
-fn image(folder: &Path) -> PathBuf {
-    let shipped = Path::new("../profiles").canonicalize().unwrap();
-    let profile = folder.join("versions.yaml");
-    std::fs::write(&profile, format!("extends: {}\n{PROFILE}", shipped.join("cluster.yaml").display())).unwrap();
-    std::fs::copy(shipped.join("standalone.lock"), profile.with_extension("lock")).unwrap();
-    build(folder, "versions")
-}
 
 fn is_of(node: &Node, version: &str) {
     kube(node, &format!("kubectl wait vc/old --for=jsonpath='{{.status.version}}'={version} --timeout=600s"));
@@ -42,7 +31,7 @@ fn is_refused(node: &Node, version: &str, said: &str) {
 #[ignore = "soak: builds another image with a second Kubernetes"]
 fn soak_uml_a_virtual_cluster_goes_to_the_next_minor_version_with_what_is_in_it() {
     let (folder, net) = (tempfile::tempdir().unwrap(), Net::new(1).unwrap());
-    let (node, firmware) = Node::in_uml(folder.path(), &image(folder.path()), &net, 1).unwrap();
+    let (node, firmware) = Node::in_uml(folder.path(), &build_more(folder.path(), "versions", PROFILE), &net, 1).unwrap();
     let mut vm = node.start(firmware).unwrap();
     formed(&node, &mut vm);
     seed::seeded(&node, &mut vm, "done");
