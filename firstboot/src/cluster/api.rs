@@ -1,6 +1,6 @@
 //! What the node sees of itself through the Kubernetes API.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ContainerStatus, Node as NodeObject, Pod};
@@ -15,7 +15,7 @@ use super::join::Service;
 use super::kubeadm::Documents;
 pub use super::routes::WATCH;
 use super::routes::{self, Troubles};
-use super::{CALM, Formed, POLL, Reporter, files, policy, runtime};
+use super::{Formed, POLL, Reporter, files, policy, runtime};
 use crate::host::Host;
 use crate::status::State;
 
@@ -24,6 +24,9 @@ pub const ADMIN: &str = "etc/kubernetes/admin.conf";
 
 /// How long one request may take: a cluster that forms on a slow machine answers late.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a node that is whole is looked at: a look is four requests.
+const REST: Duration = Duration::from_secs(10);
 
 /// Keeps the condition of the cluster step true, the routes to other nodes' pods, their policies and, on a control plane, the service that takes nodes in;
 /// returns only when this node's credentials cannot be read.
@@ -46,10 +49,11 @@ pub(super) fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result
             keeper.spawn(routes::keep(patient.clone(), formed.node.clone(), pods, troubles[0].0.clone()));
             keeper.spawn(policy::keep(patient, formed.node.clone(), troubles[1].0.clone()));
             let error = loop {
+                let begun = Instant::now();
                 match observe(&brief, host, formed, &mut service, &troubles).await {
                     Ok((state, detail, hint)) => {
                         reporter.say("cluster", state, detail, hint);
-                        sleep(if state == State::Done { CALM } else { POLL * 5 }).await;
+                        sleep(pause(state, begun.elapsed())).await;
                     }
                     Err(error) => break error,
                 }
@@ -58,6 +62,11 @@ pub(super) fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result
             sleep(POLL * 5).await;
         }
     })
+}
+
+/// How long after a look that took so long the next one comes: an API that is slow, as its machine is busy, is asked less.
+fn pause(state: State, took: Duration) -> Duration {
+    (if state == State::Done { REST } else { POLL * 5 }).max(took * 3)
 }
 
 /// What a person needs of an error: the API's own sentence, or the innermost cause.
@@ -204,6 +213,13 @@ pub fn not_ready(node: &NodeObject) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slow_api_is_asked_less() {
+        let (fast, slow) = (Duration::from_millis(20), Duration::from_secs(4));
+        assert_eq!([pause(State::Waiting, fast), pause(State::Done, fast)], [Duration::from_millis(500), REST]);
+        assert_eq!([pause(State::Waiting, slow), pause(State::Done, slow)], [slow * 3; 2]);
+    }
 
     #[test]
     fn a_node_says_why_it_is_not_ready() {

@@ -38,7 +38,8 @@ impl<'a> Target<'a> {
     /// `helm upgrade --install` of a chart, a path on the host or an address, without values.
     pub fn upgrade(&self, host: &Host, chart: &str) -> Command {
         let mut helm = self.command(host, "helm");
-        helm.args(["--history-max", "5", "upgrade", "--install", self.name]);
+        // The API refuses unknown fields of what is applied on its side; helm would have it build its whole OpenAPI document to see the same.
+        helm.args(["--history-max", "5", "upgrade", "--install", "--server-side=true", "--disable-openapi-validation", self.name]);
         helm.arg(if chart.starts_with('/') { host.path(chart) } else { chart.into() });
         helm
     }

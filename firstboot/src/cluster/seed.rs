@@ -200,7 +200,7 @@ mod tests {
         let line = command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
         let root = dir.path().display();
         let expected = format!(
-            "--namespace=shop --history-max 5 upgrade --install web {root}/usr/lib/chasi-bod/charts/web-1.0.0.tgz --create-namespace \
+            "--namespace=shop --history-max 5 upgrade --install --server-side=true --disable-openapi-validation web {root}/usr/lib/chasi-bod/charts/web-1.0.0.tgz --create-namespace \
              --values {root}/run/values.json --wait --timeout 10m"
         );
         assert!(line.ends_with(&expected), "{line}");

@@ -14,14 +14,14 @@ use kube::{Api, Client, ResourceExt as _};
 use layers::platform::check::{self, Others, Ranges};
 use layers::platform::isolation::policies;
 use layers::platform::machine::{self, Difference, Facts, Work};
-use layers::platform::settings::PodSecurity;
+use layers::platform::settings::{self, PodSecurity};
 use layers::platform::sleep::{self, Moment};
 use layers::platform::virtual_cluster::DeletionPolicy;
 use layers::platform::{Phase, Restore, Settings, Snapshot, VirtualCluster, VirtualClusterStatus, VirtualClusterTemplate, values, version};
 use layers::seed::Release;
 use layers::units::Digest;
 use layers::{Context as _, Error, Fault, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::host::{Lack, Place, owner};
 use super::report::{self, Voice};
@@ -33,6 +33,8 @@ use crate::host::Host;
 
 /// How often work that goes on is looked at; whatever starts or stops pods tells by itself.
 const SOON: Duration = Duration::from_secs(3);
+/// How often one is looked at whose pods must come first: their set tells when they are ready.
+const PATIENT: Duration = Duration::from_secs(20);
 /// How often one that rests is looked at: a look is twelve requests, and nobody shall ask more than once in a minute for it.
 const LATER: Duration = Duration::from_secs(900);
 /// Where the values have the number of replicas.
@@ -220,7 +222,10 @@ impl Site {
         let list = list.fault(Fault::Environment, || "listing VirtualClusterTemplates".into())?;
         let settings = object.spec.effective(|name| list.items.iter().find(|template| template.name_any() == name).map(|found| &found.spec))?;
         settings.version.iter().try_for_each(|version| version::is_bundled(version, &self.versions))?;
-        let image = serde_json::to_value(&self.chart.values).fault(Fault::Internal, || "reading the image's values".into())?;
+        let mut image = serde_json::to_value(&self.chart.values).fault(Fault::Internal, || "reading the image's values".into())?;
+        // What the syncer notes there itself, once it has found it out by making and deleting Services.
+        let known = json!({"vcluster.loft.sh/service-cidr": self.ranges.services.to_string()});
+        settings::merge(&mut image, json!({"controlPlane": {"service": {"annotations": known}}}));
         let values = values::values(&image, &settings)?;
         check::check(&settings, &values, self.ranges, &self.others(object))?;
         let mut plain = values.clone();
@@ -308,8 +313,15 @@ fn again(status: &VirtualClusterStatus, until: Option<&Time>) -> Action {
         (Phase::Running | Phase::Suspended, _) => Action::requeue(until.map_or(LATER, |time| report::until(time).min(LATER))),
         (Phase::Error, None) => Action::await_change(),
         (Phase::Error | Phase::Deleting, Some(time)) => Action::requeue(report::until(time).max(SOON)),
+        (Phase::Creating | Phase::Updating | Phase::Resuming, _) if holds(status, Lack::ControlPlane) == Some("False") => Action::requeue(PATIENT),
         _ => Action::requeue(SOON),
     }
+}
+
+/// What its condition says of a part.
+fn holds(status: &VirtualClusterStatus, part: Lack) -> Option<&str> {
+    let (_, name) = Lack::CONDITIONS.into_iter().find(|(lack, _)| *lack == part)?;
+    status.conditions.iter().find(|condition| condition.type_ == name).map(|condition| condition.status.as_str())
 }
 
 /// Notes a failure and the phase in which it came.
@@ -367,6 +379,17 @@ mod tests {
         let mut status = VirtualClusterStatus::default();
         fail(&mut status, &Error::input("spec.template: there is no VirtualClusterTemplate `x`"));
         assert_eq!(again(&status, None), Action::await_change());
+    }
+
+    #[test]
+    fn who_waits_for_pods_asks_less_often_than_who_waits_for_what_nobody_tells() {
+        let mut status = VirtualClusterStatus { phase: Phase::Creating, ..Default::default() };
+        let after = |status: &mut VirtualClusterStatus, lack| {
+            tell_conditions(status, Some(1), Some(lack), None);
+            again(status, None)
+        };
+        assert_eq!(after(&mut status, Lack::ControlPlane), Action::requeue(PATIENT));
+        assert_eq!(after(&mut status, Lack::Syncer), Action::requeue(SOON));
     }
 
     #[test]

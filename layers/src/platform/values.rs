@@ -170,6 +170,10 @@ struct Arguments {
 
 fn arguments(settings: &Settings) -> Arguments {
     let mut out = Arguments::default();
+    // Beside sqlite there is never a second one; and a new one need not wait until the lease of the former one is over.
+    if settings.store.unwrap_or(Store::Sqlite) == Store::Sqlite {
+        out.controller_manager.push("--leader-elect=false".into());
+    }
     if let Some(gates) = settings.feature_gates.as_ref().filter(|gates| !gates.is_empty()) {
         let gates: Vec<_> = gates.iter().map(|(gate, on)| format!("{gate}={on}")).collect();
         let argument = format!("--feature-gates={}", gates.join(","));
@@ -268,6 +272,7 @@ mod tests {
         let made = of("{}").unwrap();
         assert_eq!(made["controlPlane"]["backingStore"], json!({"database": {"embedded": {"enabled": true}}}));
         assert_eq!(made["controlPlane"]["statefulSet"]["persistence"]["volumeClaim"]["enabled"], true);
+        assert_eq!(made["controlPlane"]["distro"]["k8s"]["controllerManager"]["extraArgs"], json!(["--leader-elect=false"]));
     }
 
     #[test]
