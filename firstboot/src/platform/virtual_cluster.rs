@@ -123,16 +123,16 @@ impl Site {
         let mut status = before.clone();
         let worked = self.go_on(object, &place, &mut status).await;
         let failed = worked.is_err();
-        let until = match worked {
+        let (until, lack) = match worked {
             Ok(Done::Gone) => {
                 unfinalize(&self.client, object).await?;
                 return Ok(Action::await_change());
             }
-            Ok(Done::Going(until)) => until,
+            Ok(Done::Going(until, lack)) => (until, lack),
             Err(error) => {
                 fail(&mut status, &error);
                 report::condition(&mut status.conditions, object.metadata.generation, "Ready", Some(false), ("Error", &error.to_string()));
-                None
+                (None, None)
             }
         };
         status.observed_generation = object.metadata.generation;
@@ -143,7 +143,7 @@ impl Site {
         if status != before {
             self.voice.write::<VirtualCluster>(&name, &status).await?;
         }
-        Ok(if status == before || failed || status.phase == Phase::Error { again(&status, until.as_ref()) } else { Action::requeue(SOON) })
+        Ok(if status == before || failed || status.phase == Phase::Error { again(&status, until.as_ref(), lack) } else { Action::requeue(SOON) })
     }
 
     /// One look and one piece of work; the phase that it leads to is in the status.
@@ -214,7 +214,7 @@ impl Site {
             (Work::Remove, _) => return self.remove(object, place).await,
             _ => {}
         }
-        Ok(Done::Going(moment.and_then(|moment| moment.until)))
+        Ok(Done::Going(moment.and_then(|moment| moment.until), lack))
     }
 
     async fn wanted(&self, object: &VirtualCluster) -> Result<Wanted> {
@@ -286,13 +286,13 @@ impl Site {
             DeletionPolicy::Delete => place.remove().await?,
             DeletionPolicy::Retain => place.sets().await?.is_empty() && place.is_empty().await?,
         };
-        Ok(if gone { Done::Gone } else { Done::Going(None) })
+        Ok(if gone { Done::Gone } else { Done::Going(None, None) })
     }
 }
 
 enum Done {
-    /// It is there; until its schedule changes something.
-    Going(Option<Time>),
+    /// It is there; until its schedule changes something, and what it lacks to serve.
+    Going(Option<Time>, Option<Lack>),
     Gone,
 }
 
@@ -308,20 +308,14 @@ fn awake_since(object: &VirtualCluster) -> Result<Time> {
 }
 
 /// When one in which nothing changed is looked at again.
-fn again(status: &VirtualClusterStatus, until: Option<&Time>) -> Action {
+fn again(status: &VirtualClusterStatus, until: Option<&Time>, lack: Option<Lack>) -> Action {
     match (status.phase, status.failure.as_ref().and_then(|failure| failure.next_retry.as_ref())) {
         (Phase::Running | Phase::Suspended, _) => Action::requeue(until.map_or(LATER, |time| report::until(time).min(LATER))),
         (Phase::Error, None) => Action::await_change(),
         (Phase::Error | Phase::Deleting, Some(time)) => Action::requeue(report::until(time).max(SOON)),
-        (Phase::Creating | Phase::Updating | Phase::Resuming, _) if holds(status, Lack::ControlPlane) == Some("False") => Action::requeue(PATIENT),
+        (Phase::Creating | Phase::Updating | Phase::Resuming, _) if lack == Some(Lack::ControlPlane) => Action::requeue(PATIENT),
         _ => Action::requeue(SOON),
     }
-}
-
-/// What its condition says of a part.
-fn holds(status: &VirtualClusterStatus, part: Lack) -> Option<&str> {
-    let (_, name) = Lack::CONDITIONS.into_iter().find(|(lack, _)| *lack == part)?;
-    status.conditions.iter().find(|condition| condition.type_ == name).map(|condition| condition.status.as_str())
 }
 
 /// Notes a failure and the phase in which it came.
@@ -378,18 +372,14 @@ mod tests {
     fn a_mistake_in_the_object_waits_for_a_change() {
         let mut status = VirtualClusterStatus::default();
         fail(&mut status, &Error::input("spec.template: there is no VirtualClusterTemplate `x`"));
-        assert_eq!(again(&status, None), Action::await_change());
+        assert_eq!(again(&status, None, None), Action::await_change());
     }
 
     #[test]
     fn who_waits_for_pods_asks_less_often_than_who_waits_for_what_nobody_tells() {
-        let mut status = VirtualClusterStatus { phase: Phase::Creating, ..Default::default() };
-        let after = |status: &mut VirtualClusterStatus, lack| {
-            tell_conditions(status, Some(1), Some(lack), None);
-            again(status, None)
-        };
-        assert_eq!(after(&mut status, Lack::ControlPlane), Action::requeue(PATIENT));
-        assert_eq!(after(&mut status, Lack::Syncer), Action::requeue(SOON));
+        let status = VirtualClusterStatus { phase: Phase::Creating, ..Default::default() };
+        assert_eq!(again(&status, None, Some(Lack::ControlPlane)), Action::requeue(PATIENT));
+        assert_eq!(again(&status, None, Some(Lack::Syncer)), Action::requeue(SOON));
     }
 
     #[test]
