@@ -167,6 +167,39 @@ impl Bench {
         fs::read_to_string(self.path("chasi-bod-node.log")).unwrap_or_default().matches("this node leads").count()
     }
 
+    /// Has the controllers and their helm go on step by step until something is so, and holds them there until they are killed or let go: whoever only
+    /// watches may be told so late that it is past.
+    pub async fn hold_when(&self, what: &str, so: impl AsyncFn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(PATIENCE);
+        loop {
+            self.signal(Signal::STOP);
+            let begun = Instant::now();
+            if so().await {
+                return;
+            }
+            // No step is longer than one request for a single object, and nothing that tests wait for is over after so little.
+            let look = begun.elapsed();
+            assert!(begun < end, "there is no moment with {what}\n{}", self.story());
+            self.let_go();
+            sleep(look).await;
+        }
+    }
+
+    /// The same until an object, whose kind need not be defined yet, is at something.
+    pub async fn hold_at<K: Kind>(&self, name: &str, what: &str, done: impl Fn(&K) -> bool) {
+        let so = async || self.all::<K>().get_opt(name).await.ok().flatten().is_some_and(|object| done(&object));
+        self.hold_when(&format!("{name} {what}"), so).await;
+    }
+
+    /// Lets those go on that are held.
+    pub fn let_go(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process_group(Pid::from_child(self.controllers.as_ref().unwrap()), signal).unwrap();
+    }
+
     /// Ends the controllers with the helm that they run, as a power cut would.
     pub fn kill(&mut self) {
         assert!(self.controllers.as_mut().unwrap().try_wait().unwrap().is_none(), "the controllers ended by themselves\n{}", self.story());

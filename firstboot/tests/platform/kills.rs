@@ -69,26 +69,35 @@ impl Bench {
         self.until::<VirtualCluster>(name, &format!("{wanted:?} as last changed"), rests).await
     }
 
-    /// Waits until helm works at a release; what it does.
-    pub async fn helm_works(&self, namespace: &str, state: &str) {
-        let which = ListParams::default().labels(&format!("owner=helm,status={state}"));
-        for _ in 0..2400 {
-            let found = Api::<Secret>::namespaced(self.client.clone(), namespace).list(&which).await.unwrap();
-            if !found.items.is_empty() {
-                return;
-            }
-            sleep(Duration::from_millis(25)).await;
-        }
-        panic!("no helm is at {state} in {namespace}\n{}", self.story());
+    /// Holds the controllers in a phase.
+    async fn hold_in(&self, name: &str, wanted: Phase) {
+        self.hold_at::<VirtualCluster>(name, &format!("in {wanted:?}"), |object| phase(object) == wanted).await;
+    }
+
+    /// Holds the controllers while helm makes a revision of a release.
+    pub async fn hold_helm(&self, namespace: &str, name: &str, revision: usize) {
+        let records = Api::<Secret>::namespaced(self.client.clone(), namespace);
+        let record = format!("sh.helm.release.v1.{name}.v{revision}");
+        let works = async || {
+            let found = records.get_metadata_opt(&record).await.unwrap();
+            found.is_some_and(|found| found.labels()["status"].starts_with("pending-"))
+        };
+        self.hold_when(&format!("helm at revision {revision} of {name}"), works).await;
     }
 }
 
-/// One revision is deployed, the last; nothing is pending.
+/// One revision is deployed, the last of so many; nothing is pending.
 pub async fn release_is_sane(bench: &Bench, namespace: &str, name: &str, revisions: usize) {
+    assert_eq!(sane_revisions(bench, namespace, name).await, revisions, "release {name}\n{}", bench.story());
+}
+
+/// The number of revisions, of which the last one is deployed and nothing is pending.
+pub async fn sane_revisions(bench: &Bench, namespace: &str, name: &str) -> usize {
     let found = bench.revisions(namespace, name).await;
-    let mut wanted = vec!["superseded"; revisions - 1];
-    wanted.push("deployed");
-    assert_eq!(found, wanted, "release {name}\n{}", bench.story());
+    let last = found.len().checked_sub(1).unwrap_or_else(|| panic!("there is no release {name}\n{}", bench.story()));
+    let sane = found[last] == "deployed" && found[..last].iter().all(|state| state == "superseded");
+    assert!(sane, "release {name} is {found:?}\n{}", bench.story());
+    found.len()
 }
 
 pub async fn of_a_virtual_cluster(mut bench: Bench) {
@@ -96,10 +105,10 @@ pub async fn of_a_virtual_cluster(mut bench: Bench) {
     bench.until_defined().await;
     bench.create::<VirtualCluster>(NAME, json!({"store": "etcd"})).await.unwrap();
     // PENDING: the controllers have begun with it and told of nothing.
-    bench.until::<VirtualCluster>(NAME, "begun", |object| !object.finalizers().is_empty()).await;
+    bench.hold_at::<VirtualCluster>(NAME, "begun", |object| !object.finalizers().is_empty()).await;
     kill(&mut bench, "PENDING");
     // Helm is killed with them: what it has made is taken over.
-    bench.helm_works("vcluster-biz", "pending-install").await;
+    bench.hold_helm("vcluster-biz", NAME, 1).await;
     kill(&mut bench, "PENDING, while helm installs");
     for case in cases() {
         match case.act {
@@ -107,7 +116,7 @@ pub async fn of_a_virtual_cluster(mut bench: Bench) {
             Act::Spec(spec) => drop(bench.change::<VirtualCluster>(NAME, serde_json::from_str(spec).unwrap()).await.unwrap()),
             Act::Break => bench.script.hold("vcluster-biz/"),
         }
-        bench.reaches(NAME, case.state).await;
+        bench.hold_in(NAME, case.state).await;
         kill(&mut bench, &format!("{:?}", case.state));
         bench.script.change(|parts| parts.held.clear());
         bench.until_leading().await;
@@ -118,7 +127,7 @@ pub async fn of_a_virtual_cluster(mut bench: Bench) {
         release_is_sane(&bench, "vcluster-biz", NAME, case.revisions).await;
     }
     bench.change::<VirtualCluster>(NAME, json!({"quota": {"count/pods": "60"}})).await.unwrap();
-    bench.helm_works("vcluster-biz", "pending-upgrade").await;
+    bench.hold_helm("vcluster-biz", NAME, 4).await;
     kill(&mut bench, "RUNNING, while helm upgrades");
     bench.rests(NAME, Phase::Running).await;
     release_is_sane(&bench, "vcluster-biz", NAME, 4).await;
@@ -127,7 +136,7 @@ pub async fn of_a_virtual_cluster(mut bench: Bench) {
     // A copy that is being made keeps nothing.
     copies::begin::<Snapshot>(&bench, "late", NAME).await;
     bench.delete::<VirtualCluster>(NAME).await;
-    bench.reaches(NAME, Phase::Deleting).await;
+    bench.hold_in(NAME, Phase::Deleting).await;
     kill(&mut bench, "DELETING, while a snapshot is made");
     bench.gone::<VirtualCluster>(NAME).await;
     nothing_is_left(&bench).await;
@@ -160,9 +169,9 @@ pub async fn of_a_component(mut bench: Bench) {
     bench.until_defined().await;
     let spec = json!({"source": {"chart": {"name": "welcome", "version": "1.0.0"}}, "target": {"namespace": "web"}});
     bench.create::<Component>("web", spec).await.unwrap();
-    bench.until::<Component>("web", "INSTALLING", installing).await;
+    bench.hold_at::<Component>("web", "INSTALLING", installing).await;
     kill(&mut bench, "INSTALLING");
-    bench.helm_works("web", "pending-install").await;
+    bench.hold_helm("web", "web", 1).await;
     kill(&mut bench, "INSTALLING, while helm installs");
     bench.until::<Component>("web", "READY", ready).await;
     release_is_sane(&bench, "web", "web", 1).await;
@@ -171,12 +180,12 @@ pub async fn of_a_component(mut bench: Bench) {
     sleep(LOOK).await;
     release_is_sane(&bench, "web", "web", 1).await;
     bench.change::<Component>("web", json!({"values": {"title": "Changed"}})).await.unwrap();
-    bench.until::<Component>("web", "INSTALLING", installing).await;
+    bench.hold_at::<Component>("web", "INSTALLING", installing).await;
     kill(&mut bench, "INSTALLING, of a change");
     bench.until::<Component>("web", "READY", ready).await;
     release_is_sane(&bench, "web", "web", 2).await;
     bench.delete::<Component>("web").await;
-    bench.until::<Component>("web", "DELETING", |object| object.metadata.deletion_timestamp.is_some()).await;
+    bench.hold_at::<Component>("web", "DELETING", |object| object.metadata.deletion_timestamp.is_some()).await;
     kill(&mut bench, "DELETING");
     bench.gone::<Component>("web").await;
     assert_eq!(bench.revisions("web", "web").await, [""; 0]);
@@ -192,9 +201,7 @@ pub async fn of_a_seed(mut bench: Bench) {
     root::seed(&bench.path("root"), vec![cluster], components);
     bench.start();
     let there = async |bench: &Bench| bench.all::<Component>().list(&ListParams::default()).await.map_or(0, |list| list.items.len());
-    while there(&bench).await < 3 {
-        sleep(Duration::from_millis(10)).await;
-    }
+    bench.hold_at::<Component>("note2", "brought", |_| true).await;
     bench.kill();
     let half = there(&bench).await;
     println!("killed with {half} of {} components", names.len());
