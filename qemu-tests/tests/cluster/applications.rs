@@ -2,7 +2,7 @@
 
 use qemu_tests::node::Node;
 
-use super::{chasi_bod, exec, kube};
+use super::{chasi_bod, exec, kube, program};
 
 /// A folder on the node: a chart, its values, and its image, which no node has, as an OCI layout.
 const MAKE: &str = r#"set -e; d=/var/tmp/app; mkdir -p $d/l/blobs/sha256 $d/chart/templates; t=application/vnd.oci.image
@@ -59,8 +59,9 @@ pub fn deployed_from_a_workstation(node: &Node) {
     let (chart, image) = (format!("--chart-path={}", path("chart")), format!("example.org/team/other:1={}", path("l")));
     let (values, kubeconfig) = (path("v.yaml"), path("kubeconfig"));
     let deploy = ["app", "deploy", "other", &chart, "--vcluster-name=biz", "--namespace=others", "-f", &values, "--images", &image];
-    let program = chasi_bod().canonicalize().unwrap();
-    node.beside(program.to_str().unwrap(), &[&deploy[..], &["--kubeconfig", &kubeconfig, "--wait"]].concat()).unwrap();
+    let (helm, program) = (program(node, "helm", "/usr/bin/helm"), chasi_bod().canonicalize().unwrap());
+    let with = ["--helm", helm.to_str().unwrap(), "--kubeconfig", &kubeconfig, "--wait"];
+    node.beside(program.to_str().unwrap(), &[&deploy[..], &with].concat()).unwrap();
     assert_eq!(kube(node, "chasi-bod vcluster connect biz -- kubectl -n others logs deploy/other"), "second");
     kube(node, "kubectl delete comp other --timeout=300s");
 }

@@ -4,7 +4,7 @@ use qemu_tests::node::{Node, artifact, artifacts, free_port};
 use qemu_tests::slots;
 use qemu_tests::vm::{Firmware, Machine};
 
-use super::{an_operator_sees_the_node, exec, formed, kube, seed, vclusters};
+use super::{an_operator_sees_the_node, build_more, exec, formed, kube, seed, vclusters};
 
 /// Boots as many times as there are answers of the seed; with the virtual cluster and the chart in it, if that is waited for.
 fn power_on(boots: &[&str], with_virtual_cluster: bool) {
@@ -58,4 +58,39 @@ fn soak_tcg_power_on_without_any_network_is_a_ready_cluster() {
         println!("{} ({:.0} s since power-on)", vm.wait(line, 1200).unwrap(), vm.age().as_secs_f64());
     }
     vm.kill();
+}
+
+/// Two processors, which User-Mode Linux has not: one is the control plane's and everybody's, one becomes the pod's that asks for a whole one.
+#[test]
+#[ignore = "soak: builds another image, some minutes of emulation"]
+fn soak_tcg_a_static_cpu_manager_gives_a_guaranteed_pod_a_processor_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = build_more(folder.path(), "pinned", "layers: [{name: orchestration, parameters: {staticCpuManager: true}}]\n");
+    let mut node = Node::of_artifact(folder.path(), &image).unwrap();
+    node.memory = 4096;
+    let mut vm = node.start(Firmware::Bios).unwrap();
+    formed(&node, &mut vm);
+    assert_eq!(kube(&node, "kubectl get nodes -l chasi-bod.io/cpu-manager=static --no-headers | wc -l"), "1");
+    let run = |name: &str, resources: &str| {
+        let container = format!(r#"{{"name":"{name}","image":"chasi-bod.internal/busybox:1.37","resources":{resources},"command":["sleep","999"]}}"#);
+        let overrides = format!(r#"{{"spec":{{"terminationGracePeriodSeconds":1,"containers":[{container}]}}}}"#);
+        kube(
+            &node,
+            &format!("kubectl run {name} --image=none --overrides='{overrides}' && kubectl wait pod/{name} --for=condition=Ready --timeout=300s"),
+        );
+    };
+    let may_use = |name: &str| kube(&node, &format!("kubectl exec {name} -- grep Cpus_allowed_list: /proc/self/status | cut -f 2"));
+    run("shares", "{}");
+    run("owns", r#"{"requests":{"cpu":"1","memory":"16Mi"},"limits":{"cpu":"1","memory":"16Mi"}}"#);
+    let own = may_use("owns");
+    assert!(["0", "1"].contains(&own.as_str()), "{own}");
+    // The kubelet takes it away from all others within ten seconds.
+    let other = if own == "0" { "1" } else { "0" };
+    kube(
+        &node,
+        &format!(
+            "for i in $(seq 60); do [ \"$(kubectl exec shares -- grep Cpus_allowed_list: /proc/self/status | cut -f 2)\" = {other} ] && exit 0; sleep 2; done; exit 1"
+        ),
+    );
+    node.shut_down(vm).unwrap();
 }
