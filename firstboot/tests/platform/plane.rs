@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::Api;
+use kube::{Client, Config};
 use layers::platform::component::ComponentPhase;
 use layers::platform::{Component, Phase, VirtualCluster};
 use serde_json::{Value, json};
@@ -33,7 +34,7 @@ impl Plane {
     /// Lays the container's files.
     async fn new(bench: &Bench) -> Self {
         let root = bench.path("plane");
-        for folder in ["binaries", "data", "tmp", "etc", "pki", "proc", "var/lib/vcluster", ACCOUNT] {
+        for folder in ["binaries", "data", "tmp", "dev", "etc", "pki", "proc", "var/lib/vcluster", ACCOUNT] {
             fs::create_dir_all(root.join(folder)).unwrap();
         }
         for (name, to) in [("vcluster", "vcluster"), ("kine", "binaries/kine"), ("kube", "binaries/kube")] {
@@ -43,6 +44,7 @@ impl Plane {
             symlink("kube", root.join("binaries").join(name)).unwrap();
         }
         fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+        fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n").unwrap();
         let account = |name: &str| root.join(ACCOUNT).join(name);
         fs::copy(bench.path("pki/ca.crt"), account("ca.crt")).unwrap();
         fs::write(account("namespace"), SPACE).unwrap();
@@ -70,14 +72,23 @@ impl Plane {
             ("KUBERNETES_SERVICE_HOST", "10.96.0.1"),
             ("KUBERNETES_SERVICE_PORT", "443"),
         ];
-        let mut args: Vec<String> = ["--pid", "--fork", "--kill-child", "env", "--ignore-environment"].map(String::from).to_vec();
+        let mounts = r#"mount --rbind /dev "$0/dev" && mount -t proc proc "$0/proc" && exec "$@""#;
+        let root = self.root.display().to_string();
+        let args = ["--pid", "--fork", "--kill-child", "--mount", "sh", "-c", mounts, &root, "env", "--ignore-environment"];
+        let mut args = args.map(String::from).to_vec();
         args.extend(environment.map(|(key, value)| format!("{key}={value}")));
-        args.extend(["/usr/sbin/chroot".into(), self.root.display().to_string(), "/vcluster".into(), "start".into()]);
+        args.extend(["/usr/sbin/chroot".into(), root, "/vcluster".into(), "start".into()]);
         self.process = Some(spawn(&bench.path(""), Path::new("/usr/bin/unshare"), &args));
-        let mut probe = Command::new(programs().join("kubectl"));
-        probe.args(["--kubeconfig=/dev/null", "--server=https://127.0.0.1:8443", "--insecure-skip-tls-verify", "get", "--raw", "/readyz"]);
-        while !probe.output().unwrap().status.success() {
-            assert!(begun.elapsed() < Duration::from_secs(240), "the virtual control plane does not become ready\n{}", bench.log("unshare"));
+        let mut config = Config::new("https://127.0.0.1:8443".parse().unwrap());
+        config.accept_invalid_certs = true;
+        let stranger = Client::try_from(config).unwrap();
+        while stranger.request_text(http("/readyz")).await.is_err() {
+            let ended = self.process.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none() && begun.elapsed() < Duration::from_secs(240),
+                "the virtual control plane does not become ready\n{}",
+                bench.log("unshare")
+            );
             sleep(Duration::from_millis(300)).await;
         }
         begun.elapsed().as_secs_f64()
