@@ -78,10 +78,11 @@ impl<'a> Place<'a> {
         list.map(|list| list.items).fault(Fault::Environment, || format!("listing StatefulSets of {}", self.namespace))
     }
 
-    /// Gives control plane and store a number of replicas.
+    /// Gives control plane and store a number of replicas; an etcd runs with the members that it was made with.
     pub async fn scale(&self, sets: &[StatefulSet], replicas: i64) -> Result<()> {
         for set in sets {
             let name = set.name_any();
+            let replicas = members(set).filter(|_| replicas > 0).unwrap_or(replicas);
             let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
             let done = self.api::<StatefulSet>().patch(&name, &PatchParams::default(), &patch).await;
             done.map(drop).fault(Fault::Environment, || format!("scaling {name} of {}", self.namespace))?;
@@ -169,6 +170,14 @@ impl<'a> Place<'a> {
         }
         Ok(())
     }
+}
+
+/// How many members an etcd was made with, whether it runs or not. Whoever starts with a longer list finds a majority of new ones, which is another store
+/// and an empty one (etcd, `--initial-cluster`).
+pub fn members(set: &StatefulSet) -> Option<i64> {
+    let containers = &set.spec.as_ref()?.template.spec.as_ref()?.containers;
+    let list = containers.iter().flat_map(|one| one.command.iter().flatten()).find_map(|word| word.strip_prefix("--initial-cluster="))?;
+    list.split(',').count().try_into().ok()
 }
 
 /// The label of what the syncer copied to the host.

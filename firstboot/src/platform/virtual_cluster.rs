@@ -23,7 +23,7 @@ use layers::units::Digest;
 use layers::{Context as _, Error, Fault, Result};
 use serde_json::{Value, json};
 
-use super::host::{Lack, Place, owner};
+use super::host::{Lack, Place, members, owner};
 use super::report::{self, Voice};
 use super::{copy, isolation};
 use super::{finalize, fresh, unfinalize};
@@ -104,6 +104,13 @@ impl Wanted {
         Err(Error::input(format!("spec.store: it is {is} and cannot become {wanted}; restore a snapshot into a new virtual cluster instead")))
     }
 
+    /// Leaves an etcd the members that it was made with; control planes come and go.
+    fn keep_members(&mut self, sets: &[StatefulSet]) {
+        if let (Some(members), Some(value)) = (sets.iter().find_map(members), self.values.pointer_mut(REPLICAS[1])) {
+            *value = members.into();
+        }
+    }
+
     /// The Kubernetes version, the image's when the settings name none.
     fn version(&self) -> Option<String> {
         self.values.pointer("/controlPlane/distro/k8s/image/tag").and_then(Value::as_str).map(Into::into)
@@ -149,9 +156,10 @@ impl Site {
     /// One look and one piece of work; the phase that it leads to is in the status.
     async fn go_on(&self, object: &VirtualCluster, place: &Place<'_>, status: &mut VirtualClusterStatus) -> Result<Done> {
         let deleted = object.metadata.deletion_timestamp.is_some();
-        let wanted = if deleted { None } else { Some(self.wanted(object).await?) };
+        let mut wanted = if deleted { None } else { Some(self.wanted(object).await?) };
         let moment = wanted.as_ref().and_then(|wanted| wanted.moment.clone());
         let sets = place.sets().await?;
+        wanted.iter_mut().for_each(|wanted| wanted.keep_members(&sets));
         // Before helm was done once a part of the sets may be missing.
         if let Some(wanted) = wanted.as_ref().filter(|_| status.installed.is_some() && !sets.is_empty()) {
             wanted.keeps_store(&sets)?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
@@ -125,6 +126,11 @@ pub async fn of_a_virtual_cluster(mut bench: Bench) {
         let took = bench.rests(NAME, case.end).await;
         println!("  {:?} after {took:.1} s", case.end);
         release_is_sane(&bench, "vcluster-biz", NAME, case.revisions).await;
+    }
+    // Two members of which one was there before would be two stores.
+    let sets = Api::<StatefulSet>::namespaced(bench.client.clone(), "vcluster-biz");
+    for (name, replicas) in [(NAME, 2), ("biz-etcd", 1)] {
+        assert_eq!(sets.get(name).await.unwrap().spec.unwrap().replicas, Some(replicas), "{name}");
     }
     bench.change::<VirtualCluster>(NAME, json!({"quota": {"count/pods": "60"}})).await.unwrap();
     bench.hold_helm("vcluster-biz", NAME, 4).await;

@@ -92,7 +92,7 @@ pub fn merge(below: &mut Value, above: Value) {
 pub enum Store {
     /// One file beside the one control plane.
     Sqlite,
-    /// An etcd of its own with as many members as there are replicas.
+    /// An etcd of its own, with as many members as there are replicas when it is made; it keeps them.
     Etcd,
 }
 

@@ -48,6 +48,16 @@ fn soak_uml_f1_three_replicas_go_on_without_one() {
     kube(&node, all);
     phase(&node, "vc/three", "RUNNING");
     assert_eq!(inside(&node, "three", "get configmap meanwhile -o jsonpath='{.data.word}'"), "meanwhile");
+    // Control planes go and come; the store keeps its members, as an etcd with a longer list would begin anew.
+    for replicas in ["1", "3"] {
+        kube(&node, &format!("chasi-bod vcluster scale three --replicas {replicas} --wait"));
+        let ready = |set: &str, n: &str| {
+            kube(&node, &format!("kubectl -n vcluster-three wait statefulset/{set} --for=jsonpath='{{.status.readyReplicas}}'={n} --timeout=300s"));
+        };
+        ready("three", replicas);
+        ready("three-etcd", "3");
+        assert_eq!(inside(&node, "three", "get configmap meanwhile -o jsonpath='{.data.word}'"), "meanwhile");
+    }
     kube(&node, "chasi-bod vcluster delete three --yes --wait");
     assert_eq!(kube(&node, "kubectl get namespaces,pv -o name | grep three || true"), "");
     node.shut_down(vm).unwrap();
