@@ -79,18 +79,14 @@ fn soak_tcg_a_static_cpu_manager_gives_a_guaranteed_pod_a_processor_of_its_own()
             &format!("kubectl run {name} --image=none --overrides='{overrides}' && kubectl wait pod/{name} --for=condition=Ready --timeout=300s"),
         );
     };
-    let may_use = |name: &str| kube(&node, &format!("kubectl exec {name} -- grep Cpus_allowed_list: /proc/self/status | cut -f 2"));
+    let may_use = |name: &str| format!("kubectl exec {name} -- busybox sed -n 's/^Cpus_allowed_list:[^0-9]*//p' /proc/self/status");
     run("shares", "{}");
     run("owns", r#"{"requests":{"cpu":"1","memory":"16Mi"},"limits":{"cpu":"1","memory":"16Mi"}}"#);
-    let own = may_use("owns");
+    let own = kube(&node, &may_use("owns"));
     assert!(["0", "1"].contains(&own.as_str()), "{own}");
     // The kubelet takes it away from all others within ten seconds.
     let other = if own == "0" { "1" } else { "0" };
-    kube(
-        &node,
-        &format!(
-            "for i in $(seq 60); do [ \"$(kubectl exec shares -- grep Cpus_allowed_list: /proc/self/status | cut -f 2)\" = {other} ] && exit 0; sleep 2; done; exit 1"
-        ),
-    );
+    let shares = may_use("shares");
+    kube(&node, &format!("for i in $(seq 60); do [ \"$({shares})\" = {other} ] && exit 0; sleep 2; done; {shares}; exit 1"));
     node.shut_down(vm).unwrap();
 }
