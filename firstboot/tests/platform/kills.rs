@@ -77,28 +77,24 @@ impl Bench {
 
     /// Holds the controllers while helm makes a revision of a release.
     pub async fn hold_helm(&self, namespace: &str, name: &str, revision: usize) {
-        let records = Api::<Secret>::namespaced(self.client.clone(), namespace);
-        let record = format!("sh.helm.release.v1.{name}.v{revision}");
-        let works = async || {
-            let found = records.get_metadata_opt(&record).await.unwrap();
-            found.is_some_and(|found| found.labels()["status"].starts_with("pending-"))
-        };
+        let works = async || self.state(namespace, name, revision).await.is_some_and(|state| state.starts_with("pending-"));
         self.hold_when(&format!("helm at revision {revision} of {name}"), works).await;
+    }
+
+    /// State of a revision of a release, once helm has begun with it.
+    pub async fn state(&self, namespace: &str, name: &str, revision: usize) -> Option<String> {
+        let records = Api::<Secret>::namespaced(self.client.clone(), namespace);
+        let found = records.get_metadata_opt(&format!("sh.helm.release.v1.{name}.v{revision}")).await.unwrap();
+        found.map(|found| found.labels()["status"].clone())
     }
 }
 
-/// One revision is deployed, the last of so many; nothing is pending.
+/// One revision is deployed, the last; nothing is pending.
 pub async fn release_is_sane(bench: &Bench, namespace: &str, name: &str, revisions: usize) {
-    assert_eq!(sane_revisions(bench, namespace, name).await, revisions, "release {name}\n{}", bench.story());
-}
-
-/// The number of revisions, of which the last one is deployed and nothing is pending.
-pub async fn sane_revisions(bench: &Bench, namespace: &str, name: &str) -> usize {
     let found = bench.revisions(namespace, name).await;
-    let last = found.len().checked_sub(1).unwrap_or_else(|| panic!("there is no release {name}\n{}", bench.story()));
-    let sane = found[last] == "deployed" && found[..last].iter().all(|state| state == "superseded");
-    assert!(sane, "release {name} is {found:?}\n{}", bench.story());
-    found.len()
+    let mut wanted = vec!["superseded"; revisions - 1];
+    wanted.push("deployed");
+    assert_eq!(found, wanted, "release {name}\n{}", bench.story());
 }
 
 pub async fn of_a_virtual_cluster(mut bench: Bench) {
