@@ -59,7 +59,7 @@ pub fn deployed_from_a_workstation(node: &Node) {
     let (chart, image) = (format!("--chart-path={}", path("chart")), format!("example.org/team/other:1={}", path("l")));
     let (values, kubeconfig) = (path("v.yaml"), path("kubeconfig"));
     let deploy = ["app", "deploy", "other", &chart, "--vcluster-name=biz", "--namespace=others", "-f", &values, "--images", &image];
-    let (helm, program) = (program(node, "helm", "/usr/bin/helm"), chasi_bod().canonicalize().unwrap());
+    let (helm, program) = (program(&node.folder, "helm", "/usr/bin/helm"), chasi_bod().canonicalize().unwrap());
     let with = ["--helm", helm.to_str().unwrap(), "--kubeconfig", &kubeconfig, "--wait"];
     node.beside(program.to_str().unwrap(), &[&deploy[..], &with].concat()).unwrap();
     assert_eq!(kube(node, "chasi-bod vcluster connect biz -- kubectl -n others logs deploy/other"), "second");

@@ -1,6 +1,5 @@
 //! What is outside of the node reaches applications in virtual clusters, and an API of one, by one address of the pool.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use qemu_tests::node::Node;
 use qemu_tests::uml::Net;
 
 use super::vclusters::{inside, phase};
-use super::{account, build_more, chasi_bod, formed, kube, profiles, seed};
+use super::{account, build_more, formed, kube, profiles, program, seed};
 
 /// The first of the pool.
 const ADDRESS: &str = "10.77.0.200";
@@ -106,12 +105,9 @@ fn both_applications_answer(node: &Node) {
 }
 
 /// With the client's own certificate, which only the API itself can check.
-fn an_operator_reaches_the_virtual_api(node: &Node, image: &Path) {
+fn an_operator_reaches_the_virtual_api(node: &Node) {
     assert_eq!(kube(node, "kubectl get vc one -o jsonpath='{.status.endpoint}'"), "https://one.example.org");
-    let (program, config) = (node.folder.join("kubectl"), node.folder.join("one.conf"));
-    let bytes = exec::run(chasi_bod(), &["inspect", image.to_str().unwrap(), "--cat", "/usr/lib/chasi-bod/bin/kube"]).unwrap().stdout;
-    std::fs::write(&program, bytes).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (program, config) = (program(&node.folder, "kubectl", "/usr/lib/chasi-bod/bin/kube"), node.folder.join("one.conf"));
     std::fs::write(&config, kube(node, &format!("chasi-bod vcluster connect one --server {ADDRESS}"))).unwrap();
     let kubectl = |words: &[&str]| node.beside(program.to_str().unwrap(), &[&["--kubeconfig", config.to_str().unwrap()], words].concat());
     let listed = String::from_utf8(kubectl(&["get", "namespaces", "-o", "name"]).unwrap().stdout).unwrap();
@@ -151,8 +147,7 @@ fn the_pool_ends_and_ports_are_the_profiles(node: &Node) {
 #[ignore = "soak: builds another image"]
 fn soak_uml_applications_of_two_virtual_clusters_answer_by_an_ingress_from_outside() {
     let (folder, net) = (tempfile::tempdir().unwrap(), Net::new(1).unwrap());
-    let image = image(folder.path());
-    let (mut node, firmware) = Node::in_uml(folder.path(), &image, &net, 1).unwrap();
+    let (mut node, firmware) = Node::in_uml(folder.path(), &image(folder.path()), &net, 1).unwrap();
     node.memory = 2560;
     let mut vm = node.start(firmware.clone()).unwrap();
     formed(&node, &mut vm);
@@ -163,7 +158,7 @@ fn soak_uml_applications_of_two_virtual_clusters_answer_by_an_ingress_from_outsi
         phase(&node, &format!("comp/page-{name}"), "READY");
     }
     both_applications_answer(&node);
-    an_operator_reaches_the_virtual_api(&node, &image);
+    an_operator_reaches_the_virtual_api(&node);
     the_address_is_for_services_alone(&node);
     the_pool_ends_and_ports_are_the_profiles(&node);
     node.shut_down(vm).unwrap();

@@ -100,9 +100,9 @@ fn build_more(folder: &Path, name: &str, more: &str) -> PathBuf {
     build(folder, name)
 }
 
-/// A program of the shipped image on this machine, under the name that it goes by.
-fn program(node: &Node, name: &str, path: &str) -> PathBuf {
-    let program = node.folder.join(name);
+/// A program of the shipped image in a folder of this machine, under the name that it goes by.
+fn program(folder: &Path, name: &str, path: &str) -> PathBuf {
+    let program = folder.join(name);
     let qcow2 = artifact(&artifacts("standalone").unwrap(), "qcow2").unwrap();
     let bytes = exec::run(chasi_bod(), &["inspect", qcow2.to_str().unwrap(), "--cat", path]).unwrap().stdout;
     std::fs::write(&program, bytes).unwrap();
@@ -112,7 +112,7 @@ fn program(node: &Node, name: &str, path: &str) -> PathBuf {
 
 /// `kubectl get nodes` from outside, as an operator's workstation asks: with the image's program and the kubeconfig that the node gives out.
 fn an_operator_sees_the_node(node: &Node, server: &str) {
-    let (program, config) = (program(node, "kubectl", "/usr/lib/chasi-bod/bin/kube"), node.folder.join("kubeconfig"));
+    let (program, config) = (program(&node.folder, "kubectl", "/usr/lib/chasi-bod/bin/kube"), node.folder.join("kubeconfig"));
     std::fs::write(&config, node.ssh(&format!("chasi-bod kubeconfig --server {server}")).unwrap()).unwrap();
     let listed = node.beside(program.to_str().unwrap(), &["--kubeconfig", config.to_str().unwrap(), "get", "nodes", "--no-headers"]).unwrap().stdout;
     let listed = String::from_utf8(listed).unwrap();

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use layers::units::Digest;
 use qemu_tests::exec;
-use qemu_tests::node::{Node, artifact, artifacts};
+use qemu_tests::node::Node;
 use serde_json::json;
 
-use super::{chasi_bod, kube};
+use super::{kube, program};
 
 const ADDRESS: &str = "10.96.0.5:5000";
 
@@ -17,9 +17,7 @@ fn layout(folder: &Path) {
     let (layout, tree) = (folder.join("layout"), folder.join("tree"));
     fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
     fs::create_dir_all(&tree).unwrap();
-    let qcow2 = artifact(&artifacts("standalone").unwrap(), "qcow2").unwrap();
-    let program = exec::run(chasi_bod(), &["inspect", qcow2.to_str().unwrap(), "--cat", "/usr/bin/busybox"]).unwrap().stdout;
-    fs::write(tree.join("busybox"), program).unwrap();
+    program(&tree, "busybox", "/usr/bin/busybox");
     let tar = exec::run("tar", &["-C", tree.to_str().unwrap(), "--mode=0755", "-cf", "-", "busybox"]).unwrap().stdout;
     let blob = |kind: &str, bytes: &[u8]| {
         let digest = Digest::of(bytes);
