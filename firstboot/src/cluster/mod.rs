@@ -9,7 +9,7 @@ mod files;
 mod founding;
 pub(crate) mod helm;
 mod join;
-mod kubeadm;
+pub(crate) mod kubeadm;
 pub(crate) mod kustomize;
 pub(crate) mod mirror;
 mod policy;
@@ -89,8 +89,8 @@ struct Formed {
 pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
-        let reporter = Reporter { sender, up: None };
-        let reporter = Reporter { up: Some(seed::start(reporter.clone())), ..reporter };
+        let reporter = Reporter { sender, seed: None };
+        let reporter = Reporter { seed: Some(seed::start(reporter.clone())), ..reporter };
         let host = Host::new("/");
         // Only reported here: kubeadm waits for containerd by itself, and the kubelet's unit does.
         let (runtime, socket) = (reporter.clone(), host.path(CONTAINERD));
@@ -110,18 +110,22 @@ pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
 #[derive(Clone)]
 struct Reporter {
     sender: Sender<Report>,
-    /// Who waits for the cluster to be up.
-    up: Option<Sender<()>>,
+    /// Who waits for the cluster.
+    seed: Option<Sender<seed::Stage>>,
 }
 
 impl Reporter {
     /// The agent that does not listen any more ends with this thread.
     fn say(&self, step: &'static str, state: State, detail: impl Into<String>, hint: Option<&str>) {
         let _ = self.sender.send(Report { step, state, detail: detail.into(), hint: hint.map(Into::into) });
-        if let Some(up) = self.up.as_ref().filter(|_| (step, state) == ("cluster", State::Done)) {
-            // Who has heard it once listens no more.
-            let _ = up.send(());
+        if (step, state) == ("cluster", State::Done) {
+            self.tell(seed::Stage::Whole);
         }
+    }
+
+    /// Tells how far the cluster is; who has heard enough listens no more.
+    fn tell(&self, stage: seed::Stage) {
+        let _ = self.seed.as_ref().map(|seed| seed.send(stage));
     }
 }
 
@@ -140,6 +144,8 @@ fn follow(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<()> 
             host.write(&formed_path(), format!("{text}\n").as_bytes(), 0o600)?;
             host.sync();
             founding::end(host)?;
+            // It has answered kubeadm just now.
+            reporter.tell(seed::Stage::Api);
             formed
         }
     };

@@ -121,7 +121,7 @@ mod tests {
 
     fn reporter() -> (Reporter, std::sync::mpsc::Receiver<crate::cluster::Report>) {
         let (sender, receiver) = channel();
-        (Reporter { sender, up: None }, receiver)
+        (Reporter { sender, seed: None }, receiver)
     }
 
     #[test]
