@@ -28,6 +28,14 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a node that is whole is looked at: a look is four requests.
 const REST: Duration = Duration::from_secs(10);
 
+/// Somebody else's making of the same thing is as good as ours.
+pub fn made<T>(made: kube::Result<T>) -> kube::Result<()> {
+    match made {
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 /// Keeps the condition of the cluster step true, the routes to other nodes' pods, their policies and, on a control plane, the service that takes nodes in;
 /// returns only when this node's credentials cannot be read.
 pub(super) fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result<()> {

@@ -79,6 +79,11 @@ impl Documents {
         found.ok_or_else(|| Error::internal(format!("reading kubeadm.yaml: no document of kind {kind}")))
     }
 
+    /// The version of Kubernetes.
+    pub fn version(&self) -> Result<Value> {
+        Ok(self.of_kind("ClusterConfiguration")?["kubernetesVersion"].clone())
+    }
+
     /// The pod range of the first node: the first 256 addresses, as the controller manager cuts them.
     pub fn first_node_range(&self) -> Result<String> {
         let range = self.pods()?.to_string();
@@ -130,7 +135,7 @@ impl Documents {
 }
 
 /// Runs kubeadm with a configuration, of which nothing stays behind, and reports its phases. Its preflight checks are the image's promises.
-pub fn run(host: &Host, verb: &str, config: &str, reporter: &Reporter) -> Result<()> {
+pub(super) fn run(host: &Host, verb: &str, config: &str, reporter: &Reporter) -> Result<()> {
     let path = "run/chasi-bod/kubeadm.yaml";
     host.write(path, config.as_bytes(), 0o600)?;
     let mut command = host.program("kubeadm");

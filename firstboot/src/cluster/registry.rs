@@ -26,6 +26,7 @@ use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
 use x509_cert::time::Validity;
 
+use super::api::made;
 use crate::host::Host;
 use crate::images::config::{CLUSTER_CA as CA, registries};
 
@@ -49,20 +50,12 @@ pub async fn vouch(host: &Host, client: &Client, release: &Release) -> Result<()
     let namespace: Namespace = object(json!({"metadata": {"name": RELEASE}}))?;
     let data = json!({"ca.crt": ca, "tls.crt": certificate, "tls.key": key});
     let secret: Secret = object(json!({"metadata": {"name": SECRET}, "type": "kubernetes.io/tls", "stringData": data}))?;
-    exists(Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await).fault(Fault::Environment, failed)?;
-    exists(secrets.create(&PostParams::default(), &secret).await).fault(Fault::Environment, failed)
+    made(Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await).fault(Fault::Environment, failed)?;
+    made(secrets.create(&PostParams::default(), &secret).await).fault(Fault::Environment, failed)
 }
 
 fn object<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<T> {
     serde_json::from_value(value).fault(Fault::Internal, || "making an object of the API".into())
-}
-
-/// Somebody else's making of the same thing is as good as ours.
-fn exists<T>(made: kube::Result<T>) -> kube::Result<()> {
-    match made {
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        other => other.map(drop),
-    }
 }
 
 /// Host of the registry inside the cluster; none when there is no such registry, or a plain one.

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::stock::Stock;
 use super::{NAMESPACE, apply};
+use crate::cluster::api::made;
 use crate::host::Host;
 
 /// The image's templates.
@@ -94,10 +95,9 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
 {
     match Api::<K>::all(client.clone()).create(&PostParams::default(), object).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 422 => {
             Err(Error::input(format!("making {} {}: {}", K::kind(&()), object.name_any(), status.message)))
         }
-        made => made.map(drop).fault(Fault::Environment, || format!("making {} {}", K::kind(&()), object.name_any())),
+        done => made(done).fault(Fault::Environment, || format!("making {} {}", K::kind(&()), object.name_any())),
     }
 }

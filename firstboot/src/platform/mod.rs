@@ -3,6 +3,7 @@
 
 mod addresses;
 mod bring;
+mod certificates;
 mod component;
 pub(crate) mod copy;
 pub(crate) mod host;

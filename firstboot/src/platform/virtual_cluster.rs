@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use super::host::{Lack, Place, members, owner};
 use super::report::{self, Voice};
-use super::{copy, isolation};
+use super::{certificates, copy, isolation};
 use super::{finalize, fresh, unfinalize};
 use crate::cluster::api::WATCH;
 use crate::cluster::helm;
@@ -247,6 +247,7 @@ impl Site {
     async fn install(&self, place: &Place<'_>, object: &VirtualCluster, wanted: &Wanted, status: &mut VirtualClusterStatus) -> Result<()> {
         place.make(wanted.settings.pod_security.unwrap_or(PodSecurity::Baseline)).await?;
         self.isolate(place, object, wanted, status).await?;
+        certificates::make(&self.host, &self.client, place, &wanted.values, self.ranges.services).await?;
         let (name, namespace) = (object.name_any(), place.namespace.clone());
         let (host, chart, values) = (self.host.clone(), helm::bundled(&self.chart.file), wanted.values.clone());
         helm::forget_pending(&self.client, &namespace, &name).await?;

@@ -1,6 +1,6 @@
 //! What stays when its owner goes, and what comes back when others change it.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Secret};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use layers::platform::{Component, Phase, VirtualCluster};
@@ -17,18 +17,33 @@ async fn claims(bench: &Bench) -> Vec<String> {
     list.items.iter().filter(|claim| claim.metadata.deletion_timestamp.is_none()).map(|claim| claim.uid().unwrap()).collect()
 }
 
+/// The Secret of the control plane's certificates: its identity, and the names in it but for the extensions.
+async fn certificates(bench: &Bench) -> (String, String) {
+    let secret = Api::<Secret>::namespaced(bench.client.clone(), SPACE).get("kept-certs").await.unwrap();
+    let mut names: Vec<_> = secret.data.iter().flatten().map(|(name, _)| name.split('.').next().unwrap()).collect();
+    names.dedup();
+    (secret.uid().unwrap(), names.join(" "))
+}
+
 /// With `Retain` the data outlives its virtual cluster, and the next one of the name goes on with it.
 async fn retained_data_is_taken_up_again(bench: &Bench) {
     bench.create::<VirtualCluster>("kept", json!({"template": "edge", "deletionPolicy": "Retain"})).await.unwrap();
     bench.rests("kept", Phase::Running).await;
     let before = claims(bench).await;
     assert_eq!(before.len(), 1);
+    let keys = certificates(bench).await;
+    assert_eq!(
+        keys.1,
+        "admin apiserver-etcd-client apiserver-kubelet-client apiserver ca controller-manager \
+         etcd-ca etcd-healthcheck-client etcd-peer etcd-server front-proxy-ca front-proxy-client sa scheduler"
+    );
     bench.delete::<VirtualCluster>("kept").await;
     bench.gone::<VirtualCluster>("kept").await;
     assert_eq!((bench.revisions(SPACE, "kept").await, claims(bench).await), (Vec::new(), before.clone()));
     bench.create::<VirtualCluster>("kept", json!({"template": "edge"})).await.unwrap();
     bench.rests("kept", Phase::Running).await;
     assert_eq!((bench.revisions(SPACE, "kept").await, claims(bench).await), (vec!["deployed".to_string()], before));
+    assert_eq!(certificates(bench).await, keys);
     bench.delete::<VirtualCluster>("kept").await;
     bench.gone::<VirtualCluster>("kept").await;
     bench.gone::<Namespace>(SPACE).await;

@@ -119,6 +119,13 @@ async fn says(bench: &Bench, condition: &str, status: &str) {
     bench.until::<VirtualCluster>(NAME, &format!("{condition}={status}"), says).await;
 }
 
+/// The Secret of the control plane's certificates as it was last written, with a key that costs little.
+async fn certificates(bench: &Bench) -> Option<String> {
+    let secret = Api::<Secret>::namespaced(bench.client.clone(), SPACE).get("biz-certs").await.unwrap();
+    assert!(secret.data.unwrap()["ca.key"].0.starts_with(b"-----BEGIN EC PRIVATE KEY-----"));
+    secret.metadata.resource_version
+}
+
 /// The first control plane: the cluster is RUNNING neither before its API answers nor before its DNS serves.
 async fn comes_up(bench: &mut Bench) -> Plane {
     bench.script.change(|parts| (parts.real, parts.virtual_api) = (Some(NAME.into()), "127.0.0.1:8443".into()));
@@ -128,8 +135,9 @@ async fn comes_up(bench: &mut Bench) -> Plane {
     bench.create::<VirtualCluster>(NAME, json!({"template": "edge"})).await.unwrap();
     pod(bench, "biz-0", true).await;
     says(bench, "ControlPlaneReady", "False").await;
-    let mut plane = Plane::new(bench).await;
+    let (mut plane, made) = (Plane::new(bench).await, certificates(bench).await);
     println!("the virtual control plane is ready after {:.1} s", plane.start(bench).await);
+    assert_eq!(certificates(bench).await, made, "it has taken the certificates that were there");
     // From now on only its DNS does not.
     bench.script.hold("vcluster-biz/coredns");
     bench.script.release("vcluster-biz/");

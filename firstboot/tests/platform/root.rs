@@ -64,7 +64,7 @@ pub fn lay(root: &Path, folder: &Path) {
     }
     seed(root, Vec::new(), Vec::new());
     fs::create_dir_all(root.join("usr/bin")).unwrap();
-    for program in ["helm", "kubectl"] {
+    for program in ["helm", "kubeadm", "kubectl"] {
         symlink(programs().join(program), root.join("usr/bin").join(program)).unwrap();
     }
 }

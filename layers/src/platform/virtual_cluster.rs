@@ -54,7 +54,7 @@ pub enum DeletionPolicy {
     /// It goes too: nothing is left on the host.
     #[default]
     Delete,
-    /// The namespace with the volume claim of the store stays; a virtual cluster of the same name goes on with it.
+    /// The namespace with the volume claim of the store and the certificates stays; a virtual cluster of the same name goes on with them.
     Retain,
 }
 
