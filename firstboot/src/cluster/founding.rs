@@ -59,7 +59,7 @@ mod tests {
     fn f1_what_a_founding_that_was_cut_off_has_left_is_undone() {
         let dir = tempfile::tempdir().unwrap();
         let (host, (sender, said)) = (Host::new(dir.path()), channel());
-        let reporter = Reporter { sender, seed: None };
+        let reporter = Reporter { sender, up: None };
         let script = format!("#!/bin/sh\ntest ! -e {0}/etc/kubernetes/admin.conf && echo \"$*\" >> {0}/said\n", dir.path().display());
         host.write("usr/bin/kubeadm", script.as_bytes(), 0o755).unwrap();
         std::fs::create_dir_all(host.path("run/containerd")).unwrap();

@@ -89,8 +89,8 @@ struct Formed {
 pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
-        let reporter = Reporter { sender, seed: None };
-        let reporter = Reporter { seed: Some(seed::start(reporter.clone())), ..reporter };
+        let reporter = Reporter { sender, up: None };
+        let reporter = Reporter { up: Some(seed::start(reporter.clone())), ..reporter };
         let host = Host::new("/");
         // Only reported here: kubeadm waits for containerd by itself, and the kubelet's unit does.
         let (runtime, socket) = (reporter.clone(), host.path(CONTAINERD));
@@ -110,22 +110,18 @@ pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
 #[derive(Clone)]
 struct Reporter {
     sender: Sender<Report>,
-    /// Who waits for the cluster.
-    seed: Option<Sender<seed::Stage>>,
+    /// Who waits for the cluster to be up.
+    up: Option<Sender<()>>,
 }
 
 impl Reporter {
     /// The agent that does not listen any more ends with this thread.
     fn say(&self, step: &'static str, state: State, detail: impl Into<String>, hint: Option<&str>) {
         let _ = self.sender.send(Report { step, state, detail: detail.into(), hint: hint.map(Into::into) });
-        if (step, state) == ("cluster", State::Done) {
-            self.tell(seed::Stage::Whole);
+        if let Some(up) = self.up.as_ref().filter(|_| (step, state) == ("cluster", State::Done)) {
+            // Who has heard it once listens no more.
+            let _ = up.send(());
         }
-    }
-
-    /// Tells how far the cluster is; who has heard enough listens no more.
-    fn tell(&self, stage: seed::Stage) {
-        let _ = self.seed.as_ref().map(|seed| seed.send(stage));
     }
 }
 
@@ -144,8 +140,6 @@ fn follow(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<()> 
             host.write(&formed_path(), format!("{text}\n").as_bytes(), 0o600)?;
             host.sync();
             founding::end(host)?;
-            // It has answered kubeadm just now.
-            reporter.tell(seed::Stage::Api);
             formed
         }
     };

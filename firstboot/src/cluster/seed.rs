@@ -39,47 +39,30 @@ pub fn read(host: &Host) -> Result<Seed> {
     serde_json::from_str(&text).fault(Fault::Internal, || format!("reading {SEED}"))
 }
 
-/// How far a cluster is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// The API of one that was founded just now answers.
-    Api,
-    /// Nodes and system pods are ready.
-    Whole,
-}
-
-/// Starts the thread that installs the releases. The first one comes with the API: it has the storage class, and virtual clusters wait for their volumes.
-/// The others would only delay a cluster that is not whole.
-pub(super) fn start(reporter: Reporter) -> Sender<Stage> {
-    let (sender, stages) = channel();
+/// Starts the thread that installs the releases as soon as the cluster is said to be up.
+pub(super) fn start(reporter: Reporter) -> Sender<()> {
+    let (up, waiting) = channel();
     std::thread::spawn(move || {
         let host = Host::new("/");
-        let Ok(mut stage) = stages.recv() else { return };
-        let whole = || {
-            while stage != Stage::Whole {
-                let Ok(next) = stages.recv() else { return };
-                stage = next;
-            }
-        };
-        if is_wanted(&host) {
-            follow(&host, &reporter, whole);
+        if waiting.recv().is_ok() && is_wanted(&host) {
+            follow(&host, &reporter);
         }
     });
-    sender
+    up
 }
 
-fn follow(host: &Host, reporter: &Reporter, whole: impl FnMut()) {
+fn follow(host: &Host, reporter: &Reporter) {
     if !super::exists(host, api::ADMIN) {
         return reporter.say(STEP, State::Unchanged, "control planes install it", None);
     }
-    match install(host, reporter, whole) {
+    match install(host, reporter) {
         Ok((state, detail)) => reporter.say(STEP, state, detail, None),
         Err(error) => reporter.say(STEP, State::Failed, error.to_string(), error.hint()),
     }
 }
 
-/// Installs what is not noted yet, all but the first after `whole` has returned; the error names every release that could not be installed.
-fn install(host: &Host, reporter: &Reporter, mut whole: impl FnMut()) -> Result<(State, String)> {
+/// Installs what is not noted yet; the error names every release that could not be installed.
+fn install(host: &Host, reporter: &Reporter) -> Result<(State, String)> {
     let seed = read(host)?;
     let cluster = Cluster::new(host)?;
     let (mut noted, mut failed, mut made) = (patiently(|| cluster.record())?, Vec::new(), 0);
@@ -89,9 +72,6 @@ fn install(host: &Host, reporter: &Reporter, mut whole: impl FnMut()) -> Result<
         let spec = release.spec().to_string();
         if noted.get(&release.name) == Some(&spec) {
             continue;
-        }
-        if n > 0 {
-            whole();
         }
         reporter.say(STEP, State::Running, format!("installing {} ({} of {all})", release.name, n + 1), None);
         let done = patiently(|| one(host, &cluster, release).inspect_err(|error| retrying(reporter, release, error)));

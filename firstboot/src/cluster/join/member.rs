@@ -121,7 +121,7 @@ mod tests {
 
     fn reporter() -> (Reporter, std::sync::mpsc::Receiver<crate::cluster::Report>) {
         let (sender, receiver) = channel();
-        (Reporter { sender, seed: None }, receiver)
+        (Reporter { sender, up: None }, receiver)
     }
 
     #[test]
