@@ -7,13 +7,12 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
-use kube::config::Kubeconfig;
 use kube::{Api, Client};
 use layers::range::Range;
 use layers::{Context as _, Fault, Result};
 use serde_json::{Value, json};
 
-use super::host::Place;
+use super::host::{Place, leading_to};
 use crate::cluster::api::made;
 use crate::cluster::kubeadm::Documents;
 use crate::exec;
@@ -108,7 +107,6 @@ fn read(pki: &Path) -> Result<BTreeMap<String, String>> {
 
 /// The kubeconfig with the control plane's own API server.
 fn nearby(text: &str) -> Result<String> {
-    let mut kubeconfig = Kubeconfig::from_yaml(text).fault(Fault::Internal, || "reading a kubeconfig".into())?;
-    kubeconfig.clusters.iter_mut().flat_map(|named| &mut named.cluster).for_each(|cluster| cluster.server = Some(format!("https://{API}")));
+    let kubeconfig = leading_to(text, API).fault(Fault::Internal, || "reading a kubeconfig".into())?;
     serde_json::to_string(&kubeconfig).fault(Fault::Internal, || "writing a kubeconfig".into())
 }

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use kube::config::Kubeconfig;
+use kube::config::{Kubeconfig, KubeconfigError};
 use kube::{Api, Client, ResourceExt as _};
 use layers::platform::isolation::NAMES;
 use layers::platform::settings::PodSecurity;
@@ -150,10 +150,8 @@ impl<'a> Place<'a> {
     /// Credentials for the virtual cluster's own API, by the address of its Service; none before its syncer has written them.
     pub async fn kubeconfig(&self) -> Result<Option<Kubeconfig>> {
         let (Some(text), Some(address)) = self.credentials().await? else { return Ok(None) };
-        let mut kubeconfig = Kubeconfig::from_yaml(&text).fault(Fault::Environment, || format!("reading the credentials of {}", self.namespace))?;
-        let server = format!("https://{}", url_host(&address));
-        kubeconfig.clusters.iter_mut().flat_map(|named| &mut named.cluster).for_each(|cluster| cluster.server = Some(server.clone()));
-        Ok(Some(kubeconfig))
+        let kubeconfig = leading_to(&text, &url_host(&address));
+        kubeconfig.map(Some).fault(Fault::Environment, || format!("reading the credentials of {}", self.namespace))
     }
 
     /// Makes the policies of the namespace the wanted ones; users' own are left alone.
@@ -183,6 +181,13 @@ pub fn members(set: &StatefulSet) -> Option<i64> {
 /// The label of what the syncer copied to the host.
 fn managed(name: &str) -> String {
     format!("vcluster.loft.sh/managed-by={name}")
+}
+
+/// A kubeconfig with another host, and port where that is not 443, of the API server.
+pub fn leading_to(text: &str, host: &str) -> std::result::Result<Kubeconfig, KubeconfigError> {
+    let mut kubeconfig = Kubeconfig::from_yaml(text)?;
+    kubeconfig.clusters.iter_mut().flat_map(|named| &mut named.cluster).for_each(|cluster| cluster.server = Some(format!("https://{host}")));
+    Ok(kubeconfig)
 }
 
 /// An address as URLs have it (RFC 3986, 3.2.2).
