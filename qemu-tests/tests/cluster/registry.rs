@@ -62,7 +62,8 @@ fn the_pushed_image_runs(node: &Node) {
     assert_eq!(kube(node, "kubectl logs pushed; kubectl delete pod pushed --wait=true >&2"), "came-from-the-registry");
     // The kubelet may still have to remove the pod's container, and who counts next counts what that holds.
     let left = "ls -d /var/lib/chasi-bod/s/*/fs/busybox 2>/dev/null";
-    node.ssh(&format!("crictl rmi example.org/team/tool:1; for i in $(seq 120); do {left} || exit 0; sleep 1; done; crictl ps -a; exit 1")).unwrap();
+    node.ssh(&format!("crictl rmi example.org/team/tool:1 || exit 1; for i in $(seq 120); do {left} || exit 0; sleep 1; done; crictl ps -a; exit 1"))
+        .unwrap();
 }
 
 /// After a reboot the registry has what it had: the image is pulled anew.
