@@ -2,8 +2,11 @@
 //! finished is left by a build that failed or was killed.
 
 pub mod bmap;
+mod mapped;
+mod ordered;
 pub mod qcow2;
 pub mod raw;
+pub mod vmdk;
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -26,17 +29,20 @@ pub enum OutputFormat {
     Raw,
     /// QCOW2 version 3, compressed.
     Qcow2,
+    /// VMDK, stream-optimized.
+    Vmdk,
 }
 
 impl OutputFormat {
     /// All formats.
-    pub const ALL: [Self; 2] = [Self::Raw, Self::Qcow2];
+    pub const ALL: [Self; 3] = [Self::Raw, Self::Qcow2, Self::Vmdk];
 
     /// File name extension, which is also the name in profiles and on the command line.
     pub fn extension(self) -> &'static str {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
+            Self::Vmdk => "vmdk",
         }
     }
 
@@ -45,6 +51,7 @@ impl OutputFormat {
         match self {
             Self::Raw => &raw::Raw,
             Self::Qcow2 => &qcow2::Qcow2,
+            Self::Vmdk => &vmdk::Vmdk,
         }
     }
 
@@ -54,7 +61,11 @@ impl OutputFormat {
         if file.len() >= 4 {
             file.read_at(&mut magic, 0)?;
         }
-        Ok(if magic == qcow2::format::MAGIC { Self::Qcow2 } else { Self::Raw })
+        Ok(match magic {
+            qcow2::format::MAGIC => Self::Qcow2,
+            vmdk::format::MAGIC => Self::Vmdk,
+            _ => Self::Raw,
+        })
     }
 }
 
@@ -80,7 +91,7 @@ pub trait Format: Sync {
     fn inspect(&self, file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>>;
 }
 
-/// Opens the disk inside a raw or QCOW2 file, whichever it is.
+/// Opens the disk inside a file of any of the formats.
 pub fn open(path: &Path) -> Result<(OutputFormat, Arc<dyn ReadAt>)> {
     let file: Arc<dyn ReadAt> = Arc::new(FileAt::open(path)?);
     let format = OutputFormat::detect(file.as_ref())?;
@@ -147,6 +158,6 @@ mod tests {
         for format in OutputFormat::ALL {
             assert_eq!(format.extension().parse::<OutputFormat>().unwrap(), format);
         }
-        assert_eq!("vmdk".parse::<OutputFormat>().unwrap_err().hint(), Some("known are raw, qcow2"));
+        assert_eq!("vdi".parse::<OutputFormat>().unwrap_err().hint(), Some("known are raw, qcow2, vmdk"));
     }
 }

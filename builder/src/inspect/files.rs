@@ -287,7 +287,7 @@ pub(super) fn disk_of(path: &Path) -> Result<(crate::emit::OutputFormat, Arc<dyn
         return Err(Error::input(format!("reading {}: there is no such file", path.display())));
     }
     if path.is_dir() {
-        let hint = "name a .raw or .qcow2 file in it; `chasi-bod verify` takes a folder";
+        let hint = "name a .raw, .qcow2 or .vmdk file in it; `chasi-bod verify` takes a folder";
         return Err(Error::input(format!("reading {}: it is a folder, not a disk image", path.display())).with_hint(hint));
     }
     let (format, disk) = crate::emit::open(path)?;
@@ -297,11 +297,11 @@ pub(super) fn disk_of(path: &Path) -> Result<(crate::emit::OutputFormat, Arc<dyn
         Err(_) => {
             let found = known_magic(disk.as_ref()).map(|name| format!(" (it looks like {name})")).unwrap_or_default();
             let what = match format {
-                crate::emit::OutputFormat::Qcow2 => "the QCOW2 disk in it has no GUID partition table",
-                crate::emit::OutputFormat::Raw => "it has neither the magic of QCOW2 nor a GUID partition table",
+                crate::emit::OutputFormat::Raw => "it has neither the magic of another format nor a GUID partition table",
+                _ => "the disk in it has no GUID partition table",
             };
             Err(Error::input(format!("reading {}: this is not a disk image that chasi-bod can read: {what}{found}", path.display()))
-                .with_hint("raw and QCOW2 disks are read; `qemu-img convert -O raw` makes one from most other formats"))
+                .with_hint("raw, QCOW2 and VMDK disks are read; `qemu-img convert -O raw` makes one from most other formats"))
         }
     }
 }
@@ -315,8 +315,7 @@ fn has_table(disk: &dyn ReadAt) -> bool {
 
 /// What a file is by its first bytes, for those that people mistake for disks.
 fn known_magic(file: &dyn ReadAt) -> Option<&'static str> {
-    const KNOWN: [(usize, &[u8], &str); 11] = [
-        (0, b"KDMV", "a VMDK disk"),
+    const KNOWN: [(usize, &[u8], &str); 10] = [
         (0, b"# Disk DescriptorFile", "the descriptor of a VMDK disk"),
         (0, b"vhdxfile", "a VHDX disk"),
         (0, b"conectix", "a VHD disk"),

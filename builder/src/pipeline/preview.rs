@@ -157,6 +157,7 @@ fn about(format: OutputFormat, packages: u64, profile: &Profile) -> Bytes {
     let tenths = match format {
         OutputFormat::Raw => 35,
         OutputFormat::Qcow2 => 13,
+        OutputFormat::Vmdk => 15,
     };
     // Rounded, because it is not known better.
     Bytes((packages * tenths / 10).next_multiple_of(10 << 20).min(profile.disk.size.0))

@@ -96,12 +96,14 @@ fn built() -> Built {
 }
 
 #[test]
-fn inspect_tells_the_same_of_raw_and_qcow2() {
+fn inspect_tells_the_same_of_all_formats() {
     let built = built();
-    let (raw, qcow2) = (inspect(&built.write(OutputFormat::Raw)).unwrap(), inspect(&built.write(OutputFormat::Qcow2)).unwrap());
+    let [raw, others @ ..] = OutputFormat::ALL.map(|format| inspect(&built.write(format)).unwrap());
     let mut value = serde_json::to_value(&raw).unwrap();
-    value["format"] = "qcow2".into();
-    assert_eq!(value, serde_json::to_value(&qcow2).unwrap());
+    for (format, other) in OutputFormat::ALL[1..].iter().zip(others) {
+        value["format"] = format.extension().into();
+        assert_eq!(value, serde_json::to_value(&other).unwrap());
+    }
     let Content::Erofs(root) = &raw.partitions[2].content else { panic!("{raw}") };
     let size = std::fs::metadata(built.dir.path().join("root.erofs")).unwrap().len();
     assert_eq!((root.uuid.to_string().as_str(), root.size, root.epoch), (ROOT_UUID, Bytes(size), 1_700_000_000));

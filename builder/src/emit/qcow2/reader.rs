@@ -1,14 +1,14 @@
 //! Reads QCOW2, ours and foreign: plain, zero, zlib and zstd clusters. Strict, because files come from anywhere: each offset is checked, a
 //! compressed cluster cannot unpack to more than a cluster, and tables are read one at a time.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use layers::{Context, Error, Fault, Result};
 
 use super::format::{COMPRESSED, Compression, HEADER, Header, OFFSET, SECTOR, ZERO, be64};
 use crate::disk::ReadAt;
+use crate::emit::mapped::{self, Kept, Mapped};
 
 /// QEMU's own limit of the L1 table, in bytes.
 const L1_LIMIT: u64 = 32 << 20;
@@ -20,8 +20,8 @@ pub struct Reader {
     file: Arc<dyn ReadAt>,
     header: Header,
     l1: Vec<u64>,
-    tables: Mutex<BTreeMap<u64, Arc<Vec<u64>>>>,
-    last: Mutex<Option<(u64, Arc<Vec<u8>>)>>,
+    tables: Kept<Vec<u64>>,
+    last: Kept<Vec<u8>>,
 }
 
 /// Where the bytes of a cluster are.
@@ -50,15 +50,11 @@ impl Reader {
         if tables << header.cluster_bits > file.len() {
             return Err(Error::input(format!("reading the L1 table: {tables} L2 tables do not fit into {} bytes", file.len())));
         }
-        Ok(Self { file, header, l1, tables: Mutex::default(), last: Mutex::default() })
-    }
-
-    fn cluster_size(&self) -> u64 {
-        1 << self.header.cluster_bits
+        Ok(Self { file, header, l1, tables: Kept::new(TABLES_KEPT), last: Kept::new(1) })
     }
 
     fn place(&self, number: u64) -> Result<Place> {
-        let entries = self.cluster_size() / 8;
+        let entries = self.block() / 8;
         let offset = self.l1[(number / entries) as usize] & OFFSET;
         if offset == 0 {
             return Ok(Place::Zero);
@@ -74,12 +70,12 @@ impl Reader {
         match entry & OFFSET {
             _ if entry & ZERO != 0 => Ok(Place::Zero),
             0 => Ok(Place::Zero),
-            at => self.checked(Place::Plain(at), at, self.cluster_size()),
+            at => self.checked(Place::Plain(at), at, self.block()),
         }
     }
 
     fn checked(&self, place: Place, offset: u64, len: u64) -> Result<Place> {
-        let plain_is_odd = matches!(place, Place::Plain(at) if !at.is_multiple_of(self.cluster_size()));
+        let plain_is_odd = matches!(place, Place::Plain(at) if !at.is_multiple_of(self.block()));
         if plain_is_odd || offset.saturating_add(len) > self.file.len() {
             return Err(Error::input(format!("reading a QCOW2 cluster: its offset {offset} is odd or outside the file")));
         }
@@ -87,16 +83,8 @@ impl Reader {
     }
 
     fn table(&self, offset: u64) -> Result<Arc<Vec<u64>>> {
-        if let Some(table) = lock(&self.tables).get(&offset) {
-            return Ok(table.clone());
-        }
-        let table = Arc::new(read_table(self.file.as_ref(), offset, self.cluster_size()).context(|| format!("reading the L2 table at {offset}"))?);
-        let mut tables = lock(&self.tables);
-        if tables.len() >= TABLES_KEPT {
-            tables.pop_first();
-        }
-        tables.insert(offset, table.clone());
-        Ok(table)
+        let read = || read_table(self.file.as_ref(), offset, self.block());
+        self.tables.get(offset, || read().context(|| format!("reading the L2 table at {offset}")))
     }
 
     fn unpack(&self, offset: u64, len: u64, out: &mut [u8]) -> Result<()> {
@@ -108,28 +96,42 @@ impl Reader {
         };
         unpacked.fault(Fault::Input, || format!("unpacking the QCOW2 cluster at {offset}"))
     }
+}
 
-    fn unpacked(&self, number: u64, offset: u64, len: u64) -> Result<Arc<Vec<u8>>> {
-        if let Some((last, bytes)) = &*lock(&self.last)
-            && *last == number
-        {
-            return Ok(bytes.clone());
-        }
-        let mut bytes = vec![0; self.cluster_size() as usize];
-        self.unpack(offset, len, &mut bytes)?;
-        let bytes = Arc::new(bytes);
-        *lock(&self.last) = Some((number, bytes.clone()));
-        Ok(bytes)
+impl Mapped for Reader {
+    const NAME: &str = "QCOW2";
+
+    fn block(&self) -> u64 {
+        1 << self.header.cluster_bits
     }
 
-    /// Reads a part that lies within one cluster.
-    fn read_within(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        let (number, from) = (offset / self.cluster_size(), offset % self.cluster_size());
+    fn size(&self) -> u64 {
+        self.header.size
+    }
+
+    fn tabled(&self) -> impl Iterator<Item = u64> {
+        let entries = self.block() / 8;
+        let used = (0..).zip(&self.l1).filter(|(_, entry)| **entry & OFFSET != 0);
+        used.flat_map(move |(table, _)| table * entries..(table + 1) * entries)
+    }
+
+    fn is_zero(&self, number: u64) -> Result<bool> {
+        Ok(self.place(number)? == Place::Zero)
+    }
+
+    fn read_within(&self, number: u64, offset: u64, buffer: &mut [u8]) -> Result<()> {
         match self.place(number)? {
             Place::Zero => buffer.fill(0),
-            Place::Plain(at) => self.file.read_at(buffer, at + from)?,
-            Place::Packed { offset, len } if buffer.len() as u64 == self.cluster_size() => self.unpack(offset, len, buffer)?,
-            Place::Packed { offset, len } => buffer.copy_from_slice(&self.unpacked(number, offset, len)?[from as usize..][..buffer.len()]),
+            Place::Plain(at) => self.file.read_at(buffer, at + offset)?,
+            Place::Packed { offset: at, len } if buffer.len() as u64 == self.block() => self.unpack(at, len, buffer)?,
+            Place::Packed { offset: at, len } => {
+                let unpacked = || {
+                    let mut bytes = vec![0; self.block() as usize];
+                    self.unpack(at, len, &mut bytes)?;
+                    Ok(bytes)
+                };
+                buffer.copy_from_slice(&self.last.get(number, unpacked)?[offset as usize..][..buffer.len()]);
+            }
         }
         Ok(())
     }
@@ -141,40 +143,12 @@ impl ReadAt for Reader {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        if offset.checked_add(buffer.len() as u64).is_none_or(|end| end > self.header.size) {
-            return Err(Error::input(format!("reading {} bytes at {offset} of a QCOW2 disk of {}", buffer.len(), self.header.size)));
-        }
-        let (mut rest, mut at) = (buffer, offset);
-        while !rest.is_empty() {
-            let within = (self.cluster_size() - at % self.cluster_size()).min(rest.len() as u64);
-            let (part, behind) = rest.split_at_mut(within as usize);
-            self.read_within(part, at).context(|| format!("reading the disk at {at}"))?;
-            (rest, at) = (behind, at + within);
-        }
-        Ok(())
+        mapped::read_at(self, buffer, offset)
     }
 
     fn data(&self) -> Result<Vec<Range<u64>>> {
-        let size = self.cluster_size();
-        let entries = size / 8;
-        let mut out: Vec<Range<u64>> = Vec::new();
-        let used = (0..).zip(&self.l1).filter(|(_, entry)| **entry & OFFSET != 0);
-        for number in used.flat_map(|(table, _)| table * entries..(table + 1) * entries).take_while(|n| n * size < self.header.size) {
-            if self.place(number)? == Place::Zero {
-                continue;
-            }
-            let (start, end) = (number * size, ((number + 1) * size).min(self.header.size));
-            match out.last_mut() {
-                Some(last) if last.end == start => last.end = end,
-                _ => out.push(start..end),
-            }
-        }
-        Ok(out)
+        mapped::data(self)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn read_table(file: &dyn ReadAt, offset: u64, len: u64) -> Result<Vec<u64>> {

@@ -1,5 +1,4 @@
-//! Writes QCOW2: clusters are compressed by all cores in batches and placed by one thread in the order of the disk, so that the bytes do not
-//! depend on the number of cores and memory stays bounded.
+//! Writes QCOW2.
 //!
 //! ```text
 //! header | packed and plain clusters | L2 tables | L1 table | refcount table | refcount blocks
@@ -8,35 +7,22 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc::{Receiver, sync_channel};
 
-use layers::{Context, Error, Fault, Result};
-use rayon::prelude::*;
+use layers::{Context, Fault, Result};
 use zstd::bulk::Compressor;
 
 use super::format::{CLUSTER, CLUSTER_BITS, COPIED, Compression, Header, L2_ENTRIES, REFS_PER_BLOCK, compressed_entry};
-use crate::disk::{ReadAt, blocks, is_zero, read_block};
+use crate::disk::{ReadAt, is_zero};
+use crate::emit::ordered::{self, Packed};
 
 /// zstd's level: measured on clusters of a Go program, 7 % smaller than level 3 for four times its time, 60 MB a second and core; the next ones
 /// that pack better take seven times as long as this one.
 const LEVEL: i32 = 9;
-const BATCH: usize = 128;
 
 /// Writes a disk to an empty file.
 pub fn write(disk: &dyn ReadAt, out: &File) -> Result<()> {
-    let clusters = blocks(disk, CLUSTER)?;
-    let (sender, receiver) = sync_channel(1);
-    std::thread::scope(|scope| {
-        let writer = scope.spawn(move || place_all(disk.len(), out, receiver));
-        let compressed = clusters.chunks(BATCH).try_for_each(|batch| {
-            // A closed channel means that the writer has failed; its own error says why.
-            let batch = compress(disk, batch)?;
-            sender.send(batch).map_err(|_| Error::internal("handing clusters to the writer"))
-        });
-        drop(sender);
-        let written = writer.join().map_err(|_| Error::internal("writing clusters: the writer panicked"))?;
-        written.and(compressed)
-    })
+    let start = || Compressor::new(LEVEL).fault(Fault::Internal, || "starting zstd".into());
+    ordered::pack(disk, CLUSTER, start, compress, |clusters| place_all(disk.len(), out, clusters))
 }
 
 #[derive(Debug)]
@@ -46,18 +32,7 @@ enum Cluster {
     Packed(Vec<u8>),
 }
 
-fn compress(disk: &dyn ReadAt, batch: &[u64]) -> Result<Vec<(u64, Cluster)>> {
-    let init = || (Compressor::new(LEVEL), vec![0; CLUSTER as usize]);
-    let one = |(compressor, buffer): &mut (std::io::Result<Compressor>, Vec<u8>), number: &u64| {
-        let compressor = compressor.as_mut().map_err(|e| Error::internal(format!("starting zstd: {e}")))?;
-        buffer.fill(0);
-        read_block(disk, *number, buffer)?;
-        Ok((*number, compress_one(compressor, buffer)?))
-    };
-    batch.par_iter().with_min_len(8).map_init(init, one).collect()
-}
-
-fn compress_one(compressor: &mut Compressor, bytes: &[u8]) -> Result<Cluster> {
+fn compress(compressor: &mut Compressor, bytes: &[u8]) -> Result<Cluster> {
     if is_zero(bytes) {
         return Ok(Cluster::Zero);
     }
@@ -65,9 +40,9 @@ fn compress_one(compressor: &mut Compressor, bytes: &[u8]) -> Result<Cluster> {
     Ok(if packed.len() < bytes.len() { Cluster::Packed(packed) } else { Cluster::Plain(bytes.to_vec()) })
 }
 
-fn place_all(size: u64, out: &File, batches: Receiver<Vec<(u64, Cluster)>>) -> Result<()> {
+fn place_all(size: u64, out: &File, clusters: Packed<Cluster>) -> Result<()> {
     let mut image = Image::new(size, out);
-    for (number, cluster) in batches.into_iter().flatten() {
+    for (number, cluster) in clusters.into_iter().flatten() {
         match cluster {
             Cluster::Zero => {}
             Cluster::Plain(bytes) => {
