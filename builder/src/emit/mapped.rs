@@ -82,3 +82,13 @@ impl<T> Kept<T> {
         Ok(value)
     }
 }
+
+/// A little-endian number of 32 bits.
+pub fn le32(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..at + 4].iter().rev().fold(0, |n, b| n << 8 | u32::from(*b))
+}
+
+/// A little-endian number of 64 bits.
+pub fn le64(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..at + 8].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
+}

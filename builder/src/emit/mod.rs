@@ -6,6 +6,7 @@ mod mapped;
 mod ordered;
 pub mod qcow2;
 pub mod raw;
+pub mod raw_zst;
 pub mod vmdk;
 
 use std::fs::File;
@@ -27,6 +28,9 @@ use crate::disk::file::FileAt;
 pub enum OutputFormat {
     /// The disk byte by byte, sparse.
     Raw,
+    /// The same, packed with zstd.
+    #[serde(rename = "raw.zst")]
+    RawZst,
     /// QCOW2 version 3, compressed.
     Qcow2,
     /// VMDK, stream-optimized.
@@ -35,12 +39,13 @@ pub enum OutputFormat {
 
 impl OutputFormat {
     /// All formats.
-    pub const ALL: [Self; 3] = [Self::Raw, Self::Qcow2, Self::Vmdk];
+    pub const ALL: [Self; 4] = [Self::Raw, Self::RawZst, Self::Qcow2, Self::Vmdk];
 
     /// File name extension, which is also the name in profiles and on the command line.
     pub fn extension(self) -> &'static str {
         match self {
             Self::Raw => "raw",
+            Self::RawZst => "raw.zst",
             Self::Qcow2 => "qcow2",
             Self::Vmdk => "vmdk",
         }
@@ -50,6 +55,7 @@ impl OutputFormat {
     pub fn format(self) -> &'static dyn Format {
         match self {
             Self::Raw => &raw::Raw,
+            Self::RawZst => &raw_zst::RawZst,
             Self::Qcow2 => &qcow2::Qcow2,
             Self::Vmdk => &vmdk::Vmdk,
         }
@@ -64,6 +70,7 @@ impl OutputFormat {
         Ok(match magic {
             qcow2::format::MAGIC => Self::Qcow2,
             vmdk::format::MAGIC => Self::Vmdk,
+            raw_zst::MAGIC => Self::RawZst,
             _ => Self::Raw,
         })
     }
@@ -158,6 +165,6 @@ mod tests {
         for format in OutputFormat::ALL {
             assert_eq!(format.extension().parse::<OutputFormat>().unwrap(), format);
         }
-        assert_eq!("vdi".parse::<OutputFormat>().unwrap_err().hint(), Some("known are raw, qcow2, vmdk"));
+        assert_eq!("vdi".parse::<OutputFormat>().unwrap_err().hint(), Some("known are raw, raw.zst, qcow2, vmdk"));
     }
 }

@@ -17,12 +17,12 @@ const PIECE: u64 = 1 << 20;
 pub type Packed<T> = Receiver<Vec<(u64, T)>>;
 
 /// Packs each block of `unit` bytes that may hold other bytes than zero and hands all to `place`. A block at the disk's end is filled up with zeros.
-/// `start` makes what one core needs for its work.
+/// `start` makes what one core needs for its work; `one` gets number and bytes.
 pub fn pack<S, T: Send>(
     disk: &dyn ReadAt,
     unit: u64,
     start: impl Fn() -> Result<S> + Sync,
-    one: impl Fn(&mut S, &[u8]) -> Result<T> + Sync,
+    one: impl Fn(&mut S, u64, &[u8]) -> Result<T> + Sync,
     place: impl FnOnce(Packed<T>) -> Result<()> + Send,
 ) -> Result<()> {
     let numbers = blocks(disk, unit)?;
@@ -31,7 +31,7 @@ pub fn pack<S, T: Send>(
         let state = state.as_mut().map_err(|error| Error::internal(error.to_string()))?;
         buffer.fill(0);
         read_block(disk, *number, buffer)?;
-        Ok((*number, one(state, buffer)?))
+        Ok((*number, one(state, *number, buffer)?))
     };
     let (sender, receiver) = sync_channel(1);
     std::thread::scope(|scope| {

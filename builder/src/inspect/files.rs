@@ -287,7 +287,7 @@ pub(super) fn disk_of(path: &Path) -> Result<(crate::emit::OutputFormat, Arc<dyn
         return Err(Error::input(format!("reading {}: there is no such file", path.display())));
     }
     if path.is_dir() {
-        let hint = "name a .raw, .qcow2 or .vmdk file in it; `chasi-bod verify` takes a folder";
+        let hint = "name a .raw, .raw.zst, .qcow2 or .vmdk file in it; `chasi-bod verify` takes a folder";
         return Err(Error::input(format!("reading {}: it is a folder, not a disk image", path.display())).with_hint(hint));
     }
     let (format, disk) = crate::emit::open(path)?;
@@ -301,7 +301,7 @@ pub(super) fn disk_of(path: &Path) -> Result<(crate::emit::OutputFormat, Arc<dyn
                 _ => "the disk in it has no GUID partition table",
             };
             Err(Error::input(format!("reading {}: this is not a disk image that chasi-bod can read: {what}{found}", path.display()))
-                .with_hint("raw, QCOW2 and VMDK disks are read; `qemu-img convert -O raw` makes one from most other formats"))
+                .with_hint("raw disks, also packed by us, QCOW2 and VMDK are read; `qemu-img convert -O raw` makes one from most other formats"))
         }
     }
 }
@@ -315,14 +315,13 @@ fn has_table(disk: &dyn ReadAt) -> bool {
 
 /// What a file is by its first bytes, for those that people mistake for disks.
 fn known_magic(file: &dyn ReadAt) -> Option<&'static str> {
-    const KNOWN: [(usize, &[u8], &str); 10] = [
+    const KNOWN: [(usize, &[u8], &str); 9] = [
         (0, b"# Disk DescriptorFile", "the descriptor of a VMDK disk"),
         (0, b"vhdxfile", "a VHDX disk"),
         (0, b"conectix", "a VHD disk"),
         (0, b"<<< Oracle VM VirtualBox", "a VDI disk"),
         (0, &[0x1f, 0x8b], "a gzip file: unpack it first"),
         (0, &[0xfd, b'7', b'z', b'X', b'Z'], "an xz file: unpack it first"),
-        (0, &[0x28, 0xb5, 0x2f, 0xfd], "a zstd file: unpack it first"),
         (1024, &[0xe2, 0xe1, 0xf5, 0xe0], "a bare EROFS file system"),
         (257, b"ustar", "a tar archive"),
         (510, &[0x55, 0xaa], "a disk or file system with an MBR only"),

@@ -152,7 +152,8 @@ pub enum State {
 impl Outcome {
     /// The artifact of a format.
     pub fn artifact(&self, format: OutputFormat) -> Result<PathBuf> {
-        let found = self.files.iter().find(|f| f.extension().is_some_and(|e| e == format.extension()));
+        let ending = format!(".{}", format.extension());
+        let found = self.files.iter().find(|file| file.to_string_lossy().ends_with(&ending));
         found.cloned().ok_or_else(|| Error::internal(format!("looking for the {} artifact: it was not built", format.extension())))
     }
 }
@@ -368,14 +369,17 @@ fn artifact(request: &Build, profile: &Profile, format: OutputFormat, image: &Im
     let path = staging.dir.join(&file);
     emit::emit(format, &image.disk, &path)?;
     let size = Bytes(fs::metadata(&path).context(|| format!("reading {}", path.display()))?.len());
-    if format != OutputFormat::Raw {
-        let (sha256, check) = output::sums(&path)?;
-        return Ok(Artifact { file, size, sha256: Some(sha256), check: Some(check), block_map: None });
-    }
-    let (name, text) = (format!("{file}.bmap"), emit::bmap::write(&image.disk)?);
-    staging.write(&name, text.as_bytes())?;
-    let sha256 = (request.raw_sum == RawSum::Write).then(|| output::sha256(&path)).transpose()?;
-    Ok(Artifact { file, size, sha256, check: None, block_map: Some(Named::of(&name, text.as_bytes())) })
+    let map = || {
+        let (name, text) = (format!("{file}.bmap"), emit::bmap::write(&image.disk)?);
+        staging.write(&name, text.as_bytes())?;
+        Ok::<_, Error>(Named::of(&name, text.as_bytes()))
+    };
+    let block_map = matches!(format, OutputFormat::Raw | OutputFormat::RawZst).then(map).transpose()?;
+    let (sha256, check) = match format {
+        OutputFormat::Raw => ((request.raw_sum == RawSum::Write).then(|| output::sha256(&path)).transpose()?, None),
+        _ => output::sums(&path).map(|(sha256, check)| (Some(sha256), Some(check)))?,
+    };
+    Ok(Artifact { file, size, sha256, check, block_map })
 }
 
 /// Artifacts of the same image that this build was not asked for stay.

@@ -70,7 +70,11 @@ fn d1_killed_at_any_time_leaves_a_whole_file_or_none() {
     let path = dir.path().join("artifact");
     let program = std::env::current_exe().unwrap().display().to_string();
     let start = |round: u32| {
-        victim_command(&program, dir.path(), ["raw", "qcow2", "vmdk"][round as usize % 3]).args(VICTIM).stdout(Stdio::null()).spawn().unwrap()
+        victim_command(&program, dir.path(), ["raw", "raw.zst", "qcow2", "vmdk"][round as usize % 4])
+            .args(VICTIM)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
     };
     let begun = Instant::now();
     assert!(start(0).wait().unwrap().success());
@@ -100,7 +104,7 @@ fn d1_a_full_disk_is_named_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let program = std::env::current_exe().unwrap().display().to_string();
     for round in 0..20 {
-        let format = ["raw", "qcow2", "vmdk", "fat"][round % 4];
+        let format = ["raw", "raw.zst", "qcow2", "vmdk", "fat"][round % 5];
         let kib = 64 + round * 1200;
         let script = format!("mount -t tmpfs -o size={kib}k none \"${DIR}\" && exec \"$0\" \"$@\"");
         let mut command = victim_command("unshare", dir.path(), format);

@@ -32,7 +32,7 @@ enum Cluster {
     Packed(Vec<u8>),
 }
 
-fn compress(compressor: &mut Compressor, bytes: &[u8]) -> Result<Cluster> {
+fn compress(compressor: &mut Compressor, _: u64, bytes: &[u8]) -> Result<Cluster> {
     if is_zero(bytes) {
         return Ok(Cluster::Zero);
     }

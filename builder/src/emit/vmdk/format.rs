@@ -3,6 +3,8 @@
 
 use layers::{Error, Result};
 
+use crate::emit::mapped::{le32, le64};
+
 /// First bytes of a file.
 pub const MAGIC: [u8; 4] = *b"KDMV";
 /// Bytes of a sector, which is also the size of header and markers.
@@ -136,14 +138,4 @@ impl Header {
     pub fn tables(&self) -> u64 {
         self.capacity.div_ceil(self.grain * u64::from(self.table_entries))
     }
-}
-
-/// A little-endian number of 32 bits.
-pub fn le32(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..at + 4].iter().rev().fold(0, |n, b| n << 8 | u32::from(*b))
-}
-
-/// A little-endian number of 64 bits.
-pub fn le64(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..at + 8].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use layers::{Context, Error, Fault, Result};
 
-use super::format::{AT_END, COMPRESSED, GRAIN_MARKER, Header, MARKERS, SECTOR, ZERO_GRAINS, le32, le64};
+use super::format::{AT_END, COMPRESSED, GRAIN_MARKER, Header, MARKERS, SECTOR, ZERO_GRAINS};
 use crate::disk::ReadAt;
-use crate::emit::mapped::{self, Kept, Mapped};
+use crate::emit::mapped::{self, Kept, Mapped, le32, le64};
 
 const TABLES_KEPT: usize = 32;
 

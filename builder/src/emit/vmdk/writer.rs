@@ -23,7 +23,7 @@ pub fn write(disk: &dyn ReadAt, out: &File) -> Result<()> {
     if capacity > u64::from(u32::MAX) {
         return Err(Error::input(format!("writing VMDK: a disk of {} bytes is too large for it, 2 TiB is the most", disk.len())));
     }
-    ordered::pack(disk, GRAIN, || Ok(()), |(), bytes| compress(bytes), |grains| Image::new(capacity, out).place_all(grains))
+    ordered::pack(disk, GRAIN, || Ok(()), |(), _, bytes| compress(bytes), |grains| Image::new(capacity, out).place_all(grains))
 }
 
 /// Nothing for zeros.
