@@ -10,7 +10,7 @@ use layers::{Context, Error, Fault, Result};
 use uuid::Uuid;
 
 use super::layout::Layout;
-use super::{Disk, ReadAt};
+use super::{Disk, ReadAt, le32, le64};
 
 /// Size of a sector in bytes.
 pub const SECTOR: u64 = 512;
@@ -222,14 +222,6 @@ fn guid(bytes: &[u8]) -> Uuid {
     let mut out = [0; 16];
     out.copy_from_slice(&bytes[..16]);
     Uuid::from_bytes_le(out)
-}
-
-fn le32(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..at + 4].iter().rev().fold(0, |n, b| n << 8 | u32::from(*b))
-}
-
-fn le64(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..at + 8].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
 }
 
 #[cfg(test)]

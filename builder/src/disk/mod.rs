@@ -68,6 +68,21 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     wide.iter().all(|c| c.iter().fold(0, |all, b| all | b) == 0) && rest.iter().all(|b| *b == 0)
 }
 
+/// A little-endian number of 16 bits.
+pub(crate) fn le16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// A little-endian number of 32 bits.
+pub(crate) fn le32(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..at + 4].iter().rev().fold(0, |n, b| n << 8 | u32::from(*b))
+}
+
+/// A little-endian number of 64 bits.
+pub(crate) fn le64(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..at + 8].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
+}
+
 /// A disk of a fixed size made of segments; what no segment covers reads as zero.
 #[derive(Clone, Debug)]
 pub struct Disk {

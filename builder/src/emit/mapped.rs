@@ -1,12 +1,15 @@
 //! What readers of formats share that keep a disk as blocks of one size, found through tables.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use layers::{Context, Error, Result};
 
-/// A disk in blocks of one size.
+use crate::disk::ReadAt;
+
+/// A disk in blocks of one size; being one is enough to be read at any place.
 pub trait Mapped {
     /// What its errors call it.
     const NAME: &str;
@@ -22,36 +25,40 @@ pub trait Mapped {
     fn read_within(&self, number: u64, offset: u64, buffer: &mut [u8]) -> Result<()>;
 }
 
-/// `ReadAt::read_at` of such a disk.
-pub fn read_at<T: Mapped>(disk: &T, buffer: &mut [u8], offset: u64) -> Result<()> {
-    if offset.checked_add(buffer.len() as u64).is_none_or(|end| end > disk.size()) {
-        return Err(Error::input(format!("reading {} bytes at {offset} of a {} disk of {}", buffer.len(), T::NAME, disk.size())));
+impl<T: Mapped + Send + Sync + Debug> ReadAt for T {
+    fn len(&self) -> u64 {
+        self.size()
     }
-    let (mut rest, mut at) = (buffer, offset);
-    while !rest.is_empty() {
-        let (number, from) = (at / disk.block(), at % disk.block());
-        let (part, behind) = rest.split_at_mut((disk.block() - from).min(rest.len() as u64) as usize);
-        at += part.len() as u64;
-        disk.read_within(number, from, part).context(|| format!("reading the disk at {}", number * disk.block() + from))?;
-        rest = behind;
-    }
-    Ok(())
-}
 
-/// `ReadAt::data` of such a disk.
-pub fn data<T: Mapped>(disk: &T) -> Result<Vec<Range<u64>>> {
-    let mut out: Vec<Range<u64>> = Vec::new();
-    for number in disk.tabled().take_while(|number| number * disk.block() < disk.size()) {
-        if disk.is_zero(number)? {
-            continue;
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        if offset.checked_add(buffer.len() as u64).is_none_or(|end| end > self.size()) {
+            return Err(Error::input(format!("reading {} bytes at {offset} of a {} disk of {}", buffer.len(), T::NAME, self.size())));
         }
-        let (start, end) = (number * disk.block(), ((number + 1) * disk.block()).min(disk.size()));
-        match out.last_mut() {
-            Some(last) if last.end == start => last.end = end,
-            _ => out.push(start..end),
+        let (mut rest, mut at) = (buffer, offset);
+        while !rest.is_empty() {
+            let (number, from) = (at / self.block(), at % self.block());
+            let (part, behind) = rest.split_at_mut((self.block() - from).min(rest.len() as u64) as usize);
+            let next = at + part.len() as u64;
+            self.read_within(number, from, part).context(|| format!("reading the disk at {at}"))?;
+            (rest, at) = (behind, next);
         }
+        Ok(())
     }
-    Ok(out)
+
+    fn data(&self) -> Result<Vec<Range<u64>>> {
+        let mut out: Vec<Range<u64>> = Vec::new();
+        for number in self.tabled().take_while(|number| number * self.block() < self.size()) {
+            if self.is_zero(number)? {
+                continue;
+            }
+            let (start, end) = (number * self.block(), ((number + 1) * self.block()).min(self.size()));
+            match out.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ => out.push(start..end),
+            }
+        }
+        Ok(out)
+    }
 }
 
 /// Some of what was read, as reading it again is dear.
@@ -81,14 +88,4 @@ impl<T> Kept<T> {
         values.insert(key, value.clone());
         Ok(value)
     }
-}
-
-/// A little-endian number of 32 bits.
-pub fn le32(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..at + 4].iter().rev().fold(0, |n, b| n << 8 | u32::from(*b))
-}
-
-/// A little-endian number of 64 bits.
-pub fn le64(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..at + 8].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
 }

@@ -10,7 +10,7 @@ pub mod raw_zst;
 pub mod vmdk;
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -115,6 +115,11 @@ pub fn emit(format: OutputFormat, disk: &dyn ReadAt, path: &Path) -> Result<()> 
         return Err::<(), _>(error).context(|| format!("writing {} (it may take up to {need})", path.display()));
     }
     partial.persist(path)
+}
+
+/// Writes bytes of a format to their place in the file.
+fn put(out: &File, bytes: &[u8], at: u64) -> Result<()> {
+    out.write_all_at(bytes, at).fault(Fault::Environment, || format!("writing {} bytes at {at}", bytes.len()))
 }
 
 /// A file under way, `.<name>.partial` beside its final place: removed when dropped, taken over by the next build when its own was killed.

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use layers::units::Bytes;
 use layers::{Context, Fault, Result};
 use rayon::prelude::*;
 
-use super::{Format, OutputFormat};
+use super::{Format, OutputFormat, put};
 use crate::disk::{ReadAt, blocks, is_zero, read_block};
 
 const COPY: usize = 1 << 20;
@@ -44,8 +43,7 @@ fn copy(disk: &dyn ReadAt, out: &File, number: u64, buffer: &mut [u8]) -> Result
     let start = number * COPY as u64;
     let bytes = read_block(disk, number, buffer)?;
     for run in runs(bytes) {
-        let at = start + run.start as u64;
-        out.write_all_at(&bytes[run.clone()], at).fault(Fault::Environment, || format!("writing {} bytes at {at}", run.len()))?;
+        put(out, &bytes[run.clone()], start + run.start as u64)?;
     }
     Ok(())
 }
@@ -96,7 +94,7 @@ mod tests {
                 8 << 20
             }
             fn read_at(&self, _: &mut [u8], offset: u64) -> Result<()> {
-                if offset > 4 << 20 { Err(layers::Error::environment("reading the source: gone")) } else { Ok(()) }
+                if offset >= 4 << 20 { Err(layers::Error::environment("reading the source: gone")) } else { Ok(()) }
             }
         }
         let dir = tempfile::tempdir().unwrap();

@@ -6,8 +6,6 @@
 //! ```
 
 use std::fs::File;
-use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use layers::units::Bytes;
@@ -15,10 +13,10 @@ use layers::{Context, Error, Fault, Result};
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::{CParameter, compress_bound};
 
-use super::Format;
-use super::mapped::{self, Kept, Mapped, le32};
+use super::mapped::{Kept, Mapped};
 use super::ordered::{self, Packed};
-use crate::disk::{ReadAt, blocks, is_zero};
+use super::{Format, put};
+use crate::disk::{ReadAt, blocks, is_zero, le32};
 
 /// First bytes of a frame.
 pub const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
@@ -50,14 +48,18 @@ impl Format for RawZst {
     }
 
     fn emit(&self, disk: &dyn ReadAt, out: &File) -> Result<()> {
-        let size = |number: u64| (disk.len() - number * FRAME).min(FRAME) as usize;
-        let one = |packer: &mut Compressor, number: u64, bytes: &[u8]| compress(packer, &bytes[..size(number)]);
+        let one = |packer: &mut Compressor, number: u64, bytes: &[u8]| compress(packer, &bytes[..length(disk.len(), FRAME, number) as usize]);
         ordered::pack(disk, FRAME, packer, one, |frames| place_all(disk.len(), out, frames))
     }
 
     fn inspect(&self, file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
         Ok(Arc::new(Reader::open(file)?))
     }
+}
+
+/// Bytes of the disk that a frame has: the last one may be shorter.
+fn length(size: u64, frame: u64, number: u64) -> u64 {
+    (size - number * frame).min(frame)
 }
 
 fn packer<'a>() -> Result<Compressor<'a>> {
@@ -82,7 +84,7 @@ fn place_all(size: u64, out: &File, frames: Packed<Vec<u8>>) -> Result<()> {
     let mut next = 0;
     for (number, bytes) in frames.into_iter().flatten() {
         (next..number).try_for_each(|_| append(&zeros, &mut table, FRAME))?;
-        append(&bytes, &mut table, (size - number * FRAME).min(FRAME))?;
+        append(&bytes, &mut table, length(size, FRAME, number))?;
         next = number + 1;
     }
     (next..size / FRAME).try_for_each(|_| append(&zeros, &mut table, FRAME))?;
@@ -90,13 +92,9 @@ fn place_all(size: u64, out: &File, frames: Packed<Vec<u8>>) -> Result<()> {
         append(&compress(&mut packer()?, &vec![0; (size % FRAME) as usize])?, &mut table, size % FRAME)?;
     }
     let count = (table.len() / 8) as u32;
-    let length = table.len() as u32 + FOOTER as u32;
-    let end = [&SKIPPABLE.to_le_bytes()[..], &length.to_le_bytes(), &table, &count.to_le_bytes(), &[0], &SEEKABLE.to_le_bytes()].concat();
+    let behind = table.len() as u32 + FOOTER as u32;
+    let end = [&SKIPPABLE.to_le_bytes()[..], &behind.to_le_bytes(), &table, &count.to_le_bytes(), &[0], &SEEKABLE.to_le_bytes()].concat();
     put(out, &end, at)
-}
-
-fn put(out: &File, bytes: &[u8], at: u64) -> Result<()> {
-    out.write_all_at(bytes, at).fault(Fault::Environment, || format!("writing {} bytes at {at}", bytes.len()))
 }
 
 /// The disk inside such a file.
@@ -154,7 +152,7 @@ impl Reader {
     fn unpack(&self, number: u64) -> Result<Vec<u8>> {
         let (at, end) = (self.places[number as usize], self.places[number as usize + 1]);
         let packed = read(self.file.as_ref(), at, end - at)?;
-        let length = (self.size - number * self.frame).min(self.frame) as usize;
+        let length = length(self.size, self.frame, number) as usize;
         let unpacked = Decompressor::new().and_then(|mut zstd| zstd.decompress(&packed, length));
         let unpacked = unpacked.fault(Fault::Input, || format!("unpacking the zstd frame at {at}"))?;
         if unpacked.len() != length {
@@ -188,20 +186,6 @@ impl Mapped for Reader {
         let frame = self.recent.get(number, || self.unpack(number))?;
         buffer.copy_from_slice(&frame[offset as usize..][..buffer.len()]);
         Ok(())
-    }
-}
-
-impl ReadAt for Reader {
-    fn len(&self) -> u64 {
-        self.size
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        mapped::read_at(self, buffer, offset)
-    }
-
-    fn data(&self) -> Result<Vec<Range<u64>>> {
-        mapped::data(self)
     }
 }
 

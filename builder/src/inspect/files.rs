@@ -297,7 +297,7 @@ pub(super) fn disk_of(path: &Path) -> Result<(crate::emit::OutputFormat, Arc<dyn
         Err(_) => {
             let found = known_magic(disk.as_ref()).map(|name| format!(" (it looks like {name})")).unwrap_or_default();
             let what = match format {
-                crate::emit::OutputFormat::Raw => "it has neither the magic of another format nor a GUID partition table",
+                crate::emit::OutputFormat::Raw => "it has neither the magic of QCOW2, VMDK or zstd nor a GUID partition table",
                 _ => "the disk in it has no GUID partition table",
             };
             Err(Error::input(format!("reading {}: this is not a disk image that chasi-bod can read: {what}{found}", path.display()))

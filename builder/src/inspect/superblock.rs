@@ -6,6 +6,8 @@ use layers::{Error, Result};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::disk::{le16, le32, le64};
+
 /// Facts of a dm-verity superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -30,7 +32,7 @@ impl Verity {
         if bytes.len() < 512 || &bytes[..8] != b"verity\0\0" {
             return Ok(None);
         }
-        let salt = u16::from_le_bytes([bytes[80], bytes[81]]) as usize;
+        let salt = usize::from(le16(bytes, 80));
         let (version, form) = (le32(bytes, 8), le32(bytes, 12));
         if version != 1 || form != 1 || salt > 256 {
             return Err(Error::input(format!("reading the verity superblock: version {version}, hash type {form}, salt of {salt} bytes")));
@@ -100,12 +102,4 @@ fn text(bytes: &[u8]) -> String {
 
 fn uuid(bytes: &[u8], at: usize) -> Uuid {
     Uuid::from_slice(&bytes[at..at + 16]).unwrap_or_default()
-}
-
-fn le32(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..at + 4].iter().rev().fold(0, |n, b| n << 8 | u32::from(*b))
-}
-
-fn le64(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..at + 8].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
 }

@@ -1,14 +1,13 @@
 //! Reads QCOW2, ours and foreign: plain, zero, zlib and zstd clusters. Strict, because files come from anywhere: each offset is checked, a
 //! compressed cluster cannot unpack to more than a cluster, and tables are read one at a time.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use layers::{Context, Error, Fault, Result};
 
 use super::format::{COMPRESSED, Compression, HEADER, Header, OFFSET, SECTOR, ZERO, be64};
 use crate::disk::ReadAt;
-use crate::emit::mapped::{self, Kept, Mapped};
+use crate::emit::mapped::{Kept, Mapped};
 
 /// QEMU's own limit of the L1 table, in bytes.
 const L1_LIMIT: u64 = 32 << 20;
@@ -134,20 +133,6 @@ impl Mapped for Reader {
             }
         }
         Ok(())
-    }
-}
-
-impl ReadAt for Reader {
-    fn len(&self) -> u64 {
-        self.header.size
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        mapped::read_at(self, buffer, offset)
-    }
-
-    fn data(&self) -> Result<Vec<Range<u64>>> {
-        mapped::data(self)
     }
 }
 

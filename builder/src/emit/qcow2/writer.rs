@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 use layers::{Context, Fault, Result};
 use zstd::bulk::Compressor;
@@ -14,6 +13,7 @@ use zstd::bulk::Compressor;
 use super::format::{CLUSTER, CLUSTER_BITS, COPIED, Compression, Header, L2_ENTRIES, REFS_PER_BLOCK, compressed_entry};
 use crate::disk::{ReadAt, is_zero};
 use crate::emit::ordered::{self, Packed};
+use crate::emit::put;
 
 /// zstd's level: measured on clusters of a Go program, 7 % smaller than level 3 for four times its time, 60 MB a second and core; the next ones
 /// that pack better take seven times as long as this one.
@@ -110,7 +110,7 @@ impl<'a> Image<'a> {
     }
 
     fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
-        self.out.write_all_at(bytes, at).fault(Fault::Environment, || format!("writing {} bytes at {at}", bytes.len()))
+        put(self.out, bytes, at)
     }
 
     fn write_table(&self, entries: &[u64], at: u64) -> Result<()> {

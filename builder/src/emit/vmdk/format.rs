@@ -3,7 +3,7 @@
 
 use layers::{Error, Result};
 
-use crate::emit::mapped::{le32, le64};
+use crate::disk::{le16, le32, le64};
 
 /// First bytes of a file.
 pub const MAGIC: [u8; 4] = *b"KDMV";
@@ -107,7 +107,7 @@ impl Header {
         if bytes[..4] != MAGIC || !(1..=3).contains(&version) {
             return refused(format!("version {version} is not known"));
         }
-        let (flags, packing) = (le32(bytes, 8), u16::from_le_bytes([bytes[77], bytes[78]]));
+        let (flags, packing) = (le32(bytes, 8), le16(bytes, 77));
         if flags & NEWLINES != 0 && bytes[73..77] != TEXT {
             return refused("it was transferred as text, which has changed its bytes".into());
         }

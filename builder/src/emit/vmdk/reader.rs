@@ -2,14 +2,13 @@
 //! sparse ones. Strict, because files come from anywhere: each offset is checked, a grain cannot unpack to more than a grain, and tables are read
 //! one at a time.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use layers::{Context, Error, Fault, Result};
 
 use super::format::{AT_END, COMPRESSED, GRAIN_MARKER, Header, MARKERS, SECTOR, ZERO_GRAINS};
-use crate::disk::ReadAt;
-use crate::emit::mapped::{self, Kept, Mapped, le32, le64};
+use crate::disk::{ReadAt, le32, le64};
+use crate::emit::mapped::{Kept, Mapped};
 
 const TABLES_KEPT: usize = 32;
 
@@ -116,20 +115,6 @@ impl Mapped for Reader {
             Some(at) => self.file.read_at(buffer, at + offset)?,
         }
         Ok(())
-    }
-}
-
-impl ReadAt for Reader {
-    fn len(&self) -> u64 {
-        self.size()
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        mapped::read_at(self, buffer, offset)
-    }
-
-    fn data(&self) -> Result<Vec<Range<u64>>> {
-        mapped::data(self)
     }
 }
 

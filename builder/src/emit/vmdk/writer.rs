@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
@@ -15,6 +14,7 @@ use layers::{Context, Error, Fault, Result};
 use super::format::{AT_END, COMPRESSED, DESCRIPTOR, GRAIN, GRAIN_MARKER, Header, MARKERS, Marker, NEWLINES, OVERHEAD, SECTOR, TABLE, TABLE_ENTRIES};
 use crate::disk::{ReadAt, is_zero};
 use crate::emit::ordered::{self, Packed};
+use crate::emit::put;
 
 /// Writes a disk to an empty file; one that does not end with a sector is filled up with zeros.
 pub fn write(disk: &dyn ReadAt, out: &File) -> Result<()> {
@@ -120,7 +120,7 @@ impl<'a> Image<'a> {
     }
 
     fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
-        self.out.write_all_at(bytes, at).fault(Fault::Environment, || format!("writing {} bytes at {at}", bytes.len()))
+        put(self.out, bytes, at)
     }
 }
 

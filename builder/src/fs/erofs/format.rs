@@ -1,5 +1,6 @@
 //! The on-disk records of EROFS, encoded and decoded; numbers are little-endian. Names follow `fs/erofs/erofs_fs.h`.
 
+use crate::disk::{le16, le32, le64};
 use crate::tree::Xattrs;
 
 /// Block size in bytes.
@@ -36,18 +37,6 @@ pub mod mode {
     pub const FILE: u16 = 0o100_000;
     /// Symbolic link.
     pub const LINK: u16 = 0o120_000;
-}
-
-pub fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
-}
-
-pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
 fn put<const N: usize>(out: &mut [u8], at: usize, bytes: [u8; N]) {
@@ -104,26 +93,26 @@ impl Superblock {
 
     /// Reads a superblock of at least 128 bytes; features that we do not know are refused.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let incompat = u32_at(bytes, 80);
-        if u32_at(bytes, 0) != MAGIC {
+        let incompat = le32(bytes, 80);
+        if le32(bytes, 0) != MAGIC {
             return Err("no EROFS superblock".into());
         }
         if u64::from(bytes[12]) != u64::from(BLOCK.ilog2()) || bytes[90] != 0 {
             return Err(format!("blocks of 2^{} bytes are not supported", bytes[12]));
         }
-        if incompat != 0 || u16_at(bytes, 86) != 0 {
+        if incompat != 0 || le16(bytes, 86) != 0 {
             return Err(format!("features {incompat:#x} or extra devices are not supported"));
         }
         let part = |at: usize| std::array::from_fn(|i| bytes[at + i]);
         Ok(Self {
-            checksum: u32_at(bytes, 4),
-            compat: u32_at(bytes, 8),
-            root_nid: u16_at(bytes, 14),
-            inodes: u64_at(bytes, 16),
-            epoch: u64_at(bytes, 24) as i64,
-            blocks: u32_at(bytes, 36),
-            meta_block: u32_at(bytes, 40),
-            xattr_block: u32_at(bytes, 44),
+            checksum: le32(bytes, 4),
+            compat: le32(bytes, 8),
+            root_nid: le16(bytes, 14),
+            inodes: le64(bytes, 16),
+            epoch: le64(bytes, 24) as i64,
+            blocks: le32(bytes, 36),
+            meta_block: le32(bytes, 40),
+            xattr_block: le32(bytes, 44),
             uuid: part(48),
             label: part(64),
         })
@@ -213,7 +202,7 @@ impl Inode {
 
     /// Reads an inode from exactly the bytes of its form; `epoch` is the time of compact ones.
     pub fn decode(bytes: &[u8], epoch: i64) -> Result<Self, String> {
-        let (format, icount, form) = (u16_at(bytes, 0), u64::from(u16_at(bytes, 2)), Self::form(bytes));
+        let (format, icount, form) = (le16(bytes, 0), u64::from(le16(bytes, 2)), Self::form(bytes));
         let layout = match format >> 1 {
             0 => Layout::Plain,
             2 => Layout::Inline,
@@ -224,23 +213,23 @@ impl Inode {
             form,
             layout,
             xattr_len,
-            mode: u16_at(bytes, 4),
-            size: u64::from(u32_at(bytes, 8)),
-            start: u32_at(bytes, 16),
-            ino: u32_at(bytes, 20),
-            uid: u32::from(u16_at(bytes, 24)),
-            gid: u32::from(u16_at(bytes, 26)),
+            mode: le16(bytes, 4),
+            size: u64::from(le32(bytes, 8)),
+            start: le32(bytes, 16),
+            ino: le32(bytes, 20),
+            uid: u32::from(le16(bytes, 24)),
+            gid: u32::from(le16(bytes, 26)),
             mtime: epoch,
-            links: u32::from(u16_at(bytes, 6)),
+            links: u32::from(le16(bytes, 6)),
         };
         Ok(match form {
             Form::Compact => common,
             Form::Extended => Self {
-                size: u64_at(bytes, 8),
-                uid: u32_at(bytes, 24),
-                gid: u32_at(bytes, 28),
-                mtime: u64_at(bytes, 32) as i64,
-                links: u32_at(bytes, 44),
+                size: le64(bytes, 8),
+                uid: le32(bytes, 24),
+                gid: le32(bytes, 28),
+                mtime: le64(bytes, 32) as i64,
+                links: le32(bytes, 44),
                 ..common
             },
         })
@@ -312,12 +301,12 @@ pub fn encode_dir(entries: &[Dirent<'_>]) -> Vec<u8> {
 
 /// The entries of one directory block (the last one may be shorter than a block).
 pub fn decode_dir_block(block: &[u8]) -> Result<Vec<Dirent<'_>>, String> {
-    let first = if block.len() < DIRENT { 0 } else { usize::from(u16_at(block, 8)) };
+    let first = if block.len() < DIRENT { 0 } else { usize::from(le16(block, 8)) };
     if first < DIRENT || !first.is_multiple_of(DIRENT) || first >= block.len() {
         return Err(format!("the names begin at {first}"));
     }
     let count = first / DIRENT;
-    let name_at = |i: usize| usize::from(u16_at(block, i * DIRENT + 8));
+    let name_at = |i: usize| usize::from(le16(block, i * DIRENT + 8));
     let decode = |i: usize| {
         let end = if i + 1 < count { name_at(i + 1) } else { block.len() };
         let name = block.get(name_at(i)..end).ok_or_else(|| format!("the name of entry {i} is out of bounds"))?;
@@ -325,7 +314,7 @@ pub fn decode_dir_block(block: &[u8]) -> Result<Vec<Dirent<'_>>, String> {
         if name.is_empty() || name.len() > 255 || name.iter().any(|b| matches!(b, 0 | b'/')) {
             return Err(format!("the name of entry {i} is malformed"));
         }
-        Ok(Dirent { name, nid: u64_at(block, i * DIRENT), file_type: block[i * DIRENT + 10] })
+        Ok(Dirent { name, nid: le64(block, i * DIRENT), file_type: block[i * DIRENT + 10] })
     };
     (0..count).map(decode).collect()
 }
@@ -365,7 +354,7 @@ pub fn encode_xattrs(xattrs: &Xattrs) -> Result<Vec<u8>, String> {
 /// One xattr at the start of `bytes`: full name, value and the length that it takes.
 pub fn decode_xattr(bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>, usize), String> {
     let head = bytes.get(..4).ok_or("an xattr is cut off")?;
-    let (name_len, value_len) = (usize::from(head[0]), usize::from(u16_at(head, 2)));
+    let (name_len, value_len) = (usize::from(head[0]), usize::from(le16(head, 2)));
     let prefix = PREFIXES.iter().find(|(_, index)| *index == head[1]).ok_or_else(|| format!("xattr prefix {} is not known", head[1]))?;
     let end = 4 + name_len + value_len;
     let body = bytes.get(4..end).ok_or("an xattr is cut off")?;
@@ -378,5 +367,5 @@ pub fn decode_xattr_header(area: &[u8]) -> Result<(Vec<u32>, usize), String> {
     let head = area.get(..XATTR_HEADER).ok_or("an xattr area is cut off")?;
     let end = XATTR_HEADER + 4 * usize::from(head[4]);
     let shared = area.get(XATTR_HEADER..end).ok_or("an xattr area is cut off")?;
-    Ok((shared.chunks_exact(4).map(|c| u32_at(c, 0)).collect(), end))
+    Ok((shared.chunks_exact(4).map(|c| le32(c, 0)).collect(), end))
 }

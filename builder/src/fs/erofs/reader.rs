@@ -8,7 +8,7 @@ use layers::{Error, Result};
 use sha2::Digest as _;
 
 use super::format::{self, BLOCK, COMPAT_SB_CHKSUM, Form, Inode, PATH_MAX, SLOT, SUPER_LEN, SUPER_OFFSET, Superblock, mode};
-use crate::disk::ReadAt;
+use crate::disk::{ReadAt, le16};
 use crate::tree::{TreePath, Xattrs};
 
 /// Memory in bytes that a listing may take; real roots need some tens of MiB.
@@ -215,7 +215,7 @@ impl Image {
         let at = u64::from(self.superblock.xattr_block) * BLOCK + 4 * u64::from(id);
         let mut head = [0; 4];
         self.bytes(nid, at, &mut head)?;
-        let mut entry = vec![0; 4 + usize::from(head[0]) + usize::from(format::u16_at(&head, 2))];
+        let mut entry = vec![0; 4 + usize::from(head[0]) + usize::from(le16(&head, 2))];
         self.spend(nid, entry.len() as u64)?;
         self.bytes(nid, at, &mut entry)?;
         let (name, value, _) = format::decode_xattr(&entry).map_err(|e| bad(nid, e))?;
