@@ -65,7 +65,8 @@ fn disk(dir: &Path) -> (Layout, Disk) {
 fn grub_boots_by_bios_and_writes_its_environment() {
     let dir = tempfile::tempdir().unwrap();
     let (layout, disk) = disk(dir.path());
-    for format in OutputFormat::ALL {
+    // QEMU has no driver for raw.zst, and a stream-optimized VMDK takes no writes: they go to an overlay that is thrown away.
+    for (format, snapshot, tries) in [(OutputFormat::Raw, "off", 2), (OutputFormat::Qcow2, "off", 2), (OutputFormat::Vmdk, "on", 3)] {
         let (image, serial) = (dir.path().join(format.extension()), dir.path().join("serial"));
         emit(format, &disk, &image).unwrap();
         let mut qemu = Command::new("timeout");
@@ -86,7 +87,7 @@ fn grub_boots_by_bios_and_writes_its_environment() {
             "-serial",
         ]);
         qemu.arg(format!("file:{}", serial.display())).arg("-drive");
-        run(qemu.arg(format!("file={},format={},if=virtio", image.display(), format.extension())));
+        run(qemu.arg(format!("file={},format={},if=virtio,snapshot={snapshot}", image.display(), format.extension())));
         let said = String::from_utf8_lossy(&std::fs::read(&serial).unwrap()).into_owned();
         for line in ["found on hd0,gpt1", "the configuration of slot a", "tries were 3", "saved and done"] {
             assert!(said.contains(line), "{format:?}: {line}: {said}");
@@ -94,6 +95,6 @@ fn grub_boots_by_bios_and_writes_its_environment() {
         let esp = layout.partition("esp").unwrap();
         let after = fat::read(&Window::new(open(&image).unwrap().1.as_ref(), esp.offset, esp.size), "chasi/grubenv").unwrap();
         let after = String::from_utf8(after).unwrap();
-        assert!(after.len() == 1024 && after.contains("\ntries=2\n"), "{after}");
+        assert!(after.len() == 1024 && after.contains(&format!("\ntries={tries}\n")), "{format:?}: {after}");
     }
 }

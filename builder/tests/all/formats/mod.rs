@@ -96,8 +96,8 @@ fn golden_digests_of_a_small_image() {
     );
 }
 
-fn read_all(disk: &dyn ReadAt) {
-    let mut buffer = vec![0; MIB];
+fn read_all(disk: &dyn ReadAt, unit: usize) {
+    let mut buffer = vec![0; unit];
     for block in builder::disk::blocks(disk, buffer.len() as u64).into_iter().flatten().take(64) {
         let _ = builder::disk::read_block(disk, block, &mut buffer);
     }
@@ -110,10 +110,12 @@ const EDGES: usize = 1536;
 fn d2_flipped_and_cut_files_give_errors_not_panics() {
     let dir = tempfile::tempdir().unwrap();
     for format in PACKED {
+        // A broken frame of raw.zst is unpacked again for each part that is read of it.
+        let unit = if format == OutputFormat::RawZst { MIB } else { 64 << 10 };
         let good = std::fs::read(write(&small(), dir.path(), format)).unwrap();
         let read = |bytes: Vec<u8>| {
             if let Ok(disk) = format.format().inspect(Arc::new(bytes)) {
-                read_all(disk.as_ref());
+                read_all(disk.as_ref(), unit);
             }
         };
         for at in (0..EDGES).chain((0..good.len()).step_by(97)).chain(good.len() - EDGES..good.len()) {
@@ -129,7 +131,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn what_is_written_reads_back(size in (1_u64..10_000).prop_map(|sectors| sectors * 512), parts in proptest::collection::vec((0.0..1.0, 1_usize..400_000, 0_u8..3), 0..6)) {
+    fn what_is_written_reads_back(size in 1_u64..5_000_000, parts in proptest::collection::vec((0.0..1.0, 1_usize..400_000, 0_u8..3), 0..6)) {
         let mut disk = Disk::new(size);
         for (place, len, kind) in parts {
             let at = (place * size as f64) as u64;
@@ -141,7 +143,11 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         for format in PACKED {
             let (told, reader) = open(&write(&disk, dir.path(), format)).unwrap();
-            prop_assert!(told == format && same(&disk, reader.as_ref()));
+            // VMDK counts sectors: the rest of the last one is zeros.
+            let unit = if format == OutputFormat::Vmdk { 512 } else { 1 };
+            let mut whole = Disk::new(size.next_multiple_of(unit));
+            whole.put(0, Arc::new(disk.clone())).unwrap();
+            prop_assert!(told == format && same(&whole, reader.as_ref()));
             let mut odd = vec![0; (size / 3) as usize];
             let mut expected = odd.clone();
             reader.read_at(&mut odd, size / 2).unwrap();
