@@ -27,7 +27,7 @@ image: tools ## build PROFILE (default standalone) in FORMATS (default qcow2,raw
 
 # What tests boot and look into, without and with a cluster.
 minimal: tools
-	@$(BIN) build profiles/minimal.yaml --format qcow2,raw --node-binary $(NODE)
+	@$(BIN) build profiles/minimal.yaml --format qcow2,raw,iso --node-binary $(NODE)
 
 standalone: tools
 	@$(BIN) build profiles/standalone.yaml --format qcow2,raw --node-binary $(NODE)
@@ -57,7 +57,7 @@ unit: minimal standalone ## native tests, some of them on the built images' pack
 
 vm: minimal standalone ## tests in QEMU (TCG)
 	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) cargo test --locked --release -p qemu-tests --lib --test grub --test init -- --test-threads=2
-	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test boot --test cluster -- --nocapture --test-threads=1 --skip uml_
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test boot --test medium --test cluster -- --nocapture --test-threads=1 --skip uml_
 
 uml: minimal standalone ## tests under User-Mode Linux: the images' own userland without emulation, a node a core
 	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test uml --test power_cuts -- --nocapture --test-threads=2

@@ -2,8 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
+use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -78,6 +79,18 @@ pub fn partition(disk: impl AsFd, change: PartitionChange, number: u32, start: u
     let mut argument = BlkpgArgument { op: change as i32, flags: 0, length: size_of::<BlkpgPartition>() as i32, data: &raw mut data };
     // SAFETY: both structures have the layout of linux/blkpg.h and outlive the call.
     Ok(unsafe { ioctl(disk, Pointer { opcode: 0x1269, memory: (&raw mut argument).cast() }) }?)
+}
+
+/// Makes a file the content of a loop device, with partitions (LOOP_CONFIGURE, linux/loop.h).
+pub fn attach_loop(device: impl AsFd, file: &File) -> io::Result<()> {
+    // `struct loop_config`: descriptor, block size, `struct loop_info64` of 232 bytes with its flags at 52, 64 bytes kept free.
+    let mut config = [0_u8; 304];
+    config[..4].copy_from_slice(&file.as_raw_fd().to_ne_bytes());
+    config[4..8].copy_from_slice(&512_u32.to_ne_bytes());
+    const PARTSCAN: u32 = 8;
+    config[60..64].copy_from_slice(&PARTSCAN.to_ne_bytes());
+    // SAFETY: the argument has the structure's size; the kernel only reads it.
+    Ok(unsafe { ioctl(device, Pointer { opcode: 0x4c0a, memory: config.as_mut_ptr().cast() }) }?)
 }
 
 /// Grows a mounted ext4 to `blocks` of its blocks (EXT4_IOC_RESIZE_FS); `mounted` is any folder in it.

@@ -5,6 +5,7 @@ pub mod bootstate;
 pub mod chart;
 pub mod error;
 pub mod fatnames;
+pub mod frames;
 pub mod graph;
 pub mod image;
 pub mod layer;

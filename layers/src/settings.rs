@@ -12,7 +12,7 @@ use serde_saphyr::Spanned;
 
 use crate::membership::{Secret, endpoint};
 use crate::node::ImageRecord;
-use crate::profile::{ConsoleLogin, Interface, Mount, Network, check_network, is_host, is_user, is_zone, quote, suggest};
+use crate::profile::{ConsoleLogin, Interface, Mount, Network, Plane, check_network, is_host, is_user, is_zone, quote, suggest};
 
 /// A value and where it was said, such as `image` or `disk CHASI: chasi-bod.yaml:3`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,7 +120,7 @@ pub enum Role {
 /// Key of the cluster's secret, which only sources may give that not every user of the node can read.
 pub const SECRET_KEY: &str = "cluster.secret";
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 17] = [
     "cluster.role",
     "cluster.endpoint",
     SECRET_KEY,
@@ -128,6 +128,9 @@ const KEYS: [&str; 14] = [
     "sshKeys",
     "sshKeys.<user>",
     "network",
+    "network.address",
+    "network.gateway",
+    "network.dns",
     "time.zone",
     "time.servers",
     "console.login",
@@ -174,6 +177,26 @@ impl Settings {
         match item.key.as_str() {
             "hostname" => put(&mut self.hostname, word(&item.value, check_hostname_rule)?, source),
             "network" => put(&mut self.network, checked(structure(&item.value)?, check_network)?, source),
+            "network.address" => {
+                let addresses = list(&item.value)?;
+                self.set_network(source, |network| {
+                    let interface = main_interface(network)?;
+                    // An address of its own is there to be used instead of one of DHCP's.
+                    (interface.dhcp, interface.addresses) = (false, addresses);
+                    Ok(())
+                })?;
+            }
+            "network.gateway" => {
+                let gateway = text(&item.value)?;
+                self.set_network(source, |network| main_interface(network).map(|interface| interface.gateway = Some(gateway)))?;
+            }
+            "network.dns" => {
+                let servers = list(&item.value)?;
+                self.set_network(source, |network| {
+                    network.dns = servers;
+                    Ok(())
+                })?;
+            }
             "time.zone" => put(&mut self.zone, word(&item.value, check_zone)?, source),
             "time.servers" => put(&mut self.servers, all(list(&item.value)?, |server| check_server(server))?, source),
             "console.login" => put(&mut self.login, structure(&item.value)?, source),
@@ -194,6 +217,14 @@ impl Settings {
                 None => return Err(unknown(key)),
             },
         }
+        Ok(())
+    }
+
+    /// Changes a part of the network.
+    fn set_network(&mut self, source: &str, change: impl FnOnce(&mut Network) -> Result<(), String>) -> Result<(), String> {
+        let mut network = self.network.value.clone();
+        change(&mut network)?;
+        put(&mut self.network, checked(network, check_network)?, source);
         Ok(())
     }
 
@@ -249,6 +280,12 @@ pub fn without_secrets(url: &str) -> String {
 
 fn put<T>(slot: &mut Sourced<T>, value: T, source: &str) {
     *slot = Sourced { value, source: source.into() };
+}
+
+/// The interface that the short keys are about: the management plane's, else the first one.
+fn main_interface(network: &mut Network) -> Result<&mut Interface, String> {
+    let place = network.interfaces.iter().position(|interface| interface.plane == Some(Plane::Management)).unwrap_or(0);
+    network.interfaces.get_mut(place).ok_or_else(|| "the network has no interface".into())
 }
 
 fn unknown(key: &str) -> String {
@@ -508,6 +545,32 @@ mod tests {
         assert!(!shown.contains(CANARY) && shown.contains("(hidden)"), "{shown}");
         let shown = format!("{:?}", settings.rows());
         assert!(!shown.contains("$6$") && !shown.contains("u:p") && !shown.contains("t=1") && shown.contains("https://h/x"), "{shown}");
+    }
+
+    #[test]
+    fn short_keys_of_the_network_change_the_interface_of_management() {
+        let mut settings = image();
+        let mut set = |key: &str, value: &str| settings.set(&Item::text(key, value, "OVF"));
+        set("network.address", "192.0.2.10/24, fd00::a/64").unwrap();
+        set("network.gateway", "192.0.2.1").unwrap();
+        set("network.dns", "192.0.2.2 192.0.2.3").unwrap();
+        for (key, value, why) in
+            [("network.address", "192.0.2.10/33", "192.0.2.10/33"), ("network.gateway", "here", "here"), ("network.dns", "a.example", "a.example")]
+        {
+            let error = set(key, value).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+        let Sourced { value, source } = settings.network.clone();
+        let lan = &value.interfaces[0];
+        assert_eq!((source.as_str(), lan.name.as_str(), lan.dhcp), ("OVF", "lan", false));
+        assert_eq!((&lan.addresses[..], lan.gateway.as_deref()), (&["192.0.2.10/24".to_string(), "fd00::a/64".into()][..], Some("192.0.2.1")));
+        assert_eq!(value.dns, ["192.0.2.2", "192.0.2.3"]);
+        let two = "{interfaces: [{name: a, match: {name: e1}, plane: business}, {name: b, match: {name: e2}, plane: management, dhcp: true}]}";
+        settings.set(&Item::text("network", two, "x")).unwrap();
+        settings.set(&Item::text("network.address", "192.0.2.10/24", "x")).unwrap();
+        assert_eq!(settings.network.value.interfaces.iter().map(|i| i.addresses.len()).collect::<Vec<_>>(), [0, 1]);
+        settings.set(&Item::text("network", "{interfaces: []}", "x")).unwrap();
+        assert_eq!(settings.set(&Item::text("network.address", "192.0.2.10/24", "x")), Err("the network has no interface".into()));
     }
 
     #[test]

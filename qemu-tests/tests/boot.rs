@@ -75,8 +75,12 @@ fn config_sources(node: &mut Node) {
     std::fs::write(&file, format!("hostname: from-the-disk\nurl: \"http://10.0.2.100/site.yaml#sha256={digest}\"\n")).unwrap();
     run("mformat", &["-C", "-i", &disk, "-v", "CHASI", "-T", "8192", "::"]).unwrap();
     run("mcopy", &["-i", &disk, &file, "::/chasi-bod.yaml"]).unwrap();
-    let zone = "<Property oe:key=\"chasi.time.zone\" oe:value=\"Europe/Lisbon\"/>";
-    std::fs::write(&xml, format!("<Environment><PropertySection>{zone}</PropertySection></Environment>\n")).unwrap();
+    // What the emulated network's DHCP would give, so that it still answers.
+    let said = [("time.zone", "Europe/Lisbon"), ("network.address", "10.0.2.15/24"), ("network.gateway", "10.0.2.2"), ("network.dns", "10.0.2.3")];
+    let properties: String = said.iter().map(|(key, value)| format!("<Property oe:key=\"chasi.{key}\" oe:value=\"{value}\"/>\n")).collect();
+    let space = "http://schemas.dmtf.org/ovf/environment/1";
+    let environment = format!("<Environment xmlns=\"{space}\" xmlns:oe=\"{space}\"><PropertySection>{properties}</PropertySection></Environment>\n");
+    std::fs::write(&xml, environment).unwrap();
     run("xorriso", &["-as", "mkisofs", "-quiet", "-V", "OVF ENV", "-R", "-o", &iso, &xml]).unwrap();
     let drives = [format!("file={disk},format=raw,if=virtio"), format!("file={iso},format=raw,media=cdrom")];
     node.arguments.extend(drives.into_iter().flat_map(|drive| ["-drive".into(), drive]));
@@ -140,8 +144,11 @@ fn soak_d8_first_boot_forms_the_node_the_second_changes_nothing_and_a_twin_is_an
     let of = |key: &str| shown.lines().find(|l| l.starts_with(key)).unwrap_or_else(|| panic!("{key}: {shown}")).to_string();
     assert!(of("hostname").contains("CHASI") && of("sshKeys.root").contains("SMBIOS"), "{shown}");
     assert!(of("time.zone").contains("OVF") && of("time.servers").contains("URL") && of("console.login").contains("image"), "{shown}");
-    let told = other.ssh("cat /etc/hostname; readlink /etc/localtime; grep -rh ^NTP /etc/systemd/timesyncd.conf.d").unwrap();
-    assert_eq!(told.lines().collect::<Vec<_>>(), ["from-the-disk", "/usr/share/zoneinfo/Europe/Lisbon", "NTP=10.9.8.7"]);
+    let told =
+        other.ssh("cat /etc/hostname; readlink /etc/localtime; grep -rh ^NTP /etc/systemd/timesyncd.conf.d; ip -4 route show default").unwrap();
+    let told: Vec<_> = told.lines().collect();
+    assert_eq!(told[..3], ["from-the-disk", "/usr/share/zoneinfo/Europe/Lisbon", "NTP=10.9.8.7"]);
+    assert!(of("network").contains("OVF") && told[3].starts_with("default via 10.0.2.2 ") && told[3].contains("proto static"), "{told:?}");
     let twin = identity(&other);
     assert!(born.iter().all(|value| !twin.contains(value)), "d8: {born:?} and {twin:?} share a value");
     other.shut_down(vm).unwrap();

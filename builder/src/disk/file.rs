@@ -1,7 +1,8 @@
 //! A file as [`ReadAt`]: holes of a sparse file are known and never read.
 
+use std::fmt::Debug;
 use std::fs::File;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -62,23 +63,24 @@ impl ReadAt for FileAt {
     }
 }
 
-/// A part of something readable, from `start` on.
+/// A part of something readable, borrowed or shared, from `start` on.
 #[derive(Clone, Debug)]
-pub struct Window<'a> {
-    inner: &'a dyn ReadAt,
+pub struct Window<R> {
+    inner: R,
     start: u64,
     len: u64,
 }
 
-impl<'a> Window<'a> {
+impl<R: Deref<Target: ReadAt>> Window<R> {
     /// The part; it is cut at the end of what it is a part of.
-    pub fn new(inner: &'a dyn ReadAt, start: u64, len: u64) -> Self {
+    pub fn new(inner: R, start: u64, len: u64) -> Self {
         let start = start.min(inner.len());
-        Self { inner, start, len: len.min(inner.len() - start) }
+        let len = len.min(inner.len() - start);
+        Self { inner, start, len }
     }
 }
 
-impl ReadAt for Window<'_> {
+impl<R: Deref<Target: ReadAt> + Send + Sync + Debug> ReadAt for Window<R> {
     fn len(&self) -> u64 {
         self.len
     }

@@ -10,7 +10,9 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use layers::units::Digest;
 use layers::{Error, Result};
+use sha2::{Digest as _, Sha256};
 
 /// Bytes that can be read at any offset, from several threads at once.
 pub trait ReadAt: Send + Sync + fmt::Debug {
@@ -60,6 +62,32 @@ pub fn read_block<'a>(disk: &dyn ReadAt, number: u64, buffer: &'a mut [u8]) -> R
     let len = disk.len().saturating_sub(start).min(buffer.len() as u64) as usize;
     disk.read_at(&mut buffer[..len], start)?;
     Ok(&mut buffer[..len])
+}
+
+/// SHA-256 of all bytes, read in pieces. Holes are hashed as zeros without being read.
+pub fn sha256(source: &dyn ReadAt) -> Result<Digest> {
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    let zeros = vec![0; 1 << 20];
+    let mut done = 0;
+    let end = source.len()..source.len();
+    for range in source.data()?.into_iter().chain([end]) {
+        for length in pieces(range.start - done) {
+            hasher.update(&zeros[..length]);
+        }
+        done = range.start;
+        for length in pieces(range.end - range.start) {
+            source.read_at(&mut buffer[..length], done)?;
+            hasher.update(&buffer[..length]);
+            done += length as u64;
+        }
+    }
+    Ok(Digest(hasher.finalize().into()))
+}
+
+/// A length in pieces of at most 1 MiB.
+fn pieces(length: u64) -> impl Iterator<Item = usize> {
+    const PIECE: u64 = 1 << 20;
+    (0..length.div_ceil(PIECE)).map(move |n| (length - n * PIECE).min(PIECE) as usize)
 }
 
 /// True when all bytes are zero.

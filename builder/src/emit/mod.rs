@@ -2,11 +2,15 @@
 //! finished is left by a build that failed or was killed.
 
 pub mod bmap;
+mod frames;
+pub mod iso;
 mod mapped;
 mod ordered;
+pub mod ova;
 pub mod qcow2;
 pub mod raw;
 pub mod raw_zst;
+pub mod vma;
 pub mod vmdk;
 
 use std::fs::File;
@@ -18,6 +22,7 @@ use std::sync::Arc;
 use layers::units::Bytes;
 use layers::{Context, Error, Fault, Result};
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::disk::ReadAt;
 use crate::disk::file::FileAt;
@@ -35,11 +40,18 @@ pub enum OutputFormat {
     Qcow2,
     /// VMDK, stream-optimized.
     Vmdk,
+    /// Virtual appliance: such a VMDK with the description of a virtual machine.
+    Ova,
+    /// Proxmox' backup archive of a virtual machine, packed with zstd.
+    #[serde(rename = "vma.zst")]
+    Vma,
+    /// Medium for discs and USB sticks.
+    Iso,
 }
 
 impl OutputFormat {
     /// All formats.
-    pub const ALL: [Self; 4] = [Self::Raw, Self::RawZst, Self::Qcow2, Self::Vmdk];
+    pub const ALL: [Self; 7] = [Self::Raw, Self::RawZst, Self::Qcow2, Self::Vmdk, Self::Ova, Self::Vma, Self::Iso];
 
     /// File name extension, which is also the name in profiles and on the command line.
     pub fn extension(self) -> &'static str {
@@ -48,6 +60,9 @@ impl OutputFormat {
             Self::RawZst => "raw.zst",
             Self::Qcow2 => "qcow2",
             Self::Vmdk => "vmdk",
+            Self::Ova => "ova",
+            Self::Vma => "vma.zst",
+            Self::Iso => "iso",
         }
     }
 
@@ -58,11 +73,14 @@ impl OutputFormat {
             Self::RawZst => &raw_zst::RawZst,
             Self::Qcow2 => &qcow2::Qcow2,
             Self::Vmdk => &vmdk::Vmdk,
+            Self::Ova => &ova::Ova,
+            Self::Vma => &vma::Vma,
+            Self::Iso => &iso::Iso,
         }
     }
 
     /// The format of a file by its first bytes; what has no magic is raw.
-    pub fn detect(file: &dyn ReadAt) -> Result<Self> {
+    pub fn detect(file: &Arc<dyn ReadAt>) -> Result<Self> {
         let mut magic = [0; 4];
         if file.len() >= 4 {
             file.read_at(&mut magic, 0)?;
@@ -70,7 +88,14 @@ impl OutputFormat {
         Ok(match magic {
             qcow2::format::MAGIC => Self::Qcow2,
             vmdk::format::MAGIC => Self::Vmdk,
-            raw_zst::MAGIC => Self::RawZst,
+            vma::format::MAGIC => Self::Vma,
+            // What cannot be read in parts is told by whoever opens it.
+            frames::MAGIC => match frames::Reader::open(file.clone()) {
+                Ok(unpacked) if vma::is_archive(&unpacked)? => Self::Vma,
+                _ => Self::RawZst,
+            },
+            _ if ova::is_appliance(file.as_ref())? => Self::Ova,
+            _ if iso::is_medium(file.as_ref())? => Self::Iso,
             _ => Self::Raw,
         })
     }
@@ -88,12 +113,33 @@ impl FromStr for OutputFormat {
     }
 }
 
+/// What artifacts carry beside the disk: the virtual machine that OVA and VMA make, and what a medium starts with.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    /// Its name.
+    pub name: String,
+    /// Version of the image.
+    pub version: String,
+    /// Identifier of the image.
+    pub uuid: Uuid,
+    /// When the image was made, in seconds since 1970.
+    pub epoch: i64,
+    /// Processors.
+    pub processors: u16,
+    /// Memory.
+    pub memory: Bytes,
+    /// Whether its nodes form a cluster and want to be told which.
+    pub has_cluster: bool,
+    /// What a medium starts with.
+    pub start: Option<iso::Start>,
+}
+
 /// What each disk format can do.
 pub trait Format: Sync {
     /// The most space that the file may take, in bytes.
     fn layout(&self, disk: &dyn ReadAt) -> Result<Bytes>;
     /// Writes the disk to an empty file.
-    fn emit(&self, disk: &dyn ReadAt, out: &File) -> Result<()>;
+    fn emit(&self, disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()>;
     /// The disk inside a file.
     fn inspect(&self, file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>>;
 }
@@ -101,16 +147,16 @@ pub trait Format: Sync {
 /// Opens the disk inside a file of any of the formats.
 pub fn open(path: &Path) -> Result<(OutputFormat, Arc<dyn ReadAt>)> {
     let file: Arc<dyn ReadAt> = Arc::new(FileAt::open(path)?);
-    let format = OutputFormat::detect(file.as_ref())?;
+    let format = OutputFormat::detect(&file)?;
     let disk = format.format().inspect(file).context(|| format!("reading {}", path.display()))?;
     Ok((format, disk))
 }
 
 /// Writes a disk to `path` in a format.
-pub fn emit(format: OutputFormat, disk: &dyn ReadAt, path: &Path) -> Result<()> {
+pub fn emit(format: OutputFormat, disk: &dyn ReadAt, machine: &Machine, path: &Path) -> Result<()> {
     let format = format.format();
     let partial = Partial::create(path)?;
-    if let Err(error) = format.emit(disk, &partial.file) {
+    if let Err(error) = format.emit(disk, machine, &partial.file) {
         let need = format.layout(disk)?;
         return Err::<(), _>(error).context(|| format!("writing {} (it may take up to {need})", path.display()));
     }
@@ -170,6 +216,6 @@ mod tests {
         for format in OutputFormat::ALL {
             assert_eq!(format.extension().parse::<OutputFormat>().unwrap(), format);
         }
-        assert_eq!("vdi".parse::<OutputFormat>().unwrap_err().hint(), Some("known are raw, raw.zst, qcow2, vmdk"));
+        assert_eq!("vdi".parse::<OutputFormat>().unwrap_err().hint(), Some("known are raw, raw.zst, qcow2, vmdk, ova, vma.zst, iso"));
     }
 }

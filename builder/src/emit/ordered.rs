@@ -16,15 +16,15 @@ const PIECE: u64 = 1 << 20;
 /// Batches of block numbers and what became of the blocks.
 pub type Packed<T> = Receiver<Vec<(u64, T)>>;
 
-/// Packs each block of `unit` bytes that may hold other bytes than zero and hands all to `place`. A block at the disk's end is filled up with zeros.
-/// `start` makes what one core needs for its work; `one` gets number and bytes.
-pub fn pack<S, T: Send>(
+/// Packs each block of `unit` bytes that may hold other bytes than zero and hands all to `place`, which says what comes of it. A block at the disk's end
+/// is filled up with zeros. `start` makes what one core needs for its work; `one` gets number and bytes.
+pub fn pack<S, T: Send, R: Send>(
     disk: &dyn ReadAt,
     unit: u64,
     start: impl Fn() -> Result<S> + Sync,
     one: impl Fn(&mut S, u64, &[u8]) -> Result<T> + Sync,
-    place: impl FnOnce(Packed<T>) -> Result<()> + Send,
-) -> Result<()> {
+    place: impl FnOnce(Packed<T>) -> Result<R> + Send,
+) -> Result<R> {
     let numbers = blocks(disk, unit)?;
     let init = || (start(), vec![0; unit as usize]);
     let each = |(state, buffer): &mut (Result<S>, Vec<u8>), number: &u64| {
@@ -43,6 +43,6 @@ pub fn pack<S, T: Send>(
         });
         drop(sender);
         let placed = placed.join().map_err(|_| Error::internal("writing blocks: the writer panicked"))?;
-        placed.and(packed)
+        placed.and_then(|placed| packed.map(|()| placed))
     })
 }

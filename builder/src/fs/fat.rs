@@ -1,9 +1,7 @@
-//! FAT32 for the EFI system partition (Microsoft: FAT32 File System Specification 1.03), on crate `hadris-fat`. Equal input gives equal bytes:
+//! FAT for EFI system partitions (Microsoft: FAT32 File System Specification 1.03), on crate `hadris-fat`. Equal input gives equal bytes:
 //! serial number and times are given, files are written in the order of their names into an empty file system, so each one is contiguous.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,16 +9,13 @@ use hadris_fat::sync::{FatFs, format};
 use hadris_fat::{FatKind, FatOptions, VolumeLabel};
 use hadris_fs::sync::Volume;
 use hadris_fs::{DateTime, FileType, FsResult, MountOptions, OpenOptions, SetAttr};
-use hadris_io::{ErrorType, Location};
-use hadris_storage::sync::BlockDevice;
-use hadris_storage::{BlockIndex, BlockSize};
 use layers::units::Bytes;
 use layers::{Context, Error, Fault, Result};
 
 use crate::disk::ReadAt;
 use crate::disk::file::FileAt;
+use crate::fs::device::Device;
 
-const SECTOR: u32 = 512;
 const COPY: usize = 1 << 20;
 /// FAT counts from 1980.
 const FIRST_TIME: i64 = 315_532_800;
@@ -28,7 +23,7 @@ const FIRST_TIME: i64 = 315_532_800;
 /// Files by their path, such as `EFI/BOOT/BOOTX64.EFI`; folders come from the paths.
 pub type Files = BTreeMap<String, Arc<dyn ReadAt>>;
 
-/// How a FAT32 file system is made.
+/// How a FAT file system is made: FAT16 below 64 MiB, else FAT32.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Size in bytes, a multiple of 512.
@@ -43,7 +38,7 @@ pub struct Options {
     pub offset: u64,
 }
 
-/// Makes a FAT32 file system in a sparse file without a name in `scratch`.
+/// Makes a FAT file system in a sparse file without a name in `scratch`.
 pub fn build(options: &Options, files: &Files, scratch: &Path) -> Result<FileAt> {
     check_names(files.keys())?;
     let file = tempfile::tempfile_in(scratch).fault(Fault::Environment, || format!("creating a scratch file in {}", scratch.display()))?;
@@ -62,7 +57,8 @@ pub fn build(options: &Options, files: &Files, scratch: &Path) -> Result<FileAt>
 fn fat_options(options: &Options) -> Result<FatOptions> {
     let label = VolumeLabel::new(&options.label).map_err(|e| Error::input(format!("labelling the FAT file system `{}`: {e}", options.label)))?;
     let time = time(options.epoch)?;
-    let made = FatOptions::new().with_kind(FatKind::Fat32).with_label(label).with_serial(options.serial).with_time(time);
+    let kind = if options.size < Bytes::mib(64) { FatKind::Fat16 } else { FatKind::Fat32 };
+    let made = FatOptions::new().with_kind(kind).with_label(label).with_serial(options.serial).with_time(time);
     Ok(made.with_partition_offset(options.offset).with_alignment(4096))
 }
 
@@ -231,46 +227,4 @@ pub fn label(image: &dyn ReadAt) -> Result<Option<String>> {
 fn mount(image: &dyn ReadAt) -> Result<Volume<FatFs<Device<'_>>>> {
     let fat = FatFs::mount(Device { disk: image, file: None }, MountOptions::new().read_only());
     Ok(Volume::new(fat.map_err(|e| Error::input(format!("opening the FAT file system: {e}")))?))
-}
-
-/// What the crate sees as its disk: read through [`ReadAt`], written only when there is a file.
-#[derive(Debug)]
-struct Device<'a> {
-    disk: &'a dyn ReadAt,
-    file: Option<&'a File>,
-}
-
-impl ErrorType for Device<'_> {
-    type Error = std::io::Error;
-}
-
-impl BlockDevice for Device<'_> {
-    fn block_size(&self) -> BlockSize {
-        // Evaluated when compiled.
-        const SIZE: BlockSize = BlockSize::new(SECTOR).unwrap();
-        SIZE
-    }
-
-    fn block_count(&self) -> u64 {
-        self.disk.len() / u64::from(SECTOR)
-    }
-
-    fn writable(&self) -> bool {
-        self.file.is_some()
-    }
-
-    fn read_blocks(&mut self, first: BlockIndex, buffer: &mut [u8]) -> FsResult<(), std::io::Error> {
-        let failed = |e: Error| hadris_fs::Error::device(std::io::Error::other(e), "reading failed").with_location(Location::Block(first.get()));
-        self.disk.read_at(buffer, first.get().saturating_mul(u64::from(SECTOR))).map_err(failed)
-    }
-
-    fn write_blocks(&mut self, first: BlockIndex, buffer: &[u8]) -> FsResult<(), std::io::Error> {
-        let Some(file) = self.file else { return Err(hadris_fs::Error::new(hadris_fs::ErrorKind::ReadOnly, "opened for reading")) };
-        let written = file.write_all_at(buffer, first.get() * u64::from(SECTOR));
-        written.map_err(|e| hadris_fs::Error::device(e, "writing failed"))
-    }
-
-    fn flush(&mut self) -> FsResult<(), std::io::Error> {
-        Ok(())
-    }
 }

@@ -287,7 +287,7 @@ pub(super) fn disk_of(path: &Path) -> Result<(crate::emit::OutputFormat, Arc<dyn
         return Err(Error::input(format!("reading {}: there is no such file", path.display())));
     }
     if path.is_dir() {
-        let hint = "name a .raw, .raw.zst, .qcow2 or .vmdk file in it; `chasi-bod verify` takes a folder";
+        let hint = "name an artifact in it; `chasi-bod verify` takes a folder";
         return Err(Error::input(format!("reading {}: it is a folder, not a disk image", path.display())).with_hint(hint));
     }
     let (format, disk) = crate::emit::open(path)?;
@@ -297,11 +297,12 @@ pub(super) fn disk_of(path: &Path) -> Result<(crate::emit::OutputFormat, Arc<dyn
         Err(_) => {
             let found = known_magic(disk.as_ref()).map(|name| format!(" (it looks like {name})")).unwrap_or_default();
             let what = match format {
-                crate::emit::OutputFormat::Raw => "it has neither the magic of QCOW2, VMDK or zstd nor a GUID partition table",
+                crate::emit::OutputFormat::Raw => "it has neither the magic of QCOW2, VMDK, OVA, VMA or zstd nor a GUID partition table",
                 _ => "the disk in it has no GUID partition table",
             };
-            Err(Error::input(format!("reading {}: this is not a disk image that chasi-bod can read: {what}{found}", path.display()))
-                .with_hint("raw disks, also packed by us, QCOW2 and VMDK are read; `qemu-img convert -O raw` makes one from most other formats"))
+            Err(Error::input(format!("reading {}: this is not a disk image that chasi-bod can read: {what}{found}", path.display())).with_hint(
+                "raw disks, also packed by us, QCOW2, VMDK, OVA and VMA are read; `qemu-img convert -O raw` makes one from most other formats",
+            ))
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::assemble::editor::Editor;
 use crate::disk::ReadAt;
 use crate::disk::file::FileAt;
 use crate::disk::layout::Partition;
+use crate::emit::iso::Start;
 use crate::fs::initramfs::Contents;
 use crate::fs::{cpio, fat, initramfs};
 use crate::store::Store;
@@ -22,6 +23,7 @@ use crate::tree::{Kind, Tree, TreePath};
 /// Folder of the root that holds kernel and initramfs once more, so that one delta covers them.
 const BOOT_DIR: &str = "usr/lib/chasi-bod/boot";
 const GRUB_CFG: &str = include_str!("../../../layers/defs/boot/grub.cfg");
+const MEDIUM_CFG: &str = include_str!("../../../layers/defs/boot/grub-medium.cfg");
 
 /// Kernel and initramfs of an image.
 #[derive(Clone, Debug)]
@@ -78,6 +80,27 @@ pub fn command_line(profile: &Profile, root_hash: &Digest) -> String {
     // A kernel that panics restarts, so that GRUB can fall back from a trial.
     let fixed = [format!("roothash={}", root_hash.hex()), "panic=10".into(), "quiet".into()];
     fixed.into_iter().chain(consoles).chain(profile.boot.command_line.clone()).collect::<Vec<_>>().join(" ")
+}
+
+/// What a medium starts with.
+pub fn start(profile: &Profile, files: &BootFiles, root_hash: &Digest, grub: &grub::Medium, store: &Store) -> Start {
+    let values = [
+        ("timeout", profile.boot.timeout.to_string()),
+        ("id", root_hash.hex()),
+        ("name", profile.name.clone()),
+        ("version", profile.version.clone()),
+        ("commandLine", command_line(profile, root_hash)),
+    ];
+    Start {
+        kernel: files.kernel.clone(),
+        initrd: files.initrd.clone(),
+        menu: values.iter().fold(MEDIUM_CFG.to_string(), |menu, (key, value)| menu.replace(&format!("{{{{{key}}}}}"), value)),
+        root_hash: *root_hash,
+        boot_img: grub.boot_img.clone(),
+        bios: grub.bios.clone(),
+        efi: grub.efi.clone(),
+        scratch: store.root().join("tmp"),
+    }
 }
 
 /// What goes into an ESP.

@@ -32,7 +32,7 @@ use serde::Serialize;
 use crate::defs;
 use crate::disk::layout::Layout;
 use crate::disk::{Disk, ReadAt, bios, gpt};
-use crate::emit::{self, OutputFormat};
+use crate::emit::{self, Machine, OutputFormat};
 use crate::fs::{erofs, verity};
 use crate::inspect::Check;
 use crate::progress::Progress;
@@ -49,6 +49,8 @@ pub use verify::verify;
 
 /// Role of the layer that brings the kernel.
 const KERNEL_ROLE: &str = "kernel";
+/// Role of the layer that makes nodes form a cluster.
+const CLUSTER_ROLE: &str = "kubernetes";
 
 /// Whether the lock may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +118,8 @@ pub struct Planned {
     pub document: Document,
     /// What each layer holds.
     pub plan: Plan,
+    /// Roles that its layers provide.
+    pub roles: BTreeSet<String>,
 }
 
 impl Planned {
@@ -193,16 +197,17 @@ pub fn plan(path: &Path) -> Result<Planned> {
     }
     let folders = defs::chart_folders(&loaded, here, &mut problems);
     let plan = layers::plan::plan(&loaded, &layers, &folders, &|name| defs::read(&here.join(name)), problems)?;
-    check_kernel(&loaded, &plan, &layers)?;
+    let used = |layer: &&LoadedLayer| plan.layers.iter().any(|planned| planned.name == layer.definition.name);
+    let roles = layers.iter().filter(used).flat_map(|layer| layer.definition.provides.clone()).collect();
+    check_kernel(&loaded, &roles)?;
     // Sizes that cannot work are said before anything is fetched.
     Layout::new(&loaded.profile.disk, Bytes(0), Bytes(0), &Seed::new(&loaded.profile.name))?;
-    Ok(Planned { path: path.to_path_buf(), profile: loaded.profile, document: loaded.document, plan })
+    Ok(Planned { path: path.to_path_buf(), profile: loaded.profile, document: loaded.document, plan, roles })
 }
 
 /// Without a kernel nothing boots: that is said before anything is fetched.
-fn check_kernel(loaded: &Loaded, plan: &Plan, layers: &[LoadedLayer]) -> Result<()> {
-    let provides = |name: &str| layers.iter().any(|l| l.definition.name == name && l.definition.provides.iter().any(|role| role == KERNEL_ROLE));
-    if plan.layers.iter().any(|l| provides(&l.name)) {
+fn check_kernel(loaded: &Loaded, roles: &BTreeSet<String>) -> Result<()> {
+    if roles.contains(KERNEL_ROLE) {
         return Ok(());
     }
     let message = format!("no layer provides the role `{KERNEL_ROLE}`");
@@ -263,7 +268,7 @@ pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outco
     go::licence::doubts(&key.lock).iter().for_each(|doubt| eprintln!("warning: {doubt}"));
     let store = Arc::new(store);
     let image = assemble(&key, &store, progress)?;
-    let outcome = write(request, &key, &image, &target)?;
+    let outcome = write(request, &key, &image, &target, &store)?;
     let (place, made_from) = stamp(&target, &key)?;
     store.save("built", &place, &made_from)?;
     store.save_uses(&key.lock_digest)?;
@@ -307,7 +312,7 @@ struct Image {
     layout: Layout,
     root_hash: Digest,
     entries: u64,
-    kernel: String,
+    boot: boot::BootFiles,
     holdings: spdx::Holdings,
 }
 
@@ -337,22 +342,25 @@ fn assemble(key: &Key<'_>, store: &Arc<Store>, progress: &Progress) -> Result<Im
     disk.put(layout.partition(partition::ROOT_A)?.offset, root)?;
     disk.put(layout.partition(partition::VERITY_A)?.offset, Arc::new(verity.tree))?;
     let entries = built.tree.entries.len() as u64;
-    Ok(Image { disk, layout, root_hash: verity.root_hash, entries, kernel: built.boot.release, holdings: built.holdings })
+    Ok(Image { disk, layout, root_hash: verity.root_hash, entries, boot: built.boot, holdings: built.holdings })
 }
 
 /// Writes artifacts and records into the result folder and gives it its name.
-fn write(request: &Build, key: &Key<'_>, image: &Image, target: &Path) -> Result<Outcome> {
-    let profile = &key.planned.profile;
+fn write(request: &Build, key: &Key<'_>, image: &Image, target: &Path, store: &Store) -> Result<Outcome> {
     if let Some(old) = output::existing(target).filter(|old| old.key != key.image) {
         let (version, id) = (&old.version, old.root.root_hash.short());
         let files: Vec<_> = old.artifacts.iter().map(|a| a.file.as_str()).collect();
         eprintln!("notice: replacing version {version} with content id {id} ({}): raise `version` for an image that is published", files.join(", "));
     }
     let staging = Staging::begin(target)?;
+    let mut machine = machine(key);
+    if request.formats.contains(&OutputFormat::Iso) {
+        machine.start = Some(boot::start(&key.planned.profile, &image.boot, &image.root_hash, &grub::medium(store, &key.lock)?, store));
+    }
     let mut formats = request.formats.clone();
     formats.sort();
     formats.dedup();
-    let emitted: Vec<Artifact> = formats.iter().map(|f| artifact(request, profile, *f, image, &staging)).collect::<Result<_>>()?;
+    let emitted: Vec<Artifact> = formats.iter().map(|f| artifact(request, &machine, *f, image, &staging)).collect::<Result<_>>()?;
     let mut artifacts = kept(target, key.image, &emitted, &staging)?;
     artifacts.extend(emitted);
     artifacts.sort_by(|a, b| a.file.cmp(&b.file));
@@ -364,10 +372,25 @@ fn write(request: &Build, key: &Key<'_>, image: &Image, target: &Path) -> Result
     Ok(Outcome { folder: target.to_path_buf(), state: State::Built, content_id: image.root_hash, files })
 }
 
-fn artifact(request: &Build, profile: &Profile, format: OutputFormat, image: &Image, staging: &Staging) -> Result<Artifact> {
-    let file = file_name(profile, format);
+/// What artifacts say of the machine.
+fn machine(key: &Key<'_>) -> Machine {
+    let Profile { name, version, machine, .. } = &key.planned.profile;
+    Machine {
+        name: name.clone(),
+        version: version.clone(),
+        uuid: key.planned.seed().uuid("machine"),
+        epoch: key.lock.epoch,
+        processors: machine.processors,
+        memory: machine.memory,
+        has_cluster: key.planned.roles.contains(CLUSTER_ROLE),
+        start: None,
+    }
+}
+
+fn artifact(request: &Build, machine: &Machine, format: OutputFormat, image: &Image, staging: &Staging) -> Result<Artifact> {
+    let file = format!("{}-{}.{}", machine.name, machine.version, format.extension());
     let path = staging.dir.join(&file);
-    emit::emit(format, &image.disk, &path)?;
+    emit::emit(format, &image.disk, machine, &path)?;
     let size = Bytes(fs::metadata(&path).context(|| format!("reading {}", path.display()))?.len());
     let map = || {
         let (name, text) = (format!("{file}.bmap"), emit::bmap::write(&image.disk)?);
@@ -410,7 +433,7 @@ fn record_of(key: &Key<'_>, image: &Image, check: Check, artifacts: Vec<Artifact
         size: image.layout.root,
         slot: image.layout.slot,
         entries: image.entries,
-        kernel: image.kernel.clone(),
+        kernel: image.boot.release.clone(),
     };
     Ok(BuildRecord {
         name: profile.name.clone(),

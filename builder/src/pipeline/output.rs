@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use rustix::fs::{CWD, RenameFlags};
 use sha2::{Digest as _, Sha256};
 
-use crate::disk::ReadAt;
 use crate::disk::file::FileAt;
+use crate::disk::{self, ReadAt};
 use crate::inspect::FileCheck;
 use crate::inspect::check::CHUNK;
 use crate::record::{self, Artifact, BuildRecord};
@@ -124,25 +124,9 @@ pub fn fingerprint(target: &Path) -> String {
     lines.concat()
 }
 
-/// Digest of a file, read in pieces. Holes are hashed as zeros without being read.
+/// Digest of a file.
 pub fn sha256(path: &Path) -> Result<Digest> {
-    let file = FileAt::open(path)?;
-    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    let zeros = vec![0; 1 << 20];
-    let mut done = 0;
-    let end = file.len()..file.len();
-    for range in file.data()?.into_iter().chain([end]) {
-        for length in pieces(range.start - done) {
-            hasher.update(&zeros[..length]);
-        }
-        done = range.start;
-        for length in pieces(range.end - range.start) {
-            file.read_at(&mut buffer[..length], done).context(|| format!("hashing {}", path.display()))?;
-            hasher.update(&buffer[..length]);
-            done += length as u64;
-        }
-    }
-    Ok(Digest(hasher.finalize().into()))
+    disk::sha256(&FileAt::open(path)?).context(|| format!("hashing {}", path.display()))
 }
 
 /// Digest of a file and those of its chunks, from one reading.
@@ -162,12 +146,6 @@ pub fn sums(path: &Path) -> Result<(Digest, FileCheck)> {
         done += piece.len() as u64;
     }
     Ok((Digest(whole.finalize().into()), check))
-}
-
-/// A length in pieces of at most 1 MiB.
-fn pieces(length: u64) -> impl Iterator<Item = usize> {
-    const PIECE: u64 = 1 << 20;
-    (0..length.div_ceil(PIECE)).map(move |n| (length - n * PIECE).min(PIECE) as usize)
 }
 
 #[cfg(test)]

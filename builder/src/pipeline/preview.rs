@@ -156,8 +156,8 @@ fn state(found: &Found) -> LockState {
 fn about(format: OutputFormat, packages: u64, profile: &Profile) -> Bytes {
     let tenths = match format {
         OutputFormat::Raw => 35,
-        OutputFormat::Qcow2 | OutputFormat::RawZst => 13,
-        OutputFormat::Vmdk => 15,
+        OutputFormat::Qcow2 | OutputFormat::RawZst | OutputFormat::Vma | OutputFormat::Iso => 13,
+        OutputFormat::Vmdk | OutputFormat::Ova => 15,
     };
     // Rounded, because it is not known better.
     Bytes((packages * tenths / 10).next_multiple_of(10 << 20).min(profile.disk.size.0))

@@ -13,6 +13,8 @@ use builder::fs::fat;
 use layers::profile;
 use layers::units::{Bytes, Seed};
 
+use crate::common::machine;
+
 const SCRIPT: &str = r#"
 serial --unit=0 --speed=115200
 terminal_output serial
@@ -68,7 +70,7 @@ fn grub_boots_by_bios_and_writes_its_environment() {
     // QEMU has no driver for raw.zst, and a stream-optimized VMDK takes no writes: they go to an overlay that is thrown away.
     for (format, snapshot, tries) in [(OutputFormat::Raw, "off", 2), (OutputFormat::Qcow2, "off", 2), (OutputFormat::Vmdk, "on", 3)] {
         let (image, serial) = (dir.path().join(format.extension()), dir.path().join("serial"));
-        emit(format, &disk, &image).unwrap();
+        emit(format, &disk, &machine(), &image).unwrap();
         let mut qemu = Command::new("timeout");
         qemu.args([
             "120",

@@ -161,7 +161,7 @@ fn what_is_missing_here_is_named_with_the_next_step() {
     let (code, _, text) = said(&store, &["build", profile, "--offline"]);
     assert!(code == 3 && text.contains("lacks") && text.contains("cache export"), "{text}");
     for (bytes, what) in
-        [(b"vhdxfile".as_slice(), "VHDX"), (b"\x1f\x8b", "gzip"), (b"#!/bin/sh\n", "neither the magic of QCOW2, VMDK or zstd nor a GUID")]
+        [(b"vhdxfile".as_slice(), "VHDX"), (b"\x1f\x8b", "gzip"), (b"#!/bin/sh\n", "neither the magic of QCOW2, VMDK, OVA, VMA or zstd nor a GUID")]
     {
         fs::write(&file, [bytes, &[0; 4096]].concat()).unwrap();
         let (code, _, text) = said(&store, &["inspect", file.to_str().unwrap()]);

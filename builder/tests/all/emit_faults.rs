@@ -11,6 +11,8 @@ use builder::emit::{OutputFormat, emit, open};
 use builder::fs::fat;
 use layers::units::Bytes;
 
+use crate::common::machine;
+
 const SIZE: usize = 24 << 20;
 const DIR: &str = "CHASI_BOD_TEST_DIR";
 const FORMAT: &str = "CHASI_BOD_TEST_FORMAT";
@@ -34,7 +36,7 @@ fn victim() {
     let path = Path::new(&dir).join("artifact");
     let result = match std::env::var(FORMAT).unwrap().as_str() {
         "fat" => make_fat(Path::new(&dir)),
-        format => emit(format.parse().unwrap(), &disk(), &path),
+        format => emit(format.parse().unwrap(), &disk(), &machine(), &path),
     };
     if let Err(error) = result {
         println!("said: {error}; fault {:?}; left {}", error.fault(), std::fs::read_dir(&dir).unwrap().count());
@@ -70,7 +72,7 @@ fn d1_killed_at_any_time_leaves_a_whole_file_or_none() {
     let path = dir.path().join("artifact");
     let program = std::env::current_exe().unwrap().display().to_string();
     let start = |round: u32| {
-        victim_command(&program, dir.path(), ["raw", "raw.zst", "qcow2", "vmdk"][round as usize % 4])
+        victim_command(&program, dir.path(), ["raw", "raw.zst", "qcow2", "vmdk", "ova", "vma.zst", "iso"][round as usize % 7])
             .args(VICTIM)
             .stdout(Stdio::null())
             .spawn()
@@ -81,9 +83,9 @@ fn d1_killed_at_any_time_leaves_a_whole_file_or_none() {
     let whole = begun.elapsed();
     std::fs::remove_file(&path).unwrap();
     let mut killed = 0;
-    for round in 0..100 {
+    for round in 0..150 {
         let mut child = start(round);
-        std::thread::sleep(whole * round / 100);
+        std::thread::sleep(whole * round / 150);
         child.kill().unwrap();
         killed += usize::from(!child.wait().unwrap().success());
         if path.exists() {
@@ -94,7 +96,7 @@ fn d1_killed_at_any_time_leaves_a_whole_file_or_none() {
     }
     assert!(killed >= 20, "only {killed} were killed before they were done");
     for format in OutputFormat::ALL {
-        emit(format, &disk(), &path).unwrap();
+        emit(format, &disk(), &machine(), &path).unwrap();
         assert!(is_whole(&path) && std::fs::read_dir(dir.path()).unwrap().count() == 1);
     }
 }
@@ -103,9 +105,9 @@ fn d1_killed_at_any_time_leaves_a_whole_file_or_none() {
 fn d1_a_full_disk_is_named_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let program = std::env::current_exe().unwrap().display().to_string();
-    for round in 0..35 {
-        let format = ["raw", "raw.zst", "qcow2", "vmdk", "fat"][round % 5];
-        let kib = 64 + round * 680;
+    for round in 0..56 {
+        let format = ["raw", "raw.zst", "qcow2", "vmdk", "ova", "vma.zst", "iso", "fat"][round % 8];
+        let kib = 64 + round * 424;
         let script = format!("mount -t tmpfs -o size={kib}k none \"${DIR}\" && exec \"$0\" \"$@\"");
         let mut command = victim_command("unshare", dir.path(), format);
         let output = command.args(["-Urm", "sh", "-c", &script, &program]).args(VICTIM).output().unwrap();
@@ -127,7 +129,7 @@ fn d1_two_builds_of_one_file_do_not_mix() {
             100
         }
         fn read_at(&self, buffer: &mut [u8], _: u64) -> layers::Result<()> {
-            let error = emit(OutputFormat::Raw, &disk(), &self.0).unwrap_err().to_string();
+            let error = emit(OutputFormat::Raw, &disk(), &machine(), &self.0).unwrap_err().to_string();
             assert!(error.contains("another build is writing it"), "{error}");
             buffer.fill(1);
             Ok(())
@@ -135,6 +137,6 @@ fn d1_two_builds_of_one_file_do_not_mix() {
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("artifact");
-    emit(OutputFormat::Raw, &Nested(path.clone()), &path).unwrap();
+    emit(OutputFormat::Raw, &Nested(path.clone()), &machine(), &path).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), [1; 100]);
 }

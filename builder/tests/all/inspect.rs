@@ -15,6 +15,8 @@ use builder::inspect::{Content, inspect};
 use layers::profile;
 use layers::units::{Bytes, Seed};
 
+use crate::common::machine;
+
 const ROOT_UUID: &str = "6a1b0f6e-9f54-4d4e-8c0a-5f0c2b8f3d11";
 const TREE_UUID: &str = "0d9d2a53-8b0d-4f0e-a2f6-64f1c2a7be22";
 
@@ -40,7 +42,7 @@ struct Built {
 impl Built {
     fn write(&self, format: OutputFormat) -> PathBuf {
         let path = self.dir.path().join(format!("disk.{}", format.extension()));
-        emit(format, &self.disk, &path).unwrap();
+        emit(format, &self.disk, &machine(), &path).unwrap();
         path
     }
 }
@@ -248,7 +250,7 @@ fn figures() {
     println!("{} bytes of JSON", serde_json::to_string(&check).unwrap().len());
     for format in OutputFormat::ALL {
         let path = dir.path().join(format.extension());
-        emit(format, &disk, &path).unwrap();
+        emit(format, &disk, &machine(), &path).unwrap();
         let start = std::time::Instant::now();
         assert_eq!(verify(&path, &check, None).unwrap(), []);
         timed(&format!("verify {format:?}"), start);

@@ -1,4 +1,5 @@
-//! Configuration sources in their one order, later wins: image, kernel command line, labelled disk, SMBIOS and OVF, URL, console.
+//! Configuration sources in their one order, later wins: image, kernel command line, labelled disk, SMBIOS, OVF and
+//! guestinfo, URL, console.
 //!
 //! What a source that can go away said (disk, OVF, URL, console) is kept in the state, so that a node does not change when a medium is
 //! pulled out. A field that is wrong is reported with its source and skipped.
@@ -60,11 +61,15 @@ pub fn collect(host: &Host, image: &ImageRecord) -> Result<Collected> {
     let mut problems = Vec::new();
     let mut items = image_settings(host, &mut problems);
     items.extend(without_secret(command_line(host), &mut problems));
-    for (name, said) in
-        [("disk CHASI", chasi(host)), ("disk cidata", cidata::read(host)), ("SMBIOS", firmware::smbios(host)), ("OVF", firmware::ovf(host))]
-    {
+    for (name, said) in [
+        ("disk CHASI", chasi(host)),
+        ("disk cidata", cidata::read(host)),
+        ("SMBIOS", firmware::smbios(host)),
+        ("OVF", firmware::ovf(host)),
+        ("guestinfo", firmware::guestinfo(host)),
+    ] {
         match said {
-            Some(Ok(found)) if name == "SMBIOS" => items.extend(found),
+            Some(Ok(found)) if matches!(name, "SMBIOS" | "guestinfo") => items.extend(found),
             Some(Ok(found)) => _ = kept.sources.insert(name.into(), found),
             Some(Err(why)) => problems.extend(why),
             None => {}

@@ -6,6 +6,8 @@
 //! | `chasi.slot=a\|b` | slot to start; from GRUB; `a` when absent |
 //! | `chasi.trial=1` | this boot is a trial: on failure reboot, GRUB falls back; from GRUB |
 //! | `chasi.wait=<seconds>` | how long to wait for the disk; 60 when absent |
+//! | `chasi.live` | start from a medium, in memory; from a medium's menu |
+//! | `chasi.check` | compare a medium with its SHA256SUMS, then stop; from a medium's menu |
 //! | `chasi.debug` | say each module and mount |
 
 use std::time::Duration;
@@ -25,8 +27,21 @@ pub struct CommandLine {
     pub trial: bool,
     /// How long to wait for the disk.
     pub wait: Duration,
+    /// Where the image comes from.
+    pub from: From,
     /// Say each module and mount.
     pub debug: bool,
+}
+
+/// Where the image comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// A slot of an installed disk.
+    Disk,
+    /// A medium, whose disk is unpacked into memory.
+    Medium,
+    /// A medium that is only to be checked.
+    Check,
 }
 
 /// The value of `name=` in a command line; the last one counts, as in the kernel.
@@ -49,8 +64,13 @@ impl CommandLine {
         let slot = Slot::from_letter(slot).ok_or_else(|| wrong("chasi.slot", format!("`{slot}` is not a or b")))?;
         let wait = value(line, "chasi.wait").unwrap_or("60");
         let wait = wait.parse().map_err(|_| wrong("chasi.wait", format!("`{wait}` is not a number of seconds")))?;
-        let debug = line.split_whitespace().any(|w| w == "chasi.debug");
-        Ok(Self { roothash, slot, trial: is_trial(line), wait: Duration::from_secs(wait), debug })
+        let has = |name: &str| line.split_whitespace().any(|w| w == name);
+        let from = match (has("chasi.check"), has("chasi.live")) {
+            (true, _) => From::Check,
+            (_, true) => From::Medium,
+            _ => From::Disk,
+        };
+        Ok(Self { roothash, slot, trial: is_trial(line), wait: Duration::from_secs(wait), from, debug: has("chasi.debug") })
     }
 }
 
@@ -62,7 +82,11 @@ mod tests {
     fn our_words_are_read_and_the_last_one_counts() {
         let hash = "ab".repeat(32);
         let line = CommandLine::parse(&format!("BOOT_IMAGE=/slot-a/vmlinuz ro chasi.slot=a roothash={hash} chasi.slot=b chasi.trial=1\n")).unwrap();
-        assert_eq!((line.slot, line.trial, line.debug, line.roothash.hex()), (Slot::B, true, false, hash));
+        assert_eq!((line.slot, line.trial, line.debug, line.roothash.hex()), (Slot::B, true, false, hash.clone()));
+        assert_eq!(line.from, From::Disk);
+        for (words, from) in [("chasi.live", From::Medium), ("chasi.check chasi.debug", From::Check), ("xchasi.live", From::Disk)] {
+            assert_eq!(CommandLine::parse(&format!("roothash={hash} {words}")).unwrap().from, from);
+        }
     }
 
     #[test]

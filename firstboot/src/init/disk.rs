@@ -38,9 +38,21 @@ pub struct Found {
     pub superblock: Superblock,
 }
 
-/// The disks below `sys` (`/sys`) with devices in `dev` (`/dev`), by name. Memory disks, mapped devices and empty drives are left out.
-pub fn disks(sys: &Path, dev: &Path) -> Vec<Disk> {
-    let ours = |name: &str| !["loop", "ram", "zram", "dm-", "md", "fd", "sr", "nbd"].iter().any(|p| name.starts_with(p));
+/// Which disks may be the one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Among<'a> {
+    /// Those of the machine: memory disks, mapped devices and empty drives are left out.
+    Machine,
+    /// This one alone, by its kernel name.
+    Only(&'a str),
+}
+
+/// The disks below `sys` (`/sys`) with devices in `dev` (`/dev`), by name.
+pub fn disks(sys: &Path, dev: &Path, among: Among<'_>) -> Vec<Disk> {
+    let ours = |name: &str| match among {
+        Among::Machine => !["loop", "ram", "zram", "dm-", "md", "fd", "sr", "nbd"].iter().any(|p| name.starts_with(p)),
+        Among::Only(wanted) => name == wanted,
+    };
     let found = list(&sys.join("block")).into_iter().filter_map(|folder| {
         let name = folder.file_name()?.to_str().filter(|n| ours(n))?.to_string();
         let sectors = number(&folder.join("size")).filter(|n| *n > 0)?;
@@ -90,9 +102,9 @@ pub enum Look {
 }
 
 /// Looks for the disk of a slot. Of several with the same image the first with a finished state wins, else the first by name.
-pub fn look(sys: &Path, dev: &Path, slot: Slot, roothash: &Digest) -> Look {
+pub fn look(sys: &Path, dev: &Path, among: Among<'_>, slot: Slot, roothash: &Digest) -> Look {
     let (mut good, mut seen) = (Vec::new(), Vec::new());
-    for disk in disks(sys, dev) {
+    for disk in disks(sys, dev, among) {
         let what = disk.describe();
         match open(disk, sys, dev, slot, roothash) {
             Some(found) => good.push(found),

@@ -4,6 +4,7 @@
 
 pub mod cmdline;
 pub mod disk;
+mod live;
 pub mod modules;
 pub mod report;
 mod root;
@@ -21,8 +22,8 @@ use layers::units::Bytes;
 use layers::{Context, Error, Fault, Result};
 
 use crate::sys::{self, PartitionChange};
-use cmdline::CommandLine;
-use disk::{Found, Look};
+use cmdline::{CommandLine, From};
+use disk::{Among, Found, Look};
 use modules::{Loader, Modules};
 use report::say;
 use table::{Entry, SECTOR};
@@ -50,14 +51,15 @@ fn run() -> Result<Infallible> {
     std::thread::scope(|scope| {
         let fixed = scope.spawn(|| note(&line, Loader::new(&modules).load(modules::FIXED)));
         let mut loader = Loader::new(&modules);
-        let found = wait(&line, &mut loader)?;
+        let memory = medium(&line, &mut loader)?;
+        let found = wait(&line, &mut loader, memory.map_or(Among::Machine, |_| Among::Only(live::DISK)))?;
         let _ = fixed.join();
         let device = verity::open(&found.superblock, &found.root, &found.hashes, &line.roothash)?;
         root::mount_root(&device)?;
         let line = &line;
         scope.spawn(move || note(line, loader.plug(Path::new(SYS))));
         say("root", &format!("slot {} verified by {}", line.slot.letter(), line.roothash.short()));
-        lay_state(&found)
+        lay_state(&found, memory)
     })?;
     say("switch", "starting the system");
     root::switch()
@@ -68,12 +70,27 @@ fn modules_folder() -> Result<PathBuf> {
     Ok(Path::new("/usr/lib/modules").join(release.trim()))
 }
 
+/// Unpacks the disk of a medium when the image comes from one; how much memory its state may take.
+fn medium(line: &CommandLine, loader: &mut Loader) -> Result<Option<Bytes>> {
+    if line.from == From::Disk {
+        return Ok(None);
+    }
+    let medium = live::find(line, loader)?;
+    if line.from == From::Check {
+        let files = medium.check()?;
+        report::done(&format!("The medium is good: {files} files are as they were written."), "restart (Ctrl-Alt-Del)");
+        say("checked", &format!("{files} files are good"));
+        stay();
+    }
+    medium.unpack().map(Some)
+}
+
 /// Loads drivers until the disk is there.
-fn wait(line: &CommandLine, loader: &mut Loader) -> Result<Found> {
+fn wait(line: &CommandLine, loader: &mut Loader, among: Among<'_>) -> Result<Found> {
     let start = Instant::now();
     loop {
         note(line, loader.plug(Path::new(SYS)));
-        match disk::look(Path::new(SYS), Path::new(DEV), line.slot, &line.roothash) {
+        match disk::look(Path::new(SYS), Path::new(DEV), among, line.slot, &line.roothash) {
             Look::Found(found, others) => {
                 let size = Bytes(found.disk.sectors.saturating_mul(SECTOR));
                 say("disk", &format!("{} {size}", found.disk.name));
@@ -99,9 +116,12 @@ fn note(line: &CommandLine, (loaded, failed): (Vec<PathBuf>, Vec<String>)) {
     }
 }
 
-/// Makes, checks, grows and mounts the state, and lays it over the root.
-fn lay_state(found: &Found) -> Result<()> {
-    let rules = rules()?;
+/// Makes, checks, grows and mounts the state, and lays it over the root. On a disk in memory it takes this much of that at most.
+fn lay_state(found: &Found, memory: Option<Bytes>) -> Result<()> {
+    let mut rules = rules()?;
+    if let Some(most) = memory {
+        (rules.state_size, rules.state_limit) = (rules.state_size.min(most), Some(most));
+    }
     let (tools, scratch) = (Path::new(root::ROOT), Path::new("/run/chasi-bod"));
     let site = state::Site { disk: &found.disk.path, sectors: found.disk.sectors, rules: &rules, tools, scratch };
     let mut length = 0;
@@ -168,6 +188,11 @@ fn give_up(error: &Error) -> ! {
     } else {
         report::fail(error, "restart (Ctrl-Alt-Del) and choose the other slot in the boot menu, or repair from an installation medium");
     }
+    stay()
+}
+
+/// Leaves the screen as it is until a person restarts the machine.
+fn stay() -> ! {
     loop {
         std::thread::sleep(Duration::from_secs(3600));
     }

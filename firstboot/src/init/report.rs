@@ -25,6 +25,12 @@ pub fn fail(error: &Error, next: &str) {
     say("failed", &error.to_string());
 }
 
+/// Shows that something was done and what to do next.
+pub fn done(what: &str, next: &str) {
+    let rule = "=".repeat(78);
+    print(&format!("\r\n{rule}\r\n  {what}\r\n  Next:  {next}\r\n{rule}\r\n"));
+}
+
 /// The screen of a failure.
 fn screen(cause: &str, hint: Option<&str>, next: &str) -> String {
     let rule = "=".repeat(78);

@@ -82,6 +82,9 @@ pub struct Profile {
     /// Target disk, slot and state sizes, extra mounts.
     #[serde(default)]
     pub disk: Disk,
+    /// The virtual machine that OVA and VMA make.
+    #[serde(default)]
+    pub machine: Machine,
     /// Time zone and time servers.
     #[serde(default)]
     pub time: Time,
@@ -367,6 +370,23 @@ pub struct DiskSelector {
     /// At most this size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_size: Option<Bytes>,
+}
+
+/// The virtual machine that OVA and VMA make; who imports them may say otherwise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Machine {
+    /// Processors, 1 to 256.
+    #[schemars(range(min = 1, max = 256))]
+    pub processors: u16,
+    /// Memory, whole MiB, at least 512MiB.
+    pub memory: Bytes,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { processors: 2, memory: Bytes(4 << 30) }
+    }
 }
 
 /// Time zone and time servers.

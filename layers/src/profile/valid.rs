@@ -39,6 +39,7 @@ pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
     network::check(root, problems);
     platform::check(root, problems);
     disk(root, problems);
+    machine(root.get("machine"), problems);
 }
 
 /// What profiles and layers have in common: files and kernel parameters.
@@ -298,6 +299,15 @@ fn disk(root: &Node, problems: &mut Vec<Problem>) {
         if given(mount, &["path", "serial", "model", "minSize", "maxSize"]).is_empty() {
             problems.push(Problem::new(mount.place, "the disk needs at least one of `path`, `serial`, `model`, `minSize`, `maxSize`"));
         }
+    }
+}
+
+/// A virtual machine's memory is told to hypervisors in MiB.
+fn machine(machine: Option<&Node>, problems: &mut Vec<Problem>) {
+    if let (Some(given), Some(node)) = (size(machine, "memory"), machine.and_then(|m| m.get("memory")))
+        && (given < Bytes::mib(512) || given.round_up(1 << 20) != given)
+    {
+        problems.push(Problem::new(node.place, format!("`memory` is {given}, but must be whole MiB and at least 512MiB")));
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use layers::Result;
 use layers::units::Bytes;
 
-use super::Format;
+use super::{Format, Machine};
 use crate::disk::{ReadAt, blocks};
 
 /// The QCOW2 format.
@@ -24,7 +24,7 @@ impl Format for Qcow2 {
         Ok(Bytes((data + tables) * format::CLUSTER))
     }
 
-    fn emit(&self, disk: &dyn ReadAt, out: &File) -> Result<()> {
+    fn emit(&self, disk: &dyn ReadAt, _: &Machine, out: &File) -> Result<()> {
         writer::write(disk, out)
     }
 

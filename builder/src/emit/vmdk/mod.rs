@@ -10,7 +10,7 @@ use std::sync::Arc;
 use layers::Result;
 use layers::units::Bytes;
 
-use super::Format;
+use super::{Format, Machine};
 use crate::disk::{ReadAt, blocks};
 
 /// The VMDK format.
@@ -25,8 +25,8 @@ impl Format for Vmdk {
         Ok(Bytes((format::OVERHEAD + 8) * format::SECTOR + grains + tables * (format::TABLE + format::SECTOR + 4)))
     }
 
-    fn emit(&self, disk: &dyn ReadAt, out: &File) -> Result<()> {
-        writer::write(disk, out)
+    fn emit(&self, disk: &dyn ReadAt, _: &Machine, out: &File) -> Result<()> {
+        writer::write_at(disk, out, 0).map(|_| ())
     }
 
     fn inspect(&self, file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {

@@ -16,14 +16,15 @@ use crate::disk::{ReadAt, is_zero};
 use crate::emit::ordered::{self, Packed};
 use crate::emit::put;
 
-/// Writes a disk to an empty file; one that does not end with a sector is filled up with zeros.
-pub fn write(disk: &dyn ReadAt, out: &File) -> Result<()> {
+/// Writes a disk to a file from `begin` on, behind which it is empty; the place where it ends. A disk that does not end with a sector is filled up with
+/// zeros.
+pub fn write_at(disk: &dyn ReadAt, out: &File, begin: u64) -> Result<u64> {
     let capacity = disk.len().div_ceil(SECTOR);
     // Offsets in tables have 32 bits.
     if capacity > u64::from(u32::MAX) {
         return Err(Error::input(format!("writing VMDK: a disk of {} bytes is too large for it, 2 TiB is the most", disk.len())));
     }
-    ordered::pack(disk, GRAIN, || Ok(()), |(), _, bytes| compress(bytes), |grains| Image::new(capacity, out).place_all(grains))
+    ordered::pack(disk, GRAIN, || Ok(()), |(), _, bytes| compress(bytes), |grains| Image::new(capacity, out, begin).place_all(grains))
 }
 
 /// Nothing for zeros.
@@ -38,6 +39,8 @@ fn compress(bytes: &[u8]) -> Result<Option<Vec<u8>>> {
 /// The file under way.
 struct Image<'a> {
     out: &'a File,
+    /// First byte of it in the file.
+    begin: u64,
     header: Header,
     /// Where the next sector goes.
     end: u64,
@@ -50,7 +53,7 @@ struct Image<'a> {
 }
 
 impl<'a> Image<'a> {
-    fn new(capacity: u64, out: &'a File) -> Self {
+    fn new(capacity: u64, out: &'a File, begin: u64) -> Self {
         let header = Header {
             version: 3,
             flags: NEWLINES | COMPRESSED | MARKERS,
@@ -62,10 +65,10 @@ impl<'a> Image<'a> {
             overhead: OVERHEAD,
         };
         let directory = vec![0; header.tables() as usize];
-        Self { out, header, end: OVERHEAD, directory, table: None, sum: crc32fast::Hasher::new() }
+        Self { out, begin, header, end: OVERHEAD, directory, table: None, sum: crc32fast::Hasher::new() }
     }
 
-    fn place_all(mut self, grains: Packed<Option<Vec<u8>>>) -> Result<()> {
+    fn place_all(mut self, grains: Packed<Option<Vec<u8>>>) -> Result<u64> {
         for (number, packed) in grains.into_iter().flatten() {
             if let Some(packed) = packed {
                 self.place(number, &packed)?;
@@ -97,7 +100,7 @@ impl<'a> Image<'a> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<()> {
+    fn finish(mut self) -> Result<u64> {
         self.end_table()?;
         let directory: Vec<u8> = self.directory.iter().flat_map(|place| place.to_le_bytes()).collect();
         self.append(&Marker::Directory.to_bytes((directory.len() as u64).div_ceil(SECTOR)))?;
@@ -107,8 +110,10 @@ impl<'a> Image<'a> {
         self.append(&Marker::End.to_bytes(0))?;
         let descriptor = descriptor(self.header.capacity, self.sum.clone().finalize());
         self.write(descriptor.as_bytes(), SECTOR)?;
-        self.out.set_len(self.end * SECTOR).fault(Fault::Environment, || format!("making room for {} sectors", self.end))?;
-        self.write(&self.header.to_bytes(), 0)
+        let end = self.begin + self.end * SECTOR;
+        self.out.set_len(end).fault(Fault::Environment, || format!("making room for {} sectors", self.end))?;
+        self.write(&self.header.to_bytes(), 0)?;
+        Ok(end)
     }
 
     /// Writes whole sectors behind all others; their place.
@@ -120,7 +125,7 @@ impl<'a> Image<'a> {
     }
 
     fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
-        put(self.out, bytes, at)
+        put(self.out, bytes, self.begin + at)
     }
 }
 

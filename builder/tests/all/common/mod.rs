@@ -7,13 +7,41 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use builder::emit::Machine;
+use builder::emit::iso::Start;
 use builder::progress::Progress;
 use builder::source::deb::{Archive, Mirrors, Offline};
 use builder::source::http::{Client, Limits};
 use builder::store::Store;
+use layers::units::{Bytes, Digest, Seed};
+
+/// What artifacts say beside the disk. A medium of it has all that it needs, but nothing on it would start.
+pub fn machine() -> Machine {
+    let bytes = |seed: u8, len: usize| (0..len).map(|n| (n as u8).wrapping_mul(seed)).collect::<Vec<u8>>();
+    let start = Start {
+        kernel: Arc::new(bytes(3, 300_000)),
+        initrd: Arc::new(bytes(5, 70_001)),
+        menu: "menuentry live { true }\n".into(),
+        root_hash: Digest([0xab; 32]),
+        boot_img: bytes(7, 512),
+        bios: bytes(11, 40_000),
+        efi: bytes(13, 600_000),
+        scratch: std::env::temp_dir(),
+    };
+    Machine {
+        name: "site".into(),
+        version: "1.2.3".into(),
+        uuid: Seed::new("site").uuid("machine"),
+        epoch: 1_700_000_000,
+        processors: 2,
+        memory: Bytes(4 << 30),
+        has_cluster: true,
+        start: Some(start),
+    }
+}
 
 pub const BIN: &str = env!("CARGO_BIN_EXE_chasi-bod");
 

@@ -1,7 +1,10 @@
 //! Disk formats against outside tools, against their own readers, and against hostile files.
 
+mod iso;
+mod ova;
 mod qcow2;
 mod raw_zst;
+mod vma;
 mod vmdk;
 
 use std::path::{Path, PathBuf};
@@ -14,8 +17,11 @@ use builder::emit::{OutputFormat, emit, open};
 use layers::units::Digest;
 use proptest::prelude::*;
 
+use crate::common::machine;
+
 /// Formats that pack what they carry.
-const PACKED: [OutputFormat; 3] = [OutputFormat::RawZst, OutputFormat::Qcow2, OutputFormat::Vmdk];
+const PACKED: [OutputFormat; 6] =
+    [OutputFormat::RawZst, OutputFormat::Qcow2, OutputFormat::Vmdk, OutputFormat::Ova, OutputFormat::Vma, OutputFormat::Iso];
 const MIB: usize = 1 << 20;
 
 fn noise(len: usize, mut state: u64) -> Vec<u8> {
@@ -40,7 +46,7 @@ fn disk() -> Disk {
 
 fn write(disk: &dyn ReadAt, dir: &Path, format: OutputFormat) -> PathBuf {
     let path = dir.join(format!("disk.{}", format.extension()));
-    emit(format, disk, &path).unwrap();
+    emit(format, disk, &machine(), &path).unwrap();
     path
 }
 
@@ -91,7 +97,10 @@ fn golden_digests_of_a_small_image() {
         [
             "cf3cce1f4311b66b32fd36aa3fb53b2b50bd109da686d8e9fe10cd0aa59a211f",
             "e8452c554cfb2865cdedd0bce0a8b72bbf27cc99e36645bc2f4b4889c9f1393c",
-            "ef81ab8dfe8a150263ac3ccef300190a8ccb2293c0a6da5290f1edf129b4e2c5"
+            "ef81ab8dfe8a150263ac3ccef300190a8ccb2293c0a6da5290f1edf129b4e2c5",
+            "d879297e6000dfd0ea25c97d0d73fa6f36a55577f425f3763a71a7bfebc67e16",
+            "92047d500e0b36929cda569df3d8df283210ab68c6f8e6a2bd6d90656ba790bf",
+            "a6462661ded474dd7bfc858b57ed1df6c57f1f1bea488d1fb9144490a56c49a0"
         ]
     );
 }
@@ -111,7 +120,7 @@ fn d2_flipped_and_cut_files_give_errors_not_panics() {
     let dir = tempfile::tempdir().unwrap();
     for format in PACKED {
         // A broken frame of raw.zst is unpacked again for each part that is read of it.
-        let unit = if format == OutputFormat::RawZst { MIB } else { 64 << 10 };
+        let unit = if matches!(format, OutputFormat::RawZst | OutputFormat::Vma | OutputFormat::Iso) { MIB } else { 64 << 10 };
         let good = std::fs::read(write(&small(), dir.path(), format)).unwrap();
         let read = |bytes: Vec<u8>| {
             if let Ok(disk) = format.format().inspect(Arc::new(bytes)) {
@@ -144,7 +153,7 @@ proptest! {
         for format in PACKED {
             let (told, reader) = open(&write(&disk, dir.path(), format)).unwrap();
             // VMDK counts sectors: the rest of the last one is zeros.
-            let unit = if format == OutputFormat::Vmdk { 512 } else { 1 };
+            let unit = if matches!(format, OutputFormat::Vmdk | OutputFormat::Ova) { 512 } else { 1 };
             let mut whole = Disk::new(size.next_multiple_of(unit));
             whole.put(0, Arc::new(disk.clone())).unwrap();
             prop_assert!(told == format && same(&whole, reader.as_ref()));

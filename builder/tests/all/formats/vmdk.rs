@@ -6,7 +6,7 @@ use std::sync::Arc;
 use builder::disk::Disk;
 use builder::emit::vmdk::format::{AT_END, Header, SECTOR};
 use builder::emit::vmdk::reader::Reader;
-use builder::emit::{OutputFormat, emit, open};
+use builder::emit::{Machine, OutputFormat, emit, open};
 
 use super::{disk, run, same, write};
 
@@ -76,6 +76,6 @@ fn what_cannot_be_is_refused() {
     assert!(error(header.to_bytes()[..100].to_vec()).contains("100 bytes are less than one"));
     let dir = tempfile::tempdir().unwrap();
     let too_large = Disk::new((u64::from(u32::MAX) + 1) * SECTOR);
-    let error = emit(OutputFormat::Vmdk, &too_large, &dir.path().join("d.vmdk")).unwrap_err().to_string();
+    let error = emit(OutputFormat::Vmdk, &too_large, &Machine::default(), &dir.path().join("d.vmdk")).unwrap_err().to_string();
     assert!(error.contains("2 TiB is the most"), "{error}");
 }

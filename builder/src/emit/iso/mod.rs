@@ -1,0 +1,82 @@
+//! A medium that starts from a disc and from a USB stick, under BIOS and UEFI: ISO 9660 with Rock Ridge, El Torito, GPT and MBR (ECMA-119, El Torito
+//! 1.0, UEFI 2.10), on crate `hadris-iso`.
+//!
+//! | file | what |
+//! |---|---|
+//! | `boot/vmlinuz`, `boot/initrd` | what GRUB starts |
+//! | `boot/grub/grub.cfg` | the menu; in the EFI system partition a short one that leads to it |
+//! | `chasi/disk.zst` | the image's disk as in `raw.zst` |
+//! | `chasi/SHA256SUMS` | digests of the files above |
+//! | `chasi/ID` | empty; named by the content id, by which GRUB and `init` know the medium |
+
+mod reader;
+mod writer;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use layers::Result;
+use layers::units::{Bytes, Digest};
+
+use super::raw_zst::RawZst;
+use super::{Format, Machine};
+use crate::disk::ReadAt;
+
+/// Where the disk is in the medium.
+const DISK: &str = "chasi/disk.zst";
+/// First bytes of the volume descriptors, and where they are.
+const DESCRIPTOR: (u64, [u8; 5]) = (32769, *b"CD001");
+/// Size of the EFI system partition.
+const ESP: Bytes = Bytes::mib(4);
+
+/// What a medium starts with, beside the disk that it carries.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The kernel.
+    pub kernel: Arc<Vec<u8>>,
+    /// The initramfs.
+    pub initrd: Arc<Vec<u8>>,
+    /// GRUB's menu.
+    pub menu: String,
+    /// Content id.
+    pub root_hash: Digest,
+    /// Boot sector.
+    pub boot_img: Vec<u8>,
+    /// GRUB for BIOS.
+    pub bios: Vec<u8>,
+    /// GRUB for UEFI.
+    pub efi: Vec<u8>,
+    /// Folder for files under way.
+    pub scratch: PathBuf,
+}
+
+/// The ISO format.
+#[derive(Debug)]
+pub struct Iso;
+
+impl Format for Iso {
+    fn layout(&self, disk: &dyn ReadAt) -> Result<Bytes> {
+        // Kernel, initramfs and loaders take less than this.
+        Ok(Bytes(RawZst.layout(disk)?.0 + (256 << 20)))
+    }
+
+    fn emit(&self, disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
+        writer::write(disk, machine, out)
+    }
+
+    fn inspect(&self, file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
+        reader::open(file)
+    }
+}
+
+/// Whether a file is a medium of ours or any other ISO 9660.
+pub fn is_medium(file: &dyn ReadAt) -> Result<bool> {
+    let (at, wanted) = DESCRIPTOR;
+    let mut found = [0; 5];
+    if file.len() < at + 5 {
+        return Ok(false);
+    }
+    file.read_at(&mut found, at)?;
+    Ok(found == wanted)
+}

@@ -1,0 +1,100 @@
+//! Writes the medium.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use hadris_fs::{Content, DateTime, Node, SetAttr, Tree, host};
+use hadris_iso::{AppendedPartition, BootEntry, BootInfo, ElTorito, Hybrid, IsoId, IsoLevel, IsoOptions};
+use layers::units::Digest;
+use layers::{Context, Error, Fault, Result};
+
+use super::{DISK, ESP, Start};
+use crate::disk::file::FileAt;
+use crate::disk::{ReadAt, sha256};
+use crate::emit::raw_zst::RawZst;
+use crate::emit::{Format as _, Machine, put};
+use crate::fs::device::Device;
+use crate::fs::fat;
+
+/// Bytes of the MBR that are code.
+const BOOT_CODE: usize = 440;
+/// Where GRUB's boot sector has the place of the rest of GRUB, in sectors of 512 bytes.
+const REST: u64 = 432;
+/// What the crate puts there is where the BIOS image begins; GRUB's own first sector is four behind that.
+const BEHIND: u64 = 4;
+const BIOS: &str = "boot/grub/eltorito.img";
+
+/// Writes a medium with the disk to an empty file.
+pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
+    let start = machine.start.as_ref().ok_or_else(|| Error::internal("writing a medium: there is nothing to start from it"))?;
+    let packed =
+        tempfile::NamedTempFile::new_in(&start.scratch).fault(Fault::Environment, || format!("creating a file in {}", start.scratch.display()))?;
+    RawZst.emit(disk, machine, packed.as_file())?;
+    let again = packed.reopen().fault(Fault::Environment, || "reading the packed disk".into())?;
+    let digest = sha256(&FileAt::new(again, DISK.into())?)?;
+
+    let time = DateTime::from_unix_seconds(machine.epoch).map_err(|e| Error::input(format!("setting file times to {}: {e}", machine.epoch)))?;
+    let partition = fat_partition(start, machine)?;
+    let mut esp = vec![0; partition.len() as usize];
+    partition.read_at(&mut esp, 0)?;
+    let mut tree = Tree::new();
+    let mut sums = format!("{}  {DISK}\n", digest.hex());
+    let attributes = SetAttr::new().with_accessed(time).with_created(time).with_modified(time);
+    let mut insert = |path: &str, content: Content| {
+        let node = Node::file(content).with_attrs(attributes.clone());
+        tree.insert(path, node).map_err(|e| Error::internal(format!("placing {path} on the medium: {e}")))
+    };
+    for (path, bytes) in
+        [("boot/vmlinuz", start.kernel.as_ref()), ("boot/initrd", start.initrd.as_ref()), ("boot/grub/grub.cfg", &start.menu.clone().into_bytes())]
+    {
+        sums += &format!("{}  {path}\n", Digest::of(bytes).hex());
+        insert(path, Content::bytes(bytes.clone()))?;
+    }
+    insert(BIOS, Content::bytes(start.bios.clone()))?;
+    insert(DISK, host::file(packed.path()).fault(Fault::Environment, || "reading the packed disk".into())?)?;
+    insert("chasi/SHA256SUMS", Content::bytes(sums.into_bytes()))?;
+    insert(&format!("chasi/{}", start.root_hash.hex()), Content::empty())?;
+
+    let boot = ElTorito::new()
+        .with_entry(BootEntry::bios(BIOS).with_load_size(4).with_boot_info(BootInfo::Grub2))
+        .with_entry(BootEntry::uefi_appended(0))
+        .with_catalog_path("boot/boot.cat");
+    let hybrid = Hybrid::gpt_hybrid_mbr().with_bootstrap(&start.boot_img[..BOOT_CODE]).with_appended(AppendedPartition::esp(Content::bytes(esp)));
+    let options = IsoOptions::default()
+        .with_id(IsoId::Volume, &label(machine))
+        .with_id(IsoId::Application, "CHASI-BOD")
+        .with_level(IsoLevel::L3)
+        .with_rock_ridge()
+        .with_time(time)
+        .with_seed(machine.uuid.as_u64_pair().0)
+        .with_el_torito(boot)
+        .with_hybrid(hybrid);
+    let writing = || "writing the ISO 9660 file system".to_string();
+    let size = hadris_iso::plan(&tree, &options).fault(Fault::Internal, writing)?.size();
+    out.set_len(size).fault(Fault::Environment, || format!("making room for {size} bytes"))?;
+    let target = Arc::new(FileAt::new(out.try_clone().fault(Fault::Environment, writing)?, "the medium".into())?);
+    let device = Device { disk: target.as_ref(), file: Some(out) };
+    hadris_iso::sync::write(device, &tree, &options).fault(Fault::Environment, writing)?;
+    let mut rest = [0; 8];
+    target.read_at(&mut rest, REST)?;
+    put(out, &(u64::from_le_bytes(rest) + BEHIND).to_le_bytes(), REST)
+}
+
+/// Name and version, as far as a label takes them (ECMA-119, d-characters). It is for people: nothing looks for it.
+fn label(machine: &Machine) -> String {
+    let text = format!("{}_{}", machine.name, machine.version).to_ascii_uppercase();
+    text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(32).collect()
+}
+
+/// The EFI system partition: GRUB, and a menu that leads to the medium's.
+fn fat_partition(start: &Start, machine: &Machine) -> Result<FileAt> {
+    let id = start.root_hash.hex();
+    let menu = format!("search --no-floppy --file --set=root /chasi/{id}\nset prefix=($root)/boot/grub\nconfigfile ($root)/boot/grub/grub.cfg\n");
+    let files: fat::Files = [
+        ("EFI/BOOT/BOOTX64.EFI".to_string(), Arc::new(start.efi.clone()) as Arc<dyn ReadAt>),
+        ("boot/grub/grub.cfg".to_string(), Arc::new(menu.into_bytes())),
+    ]
+    .into();
+    let serial = machine.uuid.as_fields().0;
+    fat::build(&fat::Options { size: ESP, label: "MEDIUM".into(), serial, epoch: machine.epoch, offset: 0 }, &files, &start.scratch)
+}

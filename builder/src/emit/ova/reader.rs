@@ -1,0 +1,118 @@
+//! Reads the disk of an OVA, ours or foreign, after its manifest has been compared.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::sync::Arc;
+
+use layers::units::Digest;
+use layers::{Context, Error, Fault, Result};
+
+use super::descriptor;
+use crate::disk::file::Window;
+use crate::disk::{ReadAt, sha256};
+use crate::emit::vmdk::reader::Reader as Vmdk;
+
+/// Most files that an appliance has.
+const MOST_FILES: usize = 256;
+/// Largest descriptor or manifest, in bytes.
+const LARGEST_TEXT: u64 = 4 << 20;
+
+/// The disk inside a file.
+pub fn open(file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
+    let files = files(&file)?;
+    let of_kind = |ending: &str| files.iter().find(|(name, _)| name.to_ascii_lowercase().ends_with(ending));
+    let (_, descriptor) = of_kind(".ovf").ok_or_else(|| Error::input("reading the OVA: it has no descriptor, a file that ends in .ovf"))?;
+    let disk = descriptor::disk_file(&text(file.as_ref(), descriptor)?)?;
+    let part = files.get(&disk).ok_or_else(|| Error::input(format!("reading the OVA: `{disk}`, which its descriptor names, is missing")))?;
+    if let Some((name, manifest)) = of_kind(".mf") {
+        let manifest = text(file.as_ref(), manifest).context(|| format!("reading {name}"))?;
+        compare(file.as_ref(), &files, &manifest)?;
+    }
+    let window = Window::new(file, part.start, part.end - part.start);
+    Ok(Arc::new(Vmdk::open(Arc::new(window)).context(|| format!("reading `{disk}` of the OVA"))?))
+}
+
+/// Where each file is. Names are those of files beside each other, nothing that could lead elsewhere.
+fn files(file: &Arc<dyn ReadAt>) -> Result<BTreeMap<String, Range<u64>>> {
+    let reading = || "reading the OVA".to_string();
+    let mut archive = tar::Archive::new(Cursor { inner: file.clone(), at: 0 });
+    let mut out = BTreeMap::new();
+    for entry in archive.entries_with_seek().fault(Fault::Input, reading)? {
+        let entry = entry.fault(Fault::Input, reading)?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let refused = |why: &str| Err(Error::input(format!("reading the OVA: `{}` {why}", name.escape_debug())));
+        if name.is_empty() || name == ".." || name.contains(['/', '\\', '\0']) {
+            return refused("is not the name of a file beside the descriptor");
+        }
+        if !entry.header().entry_type().is_file() {
+            return refused("is not a plain file");
+        }
+        let (start, size) = (entry.raw_file_position(), entry.size());
+        if start.checked_add(size).is_none_or(|end| end > file.len()) {
+            return refused("is cut");
+        }
+        if out.insert(name.clone(), start..start + size).is_some() {
+            return refused("is there twice");
+        }
+        if out.len() > MOST_FILES {
+            return refused("is one file too many");
+        }
+    }
+    Ok(out)
+}
+
+fn text(file: &dyn ReadAt, part: &Range<u64>) -> Result<String> {
+    let size = part.end - part.start;
+    if size > LARGEST_TEXT {
+        return Err(Error::input(format!("{size} bytes are too many, {LARGEST_TEXT} are read")));
+    }
+    let mut bytes = vec![0; size as usize];
+    file.read_at(&mut bytes, part.start)?;
+    String::from_utf8(bytes).fault(Fault::Input, || "reading the OVA's text".into())
+}
+
+/// Compares the files with the manifest's SHA256 lines; other digests are not known and not compared.
+fn compare(file: &dyn ReadAt, files: &BTreeMap<String, Range<u64>>, manifest: &str) -> Result<()> {
+    for line in manifest.lines() {
+        let Some((name, digest)) = line.strip_prefix("SHA256").and_then(|rest| rest.trim_start().strip_prefix('(')?.split_once(")=")) else {
+            continue;
+        };
+        let refused = |why: String| Err(Error::input(format!("reading the OVA: {why}")));
+        let Some(part) = files.get(name) else { return refused(format!("`{name}`, which its manifest names, is missing")) };
+        let found = sha256(&Window::new(file, part.start, part.end - part.start))?;
+        match digest.trim().parse::<Digest>() {
+            Ok(expected) if expected == found => {}
+            Ok(expected) => return refused(format!("`{name}` has SHA-256 {}, its manifest says {}", found.hex(), expected.hex())),
+            Err(why) => return refused(format!("the manifest's digest of `{name}` is none: {why}")),
+        }
+    }
+    Ok(())
+}
+
+/// What the tar crate reads from.
+struct Cursor {
+    inner: Arc<dyn ReadAt>,
+    at: u64,
+}
+
+impl Read for Cursor {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.inner.len().saturating_sub(self.at).min(buffer.len() as u64) as usize;
+        self.inner.read_at(&mut buffer[..len], self.at).map_err(|e| io::Error::other(e.to_string()))?;
+        self.at += len as u64;
+        Ok(len)
+    }
+}
+
+impl Seek for Cursor {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let place = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.inner.len().checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = place.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}

@@ -1,0 +1,68 @@
+//! Writes OVA.
+//!
+//! ```text
+//! tar: descriptor | disk | manifest
+//! ```
+
+use std::fs::File;
+
+use layers::units::Digest;
+use layers::{Context, Error, Fault, Result};
+
+use super::descriptor::{self, Disk};
+use crate::disk::file::{FileAt, Window};
+use crate::disk::{ReadAt, sha256};
+use crate::emit::vmdk::writer as vmdk;
+use crate::emit::{Machine, put};
+
+/// Bytes of a tar header and of what all else is filled up to.
+const BLOCK: u64 = 512;
+/// What is beside the disk is not larger than this.
+pub const LARGEST_REST: u64 = 64 << 10;
+
+/// Writes a disk to an empty file, described as a virtual machine. The descriptor stands before the disk and tells its packed size: it gets room for
+/// the largest one first and is filled up with line ends.
+pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
+    let name = format!("{}-{}", machine.name, machine.version);
+    let populated = disk.data()?.iter().map(|range| range.end - range.start).sum();
+    let capacity = disk.len().next_multiple_of(BLOCK);
+    let mut told = Disk { file: format!("{name}-disk1.vmdk"), file_size: u64::MAX, capacity, populated };
+    let room = (descriptor::write(machine, &told)?.len() as u64).next_multiple_of(BLOCK);
+
+    let begin = BLOCK + room + BLOCK;
+    let end = vmdk::write_at(disk, out, begin)?;
+    told.file_size = end - begin;
+    let mut text = descriptor::write(machine, &told)?;
+    text.extend(std::iter::repeat_n('\n', room as usize - text.len()));
+
+    let file = FileAt::new(out.try_clone().fault(Fault::Environment, || "reading what was written".into())?, told.file.clone())?;
+    let digest = sha256(&Window::new(&file as &dyn ReadAt, begin, told.file_size))?;
+    let manifest: String =
+        [(format!("{name}.ovf"), Digest::of(text.as_bytes())), (told.file.clone(), digest)].map(|(file, digest)| line(&file, digest)).concat();
+    put(out, &header(&format!("{name}.ovf"), room, machine.epoch)?, 0)?;
+    put(out, text.as_bytes(), BLOCK)?;
+    put(out, &header(&told.file, told.file_size, machine.epoch)?, BLOCK + room)?;
+    let entry = [header(&format!("{name}.mf"), manifest.len() as u64, machine.epoch)?.as_slice(), manifest.as_bytes()].concat();
+    put(out, &entry, end)?;
+    // An archive ends with two blocks of zeros.
+    let length = (end + entry.len() as u64).next_multiple_of(BLOCK) + 2 * BLOCK;
+    out.set_len(length).fault(Fault::Environment, || format!("making room for {length} bytes"))
+}
+
+/// A line of the manifest.
+fn line(file: &str, digest: Digest) -> String {
+    format!("SHA256({file})= {}\n", digest.hex())
+}
+
+fn header(name: &str, size: u64, epoch: i64) -> Result<[u8; BLOCK as usize]> {
+    let mut header = tar::Header::new_ustar();
+    header.set_path(name).map_err(|e| Error::internal(format!("naming {name} in the OVA: {e}")))?;
+    header.set_mode(0o644);
+    // Beyond 8 GiB this is a binary number, which GNU tar and importers read.
+    header.set_size(size);
+    header.set_mtime(epoch.max(0) as u64);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_cksum();
+    Ok(*header.as_bytes())
+}
