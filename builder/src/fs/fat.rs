@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use hadris_fat::FatKind;
 use hadris_fat::sync::{FatFs, format};
-use hadris_fat::{FatKind, FatOptions, VolumeLabel};
+use hadris_fat::{FatOptions, VolumeLabel};
 use hadris_fs::sync::Volume;
 use hadris_fs::{DateTime, FileType, FsResult, MountOptions, OpenOptions, SetAttr};
 use layers::units::Bytes;
@@ -23,9 +24,11 @@ const FIRST_TIME: i64 = 315_532_800;
 /// Files by their path, such as `EFI/BOOT/BOOTX64.EFI`; folders come from the paths.
 pub type Files = BTreeMap<String, Arc<dyn ReadAt>>;
 
-/// How a FAT file system is made: FAT16 below 64 MiB, else FAT32.
+/// How a FAT file system is made.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// FAT32, or FAT16 for one that is too small for that.
+    pub kind: FatKind,
     /// Size in bytes, a multiple of 512.
     pub size: Bytes,
     /// Up to 11 upper-case characters.
@@ -57,8 +60,7 @@ pub fn build(options: &Options, files: &Files, scratch: &Path) -> Result<FileAt>
 fn fat_options(options: &Options) -> Result<FatOptions> {
     let label = VolumeLabel::new(&options.label).map_err(|e| Error::input(format!("labelling the FAT file system `{}`: {e}", options.label)))?;
     let time = time(options.epoch)?;
-    let kind = if options.size < Bytes::mib(64) { FatKind::Fat16 } else { FatKind::Fat32 };
-    let made = FatOptions::new().with_kind(kind).with_label(label).with_serial(options.serial).with_time(time);
+    let made = FatOptions::new().with_kind(options.kind).with_label(label).with_serial(options.serial).with_time(time);
     Ok(made.with_partition_offset(options.offset).with_alignment(4096))
 }
 

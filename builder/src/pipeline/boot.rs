@@ -140,7 +140,14 @@ pub fn esp(parts: &Esp<'_>, store: &Store) -> Result<FileAt> {
     for (name, bytes) in slot_files(boot, &command_line) {
         files.insert(format!("slot-a/{name}"), bytes);
     }
-    let options = fat::Options { size: Bytes(partition.size), label: "ESP".into(), serial: grub::esp_serial(seed), epoch, offset: partition.offset };
+    let options = fat::Options {
+        kind: fat::FatKind::Fat32,
+        size: Bytes(partition.size),
+        label: "ESP".into(),
+        serial: grub::esp_serial(seed),
+        epoch,
+        offset: partition.offset,
+    };
     fat::build(&options, &files, &store.root().join("tmp"))
 }
 

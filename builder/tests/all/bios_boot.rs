@@ -58,7 +58,8 @@ fn disk(dir: &Path) -> (Layout, Disk) {
     let files = [("slot-a/boot.cfg", "the configuration of slot a\n".to_string()), ("chasi/grubenv", environment)];
     let files = files.into_iter().map(|(name, text)| (name.to_string(), Arc::new(text.into_bytes()) as Arc<dyn ReadAt>)).collect();
     let esp = layout.partition("esp").unwrap();
-    let options = fat::Options { size: Bytes(esp.size), label: "CHASI".into(), serial: 7, epoch: 1_700_000_000, offset: esp.offset };
+    let options =
+        fat::Options { kind: fat::FatKind::Fat32, size: Bytes(esp.size), label: "CHASI".into(), serial: 7, epoch: 1_700_000_000, offset: esp.offset };
     disk.put(esp.offset, Arc::new(fat::build(&options, &files, dir).unwrap())).unwrap();
     (layout, disk)
 }

@@ -45,7 +45,7 @@ fn victim() {
 }
 
 fn make_fat(dir: &Path) -> layers::Result<()> {
-    let options = fat::Options { size: Bytes::mib(64), label: "CHASI".into(), serial: 7, epoch: 0, offset: 0 };
+    let options = fat::Options { kind: fat::FatKind::Fat32, size: Bytes::mib(64), label: "CHASI".into(), serial: 7, epoch: 0, offset: 0 };
     let files = [("slot-a/vmlinuz".to_string(), Arc::new(vec![1_u8; SIZE]) as Arc<dyn ReadAt>)].into();
     fat::build(&options, &files, dir).map(|_| ())
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use builder::disk::ReadAt;
 use builder::disk::file::FileAt;
-use builder::fs::fat::{Files, Options, build, label, list, read};
+use builder::fs::fat::{FatKind, Files, Options, build, label, list, read};
 use layers::units::{Bytes, Digest};
 use proptest::prelude::*;
 
 fn options() -> Options {
-    Options { size: Bytes::mib(512), label: "CHASI".into(), serial: 0x1234_5678, epoch: 1_700_000_000, offset: 1 << 20 }
+    Options { kind: FatKind::Fat32, size: Bytes::mib(512), label: "CHASI".into(), serial: 0x1234_5678, epoch: 1_700_000_000, offset: 1 << 20 }
 }
 
 fn files(entries: &[(&str, Vec<u8>)]) -> Files {
@@ -122,6 +122,18 @@ fn a9_names_that_collide_are_both_shown() {
     for fine in [["initrd-a.img", "initrd-b.img"], ["a/x", "b/x"], ["vmlinuz-6.12.1", "vmlinuz-6.12.2"]] {
         build(&options(), &files(&[(fine[0], vec![1]), (fine[1], vec![2])]), dir.path()).unwrap();
     }
+}
+
+/// As a medium's EFI system partition is.
+#[test]
+fn d9_a_small_one_is_fat16_and_fsck_agrees() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = Options { kind: FatKind::Fat16, size: Bytes::mib(4), ..options() };
+    let image = build(&small, &files(&[("EFI/BOOT/BOOTX64.EFI", pattern(900_000)), ("boot/grub/grub.cfg", vec![2; 100])]), dir.path()).unwrap();
+    let path = write(&image, dir.path());
+    let said = String::from_utf8(run(Command::new("fsck.fat").args(["-n", "-v"]).arg(&path))).unwrap();
+    assert!(said.contains("16 bit entries"), "{said}");
+    assert!(run(Command::new("mtype").arg("-i").arg(&path).arg("::EFI/BOOT/BOOTX64.EFI")) == pattern(900_000));
 }
 
 #[test]

@@ -90,7 +90,8 @@ fn built() -> Built {
     ];
     let files = files.into_iter().map(|(name, bytes)| (name.to_string(), Arc::new(bytes) as Arc<dyn ReadAt>)).collect();
     let esp = layout.partition("esp").unwrap();
-    let options = fat::Options { size: Bytes(esp.size), label: "CHASI".into(), serial: 7, epoch: 1_700_000_000, offset: esp.offset };
+    let options =
+        fat::Options { kind: fat::FatKind::Fat32, size: Bytes(esp.size), label: "CHASI".into(), serial: 7, epoch: 1_700_000_000, offset: esp.offset };
     disk.put(esp.offset, Arc::new(fat::build(&options, &files, dir.path()).unwrap())).unwrap();
     disk.put(layout.partition("root-a").unwrap().offset, Arc::new(root)).unwrap();
     disk.put(layout.partition("verity-a").unwrap().offset, Arc::new(tree)).unwrap();
@@ -236,7 +237,8 @@ fn figures() {
     let mut disk = Disk::new(layout.size);
     gpt::put(&layout, None, &mut disk).unwrap();
     let esp = layout.partition("esp").unwrap();
-    let options = fat::Options { size: Bytes(esp.size), label: "CHASI".into(), serial: 7, epoch: 1_700_000_000, offset: esp.offset };
+    let options =
+        fat::Options { kind: fat::FatKind::Fat32, size: Bytes(esp.size), label: "CHASI".into(), serial: 7, epoch: 1_700_000_000, offset: esp.offset };
     let files = (0..2).map(|n| (format!("slot-a/file-{n}"), Arc::new(noise(25 << 20, n)) as Arc<dyn ReadAt>)).collect();
     let timed = |what: &str, start: std::time::Instant| println!("{what}: {:?}", start.elapsed());
     let start = std::time::Instant::now();

@@ -163,7 +163,7 @@ fn spare(need: Bytes, have: Bytes) -> Result<Bytes> {
         .with_hint("give the machine more memory, or install the image on a disk"));
     }
     // Partitions are whole MiB.
-    Ok(Bytes((have.0 - need.0) / 2 >> 20 << 20))
+    Ok(Bytes::mib((have.0 - need.0) / (2 << 20)))
 }
 
 /// Memory of the machine. The kernel keeps some back: firmware and the kernel itself are taken as 5 %.

@@ -41,7 +41,7 @@ pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
     let mut sums = format!("{}  {DISK}\n", digest.hex());
     let attributes = SetAttr::new().with_accessed(time).with_created(time).with_modified(time);
     let mut insert = |path: &str, content: Content| {
-        let node = Node::file(content).with_attrs(attributes.clone());
+        let node = Node::file(content).with_attrs(attributes);
         tree.insert(path, node).map_err(|e| Error::internal(format!("placing {path} on the medium: {e}")))
     };
     for (path, bytes) in
@@ -96,5 +96,9 @@ fn fat_partition(start: &Start, machine: &Machine) -> Result<FileAt> {
     ]
     .into();
     let serial = machine.uuid.as_fields().0;
-    fat::build(&fat::Options { size: ESP, label: "MEDIUM".into(), serial, epoch: machine.epoch, offset: 0 }, &files, &start.scratch)
+    fat::build(
+        &fat::Options { kind: fat::FatKind::Fat16, size: ESP, label: "MEDIUM".into(), serial, epoch: machine.epoch, offset: 0 },
+        &files,
+        &start.scratch,
+    )
 }

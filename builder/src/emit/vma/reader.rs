@@ -1,5 +1,6 @@
 //! Reads the first disk of an archive, ours or foreign.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use layers::{Context, Error, Result};
@@ -26,33 +27,30 @@ impl Reader {
         let header = header(file.as_ref()).context(|| "reading the VMA header".into())?;
         let (device, size) = first_disk(&header)?;
         let count = size.div_ceil(CLUSTER);
-        // Each cluster of a whole archive has an entry of 8 bytes, so a small file cannot ask for endless memory.
-        if count > file.len() / 8 {
-            return Err(Error::input(format!("reading the VMA header: a disk of {size} bytes cannot be in {} bytes", file.len())));
-        }
-        let mut clusters = vec![None; count as usize];
+        // Only what is read takes memory: a small file may tell of a large disk.
+        let mut clusters = BTreeMap::new();
         let mut at = header.len() as u64;
         while at < file.len() {
             let extent = extent_at(file.as_ref(), at, &header[8..24]).context(|| format!("reading the VMA extent at {at}"))?;
             let mut place = at + HEADER_SIZE;
             for entry in &extent.entries {
+                let number = u64::from(entry.cluster);
+                if entry.device == device && number >= count {
+                    return Err(Error::input(format!("reading the VMA extent at {at}: cluster {number} is behind the disk's end")));
+                }
                 if entry.device == device {
-                    let slot = clusters.get_mut(entry.cluster as usize);
-                    *slot.ok_or_else(|| {
-                        Error::input(format!("reading the VMA extent at {at}: cluster {} is behind the disk's end", entry.cluster))
-                    })? = Some((place, entry.mask));
+                    clusters.insert(number, (place, entry.mask));
                 }
                 place += u64::from(entry.mask.count_ones()) * BLOCK;
             }
             at = place;
         }
-        let whole = (0..).zip(clusters).map(|(number, cluster)| cluster.ok_or_else(|| missing(number))).collect::<Result<_>>()?;
-        Ok(Self { file, size, clusters: whole })
+        if (clusters.len() as u64) < count {
+            let missing = (0..count).find(|number| !clusters.contains_key(number)).unwrap_or_default();
+            return Err(Error::input(format!("reading the VMA: cluster {missing} is missing, the archive is cut")));
+        }
+        Ok(Self { file, size, clusters: clusters.into_values().collect() })
     }
-}
-
-fn missing(number: u64) -> Error {
-    Error::input(format!("reading the VMA: cluster {number} is missing, the archive is cut"))
 }
 
 fn header(file: &dyn ReadAt) -> Result<Vec<u8>> {

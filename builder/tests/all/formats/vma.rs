@@ -100,5 +100,14 @@ fn odd_archives_are_refused() {
     assert!(flip(end + 50).contains("reading an extent: its checksum is wrong"));
     assert!(error(good[..end].to_vec()).contains("cluster 0 is missing, the archive is cut"));
     assert!(error(good[..good.len() - 1].to_vec()).contains("it is cut"));
+    // A header that tells of the largest disk there can be costs no memory.
+    let mut large = good[..end].to_vec();
+    large[4096 + 32 + 8..][..8].copy_from_slice(&(1_u64 << 62).to_be_bytes());
+    large[32..48].fill(0);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &large).unwrap();
+    let sum = run(Command::new("md5sum").arg(file.path()));
+    (0..16).for_each(|n| large[32 + n] = u8::from_str_radix(&sum[2 * n..2 * n + 2], 16).unwrap());
+    assert!(error(large).contains("cluster 0 is missing"));
     assert!(error(good[..1000].to_vec()).contains("1000 bytes are less than one"));
 }
