@@ -19,9 +19,9 @@ pub const PIECE: u64 = ENTRIES * CLUSTER;
 pub const HEADER_SIZE: u64 = 512;
 /// Where the header's blob buffer begins.
 pub const BLOBS: usize = 12288;
-/// Where names and contents of configuration files are found.
+/// Where the places of configuration files' names in the blob buffer are listed.
 pub const CONFIG_NAMES: usize = 2044;
-/// The same of the contents.
+/// Where those of their contents are.
 pub const CONFIG_DATA: usize = 3068;
 /// Where devices are listed, 32 bytes each; the first one stands for none.
 pub const DEVICES: usize = 4096;
