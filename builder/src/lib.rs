@@ -11,6 +11,7 @@ pub mod images;
 pub mod inspect;
 pub mod pipeline;
 pub mod progress;
+pub mod publish;
 pub mod record;
 pub mod source;
 pub mod store;

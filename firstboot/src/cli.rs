@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use layers::selector::Selector;
 use layers::settings::SECRET_KEY;
 use layers::{Context, Error, Result};
 
@@ -13,7 +14,7 @@ use crate::host::Host;
 use crate::images::{self, Log};
 use crate::status::Status;
 use crate::verbs::{self, Place};
-use crate::{cluster, config, console, diag, metrics, platform};
+use crate::{cluster, config, console, diag, disks, install, metrics, platform};
 
 /// Shows and steers this node.
 #[derive(Debug, Parser)]
@@ -66,6 +67,22 @@ enum Verb {
     /// The cluster that this node belongs to.
     #[command(subcommand)]
     Cluster(Cluster),
+    /// Shows the disks of the machine, what is on them, and which one an expression picks and why.
+    #[command(
+        after_help = "Examples:\n  chasi-bod disks\n  chasi-bod disks 'size >= 100 * GiB && bus == \"nvme\"'\n\nAn expression (CEL) knows: name, path, paths, size, sector, rotational, removable, bus, model, serial, wwid"
+    )]
+    Disks {
+        /// Which disk is meant; the setting `disk.target` when absent.
+        expression: Option<String>,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Installs the image on a disk, when this system runs from a medium.
+    #[command(
+        after_help = "Examples:\n  chasi-bod install\n  chasi-bod install --disk 'serial == \"S3Z9\"' --dry-run\n  chasi-bod install --disk 'path == \"/dev/sda\"' --erase --yes --reboot"
+    )]
+    Install(install::Options),
     /// Day 2, with this control plane's credentials.
     #[command(flatten)]
     Day2(verbs::Command),
@@ -158,6 +175,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Kubeconfig { server } => print!("{}", cluster::kubeconfig(&host, server.as_deref())?),
         Verb::Cluster(Cluster::RenewCertificates) => cluster::renew_now(&host)?.iter().for_each(|line| println!("{line}")),
         Verb::Cluster(Cluster::Secret) => println!("{}", cluster::secret(&host)?.reveal()),
+        Verb::Disks { expression, json } => return picked(&host, expression.clone(), *json),
+        Verb::Install(options) => install::run(&host, options)?,
         Verb::Day2(command) => {
             let outcome = verbs::run(command, Place::Node(&host), &|line| eprintln!("{line}"))?;
             print!("{}", outcome.text);
@@ -215,6 +234,21 @@ fn status(host: &Host, json: bool) -> Result<ExitCode> {
     Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
+/// Shows the disks; exit code 3 when an expression does not pick exactly one.
+fn picked(host: &Host, expression: Option<String>, json: bool) -> Result<ExitCode> {
+    let given = expression.map(Selector::try_from).transpose().map_err(Error::input)?;
+    let configured = || Ok::<_, Error>(config::collect(host, &host.image()?)?.settings.target.map(|target| target.value));
+    let wanted = if given.is_some() { given } else { configured()? };
+    let rows = disks::rows(host, wanted.as_ref())?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&rows).map_err(|e| Error::internal(format!("printing the disks: {e}")))?);
+    } else {
+        print!("{}", disks::table(&rows, wanted.as_ref()));
+    }
+    let one = wanted.is_none() || rows.iter().filter(|row| row.unmet.is_none()).count() == 1;
+    Ok(if one { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
 fn show(host: &Host) -> Result<()> {
     let settings = match config::published(host) {
         Some(settings) => settings,
@@ -240,6 +274,8 @@ mod tests {
             "metrics",
             "diag -",
             "diag --dry-run",
+            "disks --json",
+            "install --disk x --erase --yes --reboot",
             "vcluster list --json",
             "vcluster create biz --version v1.36.3 --wait --timeout 5m --set a.b=1 --set c=2",
             "vcluster connect biz --server node:8443 -- kubectl --kubeconfig x get pods",

@@ -6,10 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use firstboot::exec::in_root;
-use firstboot::init::state::{self, Done, Site};
+use firstboot::init::state::{self, Done, Rules, Site};
 use firstboot::init::table::{self, Entry, SECTOR, StatePlan, UNFINISHED};
 use layers::node::partition;
-use layers::profile::Disk as Rules;
 use layers::units::Bytes;
 
 const MIB: u64 = 1 << 20;

@@ -20,6 +20,7 @@ pub mod profile;
 pub mod range;
 pub mod reference;
 pub mod seed;
+pub mod selector;
 pub mod settings;
 pub mod source;
 pub mod template;

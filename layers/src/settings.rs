@@ -13,6 +13,7 @@ use serde_saphyr::Spanned;
 use crate::membership::{Secret, endpoint};
 use crate::node::ImageRecord;
 use crate::profile::{ConsoleLogin, Interface, Mount, Network, Plane, check_network, is_host, is_user, is_zone, quote, suggest};
+use crate::selector::Selector;
 
 /// A value and where it was said, such as `image` or `disk CHASI: chasi-bod.yaml:3`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,6 +68,11 @@ pub struct Settings {
     pub password_hash: Option<Sourced<String>>,
     /// Further disks to mount.
     pub mounts: Sourced<Vec<Mount>>,
+    /// Disk that an installation medium installs to without a question.
+    #[serde(default)]
+    pub target: Option<Sourced<Selector>>,
+    /// Consent to lose what is on that disk.
+    pub erase: Sourced<bool>,
     /// Where more configuration can be fetched.
     pub url: Option<Sourced<String>>,
     /// The node's part in forming the cluster; none until it is told.
@@ -120,7 +126,7 @@ pub enum Role {
 /// Key of the cluster's secret, which only sources may give that not every user of the node can read.
 pub const SECRET_KEY: &str = "cluster.secret";
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 19] = [
     "cluster.role",
     "cluster.endpoint",
     SECRET_KEY,
@@ -136,6 +142,8 @@ const KEYS: [&str; 17] = [
     "console.login",
     "console.passwordHash",
     "disk.mounts",
+    "disk.target",
+    "disk.erase",
     "metrics.listen",
     "url",
 ];
@@ -152,6 +160,8 @@ impl Settings {
             login: Sourced::image(image.console.login),
             password_hash: None,
             mounts: Sourced::image(image.disk.mounts.clone()),
+            target: image.disk.target.clone().map(Sourced::image),
+            erase: Sourced::image(image.disk.erase),
             url: None,
             role: None,
             endpoint: None,
@@ -204,6 +214,8 @@ impl Settings {
                 self.password_hash = Some(Sourced { value: word(&item.value, check_hash)?, source: source.clone() });
             }
             "disk.mounts" => put(&mut self.mounts, structure(&item.value)?, source),
+            "disk.target" => self.target = Some(Sourced { value: text(&item.value)?.try_into()?, source: source.clone() }),
+            "disk.erase" => put(&mut self.erase, truth(&item.value)?, source),
             "url" => self.url = Some(Sourced { value: word(&item.value, check_url)?, source: source.clone() }),
             "cluster.role" => self.role = Some(Sourced { value: structure(&item.value)?, source: source.clone() }),
             "cluster.endpoint" => self.endpoint = Some(Sourced { value: endpoint(&text(&item.value)?)?, source: source.clone() }),
@@ -251,6 +263,8 @@ impl Settings {
         rows.push(row("console.login", &self.login));
         rows.extend(self.password_hash.iter().map(|hash| ("console.passwordHash".into(), "(hidden)".into(), hash.source.clone())));
         rows.push(row("disk.mounts", &self.mounts));
+        rows.extend(self.target.iter().map(|target| row("disk.target", target)));
+        rows.extend(self.target.iter().map(|_| row("disk.erase", &self.erase)));
         rows.extend(self.role.iter().map(|role| row("cluster.role", role)));
         rows.extend(self.endpoint.iter().map(|endpoint| row("cluster.endpoint", endpoint)));
         rows.extend(self.secret.iter().map(|secret| (SECRET_KEY.into(), "(hidden)".into(), secret.source.clone())));
@@ -309,6 +323,14 @@ fn text(value: &Value) -> Result<String, String> {
         Value::String(text) => Ok(text.trim().to_string()),
         Value::Number(number) => Ok(number.to_string()),
         other => Err(format!("text expected, found {}", kind(other))),
+    }
+}
+
+fn truth(value: &Value) -> Result<bool, String> {
+    match value {
+        Value::Bool(value) => Ok(*value),
+        Value::String(text) => text.trim().parse().map_err(|_| format!("true or false expected, found {}", quote(text))),
+        other => Err(format!("true or false expected, found {}", kind(other))),
     }
 }
 
@@ -528,7 +550,7 @@ mod tests {
         let (settings, problems) = load(&format!(
             "hostname: a-{{id}}\nsshKeys:\n  root: [\"{KEY}\"]\ntime:\n  zone: Europe/Berlin\n  servers: [10.0.0.1]\nconsole:\n  login: \"off\"\n  \
              passwordHash: $6$abcdefgh$0123456789\nnetwork:\n  interfaces:\n  - {{name: a, match: {{name: e*}}, addresses: [10.0.0.2/24]}}\n\
-             disk:\n  mounts: [{{path: /srv/a, disk: {{serial: x}}}}]\ncluster:\n  role: founder\n  endpoint: 10.0.0.9\n  secret: {CANARY}\n\
+             disk:\n  mounts: [{{path: /srv/a, disk: serial == 'x'}}]\ncluster:\n  role: founder\n  endpoint: 10.0.0.9\n  secret: {CANARY}\n\
              url: https://u:p@h/x?t=1\n"
         ));
         assert_eq!(problems, Vec::<String>::new());

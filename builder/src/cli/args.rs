@@ -73,6 +73,14 @@ pub enum Command {
     /// Check artifacts against SHA256SUMS, build record and verity; names every file, partition and offset that differs.
     #[command(after_help = "Examples:\n  chasi-bod verify output/minimal/0.1.0\n  chasi-bod verify output/minimal/0.1.0/minimal-0.1.0.qcow2")]
     Verify(FileArg),
+    /// Put a build's artifacts into a container registry, as an OCI artifact.
+    #[command(after_help = "Examples:\n  chasi-bod push output/site/1.0.0 registry.example/platform/site:1.0.0\n  \
+        chasi-bod push output/site/1.0.0 localhost:5000/site:1.0.0 --dry-run    # what would be sent, and the digest")]
+    Push(PushArgs),
+    /// Get a build's artifacts from a container registry; what is there is kept, what broke off goes on.
+    #[command(after_help = "Examples:\n  chasi-bod pull registry.example/platform/site:1.0.0 --output site-1.0.0\n  \
+        chasi-bod pull registry.example/platform/site:1.0.0 --file site-1.0.0.iso --file SHA256SUMS")]
+    Pull(PullArgs),
     /// Show what clusters get from an image: releases of charts and container images, and why each is there.
     #[command(
         subcommand,
@@ -134,6 +142,35 @@ pub struct RegistryArgs {
     /// Ask a container registry at another address: `docker.io=https://mirror.example`; a path of it comes before the image's. Repeat it for more.
     #[arg(long = "registry", env = "CHASI_BOD_REGISTRIES", value_name = "HOST=URL", value_delimiter = ',')]
     pub registries: Vec<String>,
+}
+
+/// Options of `push`.
+#[derive(Clone, Debug, Args)]
+pub struct PushArgs {
+    /// Result folder, output/<profile>/<version>.
+    pub folder: PathBuf,
+    /// Registry, repository and tag.
+    pub reference: String,
+    #[command(flatten)]
+    pub registries: RegistryArgs,
+    /// Only say what would be sent, and the digest.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Options of `pull`.
+#[derive(Clone, Debug, Args)]
+pub struct PullArgs {
+    /// Registry, repository and tag or digest.
+    pub reference: String,
+    /// Folder for the files; made when missing.
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    pub output: PathBuf,
+    /// Only this file; repeat it for more.
+    #[arg(long = "file", value_name = "NAME")]
+    pub files: Vec<String>,
+    #[command(flatten)]
+    pub registries: RegistryArgs,
 }
 
 /// Options of `lock`.

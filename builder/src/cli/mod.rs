@@ -21,6 +21,7 @@ use crate::assemble::scratch;
 use crate::emit::OutputFormat;
 use crate::pipeline::{self, Build, Locking, Network, Outcome, RawSum, Reach};
 use crate::progress::Progress;
+use crate::publish::{self, Published};
 use crate::source::oci::Registries;
 use crate::store::Store;
 use crate::{exec, inspect};
@@ -49,6 +50,16 @@ fn dispatch(command: Command, global: &Global) -> Result<ExitCode> {
         Command::Run(args) => return run(args, global),
         Command::Inspect(args) => inspect(&args, global)?,
         Command::Verify(args) => verify(&args, global)?,
+        Command::Push(args) => {
+            let done =
+                publish::push(&args.folder, &args.reference, &Registries::find(&args.registries.registries)?, args.dry_run, &progress(global))?;
+            show(global, &done, || published(&done))?;
+        }
+        Command::Pull(args) => {
+            let registries = Registries::find(&args.registries.registries)?;
+            let done = publish::pull(&args.reference, &args.output, &args.files, &registries, &progress(global))?;
+            show(global, &done, || published(&done))?;
+        }
         Command::Seed(SeedCommand::List { path }) => {
             given(&path)?;
             let listing = pipeline::listing(&path)?;
@@ -99,6 +110,11 @@ fn print_json(value: &impl Serialize) -> Result<()> {
 
 fn show(global: &Global, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
     if global.json { print_json(value) } else { print(&text()) }
+}
+
+fn published(done: &Published) -> String {
+    let files = done.files.iter().map(|file| format!("  {file}\n")).collect::<String>();
+    format!("{}@{}\n{files}{} went over the network\n", done.reference, done.digest, Bytes(done.transferred))
 }
 
 fn plan(path: &Path, global: &Global) -> Result<()> {

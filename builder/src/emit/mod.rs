@@ -1,12 +1,14 @@
 //! From a disk to a file in one of the output formats. A file gets its final name by rename when it is complete, so that nothing that looks
 //! finished is left by a build that failed or was killed.
 
+mod archive;
 pub mod bmap;
 mod frames;
 pub mod iso;
 mod mapped;
 mod ordered;
 pub mod ova;
+pub mod pxe;
 pub mod qcow2;
 pub mod raw;
 pub mod raw_zst;
@@ -47,11 +49,14 @@ pub enum OutputFormat {
     Vma,
     /// Medium for discs and USB sticks.
     Iso,
+    /// Archive of the files that a web server hands to iPXE.
+    #[serde(rename = "pxe.tar")]
+    Pxe,
 }
 
 impl OutputFormat {
     /// All formats.
-    pub const ALL: [Self; 7] = [Self::Raw, Self::RawZst, Self::Qcow2, Self::Vmdk, Self::Ova, Self::Vma, Self::Iso];
+    pub const ALL: [Self; 8] = [Self::Raw, Self::RawZst, Self::Qcow2, Self::Vmdk, Self::Ova, Self::Vma, Self::Iso, Self::Pxe];
 
     /// File name extension, which is also the name in profiles and on the command line.
     pub fn extension(self) -> &'static str {
@@ -63,6 +68,7 @@ impl OutputFormat {
             Self::Ova => "ova",
             Self::Vma => "vma.zst",
             Self::Iso => "iso",
+            Self::Pxe => "pxe.tar",
         }
     }
 
@@ -76,6 +82,7 @@ impl OutputFormat {
             Self::Ova => &ova::Ova,
             Self::Vma => &vma::Vma,
             Self::Iso => &iso::Iso,
+            Self::Pxe => &pxe::Pxe,
         }
     }
 
@@ -94,6 +101,7 @@ impl OutputFormat {
                 Ok(unpacked) if vma::is_archive(&unpacked)? => Self::Vma,
                 _ => Self::RawZst,
             },
+            _ if pxe::is_archive(file.as_ref())? => Self::Pxe,
             _ if ova::is_appliance(file.as_ref())? => Self::Ova,
             _ if iso::is_medium(file.as_ref())? => Self::Iso,
             _ => Self::Raw,
@@ -130,7 +138,7 @@ pub struct Machine {
     pub memory: Bytes,
     /// Whether its nodes form a cluster and want to be told which.
     pub has_cluster: bool,
-    /// What a medium starts with.
+    /// What a medium or a network boot starts with.
     pub start: Option<iso::Start>,
 }
 
@@ -216,6 +224,6 @@ mod tests {
         for format in OutputFormat::ALL {
             assert_eq!(format.extension().parse::<OutputFormat>().unwrap(), format);
         }
-        assert_eq!("vdi".parse::<OutputFormat>().unwrap_err().hint(), Some("known are raw, raw.zst, qcow2, vmdk, ova, vma.zst, iso"));
+        assert_eq!("vdi".parse::<OutputFormat>().unwrap_err().hint(), Some("known are raw, raw.zst, qcow2, vmdk, ova, vma.zst, iso, pxe.tar"));
     }
 }

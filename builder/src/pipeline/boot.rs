@@ -83,17 +83,23 @@ pub fn command_line(profile: &Profile, root_hash: &Digest) -> String {
 }
 
 /// What a medium starts with.
-pub fn start(profile: &Profile, files: &BootFiles, root_hash: &Digest, grub: &grub::Medium, store: &Store) -> Start {
+pub fn start(profile: &Profile, seed: &Seed, files: &BootFiles, root_hash: &Digest, grub: &grub::Medium, store: &Store) -> Start {
+    // A profile that names the disk wants it installed to.
+    let command_line = command_line(profile, root_hash);
+    let default = if profile.disk.target.is_some() { "install" } else { "live" };
     let values = [
+        ("default", default.into()),
+        ("espSerial", grub::serial_words(grub::esp_serial(seed))),
         ("timeout", profile.boot.timeout.to_string()),
         ("id", root_hash.hex()),
         ("name", profile.name.clone()),
         ("version", profile.version.clone()),
-        ("commandLine", command_line(profile, root_hash)),
+        ("commandLine", command_line.clone()),
     ];
     Start {
         kernel: files.kernel.clone(),
         initrd: files.initrd.clone(),
+        command_line,
         menu: values.iter().fold(MEDIUM_CFG.to_string(), |menu, (key, value)| menu.replace(&format!("{{{{{key}}}}}"), value)),
         root_hash: *root_hash,
         boot_img: grub.boot_img.clone(),

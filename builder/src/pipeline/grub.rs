@@ -51,10 +51,14 @@ pub fn esp_serial(seed: &Seed) -> u32 {
     u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
+/// A serial number as GRUB writes it.
+pub fn serial_words(serial: u32) -> String {
+    format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff)
+}
+
 /// Makes the images, or takes them from the store when nothing that goes in changed.
 pub fn images(store: &Store, lock: &Lock, seed: &Seed) -> Result<Grub> {
-    let serial = esp_serial(seed);
-    let early = EARLY.replace("{{espSerial}}", &format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff));
+    let early = EARLY.replace("{{espSerial}}", &serial_words(esp_serial(seed)));
     let tools: Vec<&[u8]> = lock.tools.iter().map(|p| p.sha256.0.as_slice()).collect();
     let key = Digest::of_parts([b"grub v2".as_slice(), early.as_bytes(), MODULES.as_bytes()].into_iter().chain(tools));
     if let Some(grub) = store.load("grub", &key)? {

@@ -42,6 +42,7 @@ use crate::store::Store;
 use locking::Found;
 pub use locking::{Change, changes, locks_below, path_of, read_lock, relock, write_lock};
 use node::Programs;
+pub use output::SUMS;
 use output::Staging;
 pub use preview::{Amount, Output, OutputState, Packages, Preview, packages, preview};
 pub use seed::{ListedImage, Listing, listing};
@@ -354,8 +355,9 @@ fn write(request: &Build, key: &Key<'_>, image: &Image, target: &Path, store: &S
     }
     let staging = Staging::begin(target)?;
     let mut machine = machine(key);
-    if request.formats.contains(&OutputFormat::Iso) {
-        machine.start = Some(boot::start(&key.planned.profile, &image.boot, &image.root_hash, &grub::medium(store, &key.lock)?, store));
+    if request.formats.iter().any(|format| [OutputFormat::Iso, OutputFormat::Pxe].contains(format)) {
+        machine.start =
+            Some(boot::start(&key.planned.profile, &key.planned.seed(), &image.boot, &image.root_hash, &grub::medium(store, &key.lock)?, store));
     }
     let mut formats = request.formats.clone();
     formats.sort();

@@ -156,7 +156,7 @@ fn state(found: &Found) -> LockState {
 fn about(format: OutputFormat, packages: u64, profile: &Profile) -> Bytes {
     let tenths = match format {
         OutputFormat::Raw => 35,
-        OutputFormat::Qcow2 | OutputFormat::RawZst | OutputFormat::Vma | OutputFormat::Iso => 13,
+        OutputFormat::Qcow2 | OutputFormat::RawZst | OutputFormat::Vma | OutputFormat::Iso | OutputFormat::Pxe => 13,
         OutputFormat::Vmdk | OutputFormat::Ova => 15,
     };
     // Rounded, because it is not known better.

@@ -21,6 +21,7 @@ mod oci_faults;
 mod oci_source;
 mod own_layer;
 mod packages;
+mod publish;
 mod scratch;
 mod upstream;
 mod url_source;

@@ -31,15 +31,23 @@ const ROOM: Bytes = Bytes(2 << 30);
 /// A frame of zeros is shorter than this, packed.
 const TINY: u64 = 1024;
 
-/// A medium, mounted.
+/// Where a boot loader puts the packed disk that it has fetched from the network: beside this program, in memory.
+const LOADED: &str = "/disk.zst";
+
+/// A medium, mounted; or what came by the network in its place.
 #[derive(Debug)]
 pub struct Medium {
-    device: PathBuf,
+    name: String,
+    disk: PathBuf,
 }
 
 /// Loads drivers until the medium of the command line's image is there.
 pub fn find(line: &CommandLine, loader: &mut Loader) -> Result<Medium> {
     note(line, loader.load(MODULES));
+    if Path::new(LOADED).exists() {
+        say("medium", "the network");
+        return Ok(Medium { name: "from the network".into(), disk: LOADED.into() });
+    }
     let start = Instant::now();
     loop {
         note(line, loader.plug(Path::new(SYS)));
@@ -49,7 +57,7 @@ pub fn find(line: &CommandLine, loader: &mut Loader) -> Result<Medium> {
             match attach(&device, &line.roothash) {
                 Attached::Ours => {
                     say("medium", &device.display().to_string());
-                    return Ok(Medium { device });
+                    return Ok(Medium { name: device.display().to_string(), disk: Path::new(MEDIUM).join("chasi/disk.zst") });
                 }
                 Attached::Other => others.push(device.display().to_string()),
                 Attached::None => {}
@@ -109,13 +117,13 @@ impl Medium {
     }
 
     fn reading(&self, name: &str) -> String {
-        format!("reading {name} of the medium {}", self.device.display())
+        format!("reading {name} of the medium {}", self.name)
     }
 
     /// Unpacks the disk into memory and makes it a disk of the kernel, [`DISK`]; how much of memory its state may take. The medium is let go.
     pub fn unpack(self) -> Result<Bytes> {
         let name = "chasi/disk.zst";
-        let file = File::open(Path::new(MEDIUM).join(name)).context(|| self.reading(name))?;
+        let file = File::open(&self.disk).context(|| self.reading(name))?;
         let length = file.metadata().context(|| self.reading(name))?.len();
         let table = Table::read(length, |at, buffer| file.read_exact_at(buffer, at).context(|| self.reading(name)))?;
         let frames = Frames { file: &file, table: &table };
@@ -127,7 +135,9 @@ impl Medium {
         frames.unpack(&data, &disk).context(|| self.reading(name))?;
         sys::attach_loop(&open_loop()?, &disk).fault(Fault::Environment, || format!("making the disk in memory /dev/{DISK}"))?;
         drop(file);
+        // What is mounted is let go; what lies in memory makes room.
         let _ = unmount(MEDIUM, UnmountFlags::DETACH);
+        let _ = fs::remove_file(LOADED);
         Ok(state)
     }
 }

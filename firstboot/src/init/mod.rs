@@ -155,10 +155,10 @@ fn report_check(checked: &state::Checked) {
 }
 
 /// The image's disk rules, from its record in the verified root.
-fn rules() -> Result<layers::profile::Disk> {
+fn rules() -> Result<state::Rules> {
     #[derive(serde::Deserialize)]
     struct Record {
-        disk: layers::profile::Disk,
+        disk: state::Rules,
     }
     let path = Path::new(root::ROOT).join(IMAGE_RECORD);
     let text = fs::read_to_string(&path).context(|| format!("reading {}", path.display()))?;

@@ -7,7 +7,8 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use layers::node::partition;
-use layers::profile::Disk as Rules;
+use layers::profile::Disk;
+use layers::units::Bytes;
 use layers::{Context, Error, Fault, Result};
 
 use super::table::{self, Entry, StatePlan};
@@ -26,6 +27,23 @@ pub enum Done {
     Grown,
     /// It was made.
     Made,
+}
+
+/// What `init` needs of the profile's disk rules. It has no code for the others: firmware loads it whole.
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rules {
+    /// Least size of the state partition.
+    pub state_size: Bytes,
+    /// Most that it takes.
+    pub state_limit: Option<Bytes>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        let Disk { state_size, state_limit, .. } = Disk::default();
+        Self { state_size, state_limit }
+    }
 }
 
 /// What a disk's state needs to be made: the disk, its size and rules, the root with the tools, a folder to work in.

@@ -13,6 +13,7 @@ use gpt::{GptConfig, GptDisk, GptError};
 use layers::node::partition;
 use layers::units::Bytes;
 use layers::{Context, Error, Fault, Result};
+use uuid::Uuid;
 
 /// Bytes of a sector; images are made for disks of 512.
 pub const SECTOR: u64 = 512;
@@ -107,6 +108,33 @@ pub fn write(disk: &Path, entry: &Entry) -> Result<()> {
     overlay.commit().context(doing)
 }
 
+/// Gives a disk the boot sector and the table of another one, without its state: both copies, where they belong on a disk of this size.
+pub fn copy(from: &File, to: &File) -> Result<()> {
+    let doing = || "writing the partition table".to_string();
+    let source = open(from).fault(Fault::Environment, doing)?;
+    let ours = |part: &Partition| part.is_used() && ![partition::STATE, UNFINISHED].contains(&entry_name(part));
+    let parts: BTreeMap<_, _> = source.partitions().iter().filter(|(_, part)| ours(part)).map(|(n, part)| (*n, part.clone())).collect();
+    let mut overlay = Overlay::new(to).context(doing)?;
+    let mut boot = [0; SECTOR as usize];
+    from.read_exact_at(&mut boot, 0).context(doing)?;
+    // The one entry of the protective MBR spans the disk (UEFI specification 2.10, table 5.4).
+    let sectors = u32::try_from(overlay.length / SECTOR - 1).unwrap_or(u32::MAX);
+    boot[458..462].copy_from_slice(&sectors.to_le_bytes());
+    overlay.sectors.insert(0, boot);
+    let config = GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
+    let mut gpt = config.create_from_device(overlay, Some(*source.guid())).fault(Fault::Environment, doing)?;
+    gpt.update_partitions(parts).fault(Fault::Environment, doing)?;
+    gpt.write().fault(Fault::Environment, doing)?.commit().context(doing)
+}
+
+/// The identity of a partition.
+pub fn guid(disk: &Path, number: u32) -> Result<Uuid> {
+    let doing = || format!("reading the partition table of {}", disk.display());
+    let file = File::open(disk).context(doing)?;
+    let gpt = open(&file).fault(Fault::Environment, doing)?;
+    gpt.partitions().get(&number).map(|part| part.part_guid).ok_or_else(|| Error::environment(format!("{}: it has no partition {number}", doing())))
+}
+
 /// Opens the table by the copy that is whole. The crate gives up when the first header is good and its entries are not: then the
 /// first copy is looked away from.
 fn open(file: &File) -> std::result::Result<GptDisk<Overlay<'_>>, GptError> {
@@ -125,7 +153,7 @@ fn entry_name(part: &Partition) -> &str {
 /// The entry as the crate has it; a new one gets a random identity.
 fn with(old: Option<Partition>, entry: &Entry) -> Result<Partition> {
     let kind = partition::STATE_TYPE.parse().map_err(|e| Error::internal(format!("reading the state partition's type: {e}")))?;
-    let guid = old.as_ref().map_or_else(uuid::Uuid::new_v4, |p| p.part_guid);
+    let guid = old.as_ref().map_or_else(Uuid::new_v4, |p| p.part_guid);
     Ok(Partition { part_type_guid: kind, part_guid: guid, first_lba: entry.first, last_lba: entry.last, flags: 0, name: entry.name.clone() })
 }
 

@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
-use layers::profile::{DiskSelector, Mount};
-use layers::units::{Bytes, Digest};
+use layers::profile::Mount;
+use layers::selector::{Selector, Traits};
+use layers::units::Digest;
 use layers::{Context, Error, Result};
 
 use super::{Outcome, Site, Step, json, systemctl};
-use crate::exec;
 use crate::host::{Change, Host, STATE};
+use crate::{disks, exec};
 
 const UNITS: &str = "etc/systemd/system";
 
@@ -79,12 +80,13 @@ fn uuid_of(host: &Host, mount: &Mount) -> String {
 
 fn ensure_formatted(host: &Host, mount: &Mount) -> Result<String> {
     let doing = || format!("choosing the disk for {}", mount.path);
-    let disk = select(host, &mount.disk).context(doing)?;
-    let (uuid, device) = (uuid_of(host, mount), host.path("dev").join(&disk));
+    let found = select(host, &mount.disk).context(doing)?;
+    let disk = &found.name;
+    let (uuid, device) = (uuid_of(host, mount), host.path("dev").join(disk));
     let begun = format!("{STATE}/formatting-{disk}");
     let file = File::open(&device).context(|| format!("opening /dev/{disk}"))?;
     if host.line(&begun) != uuid {
-        match content(host, &disk, &file).context(|| format!("reading /dev/{disk}"))? {
+        match content(host, &found, &file).context(|| format!("reading /dev/{disk}"))? {
             Content::Ext4(found) if found == uuid => return Ok(uuid),
             Content::Empty => {}
             other => {
@@ -120,84 +122,29 @@ impl Content {
     }
 }
 
-/// Empty means: no partitions, and nothing but zeros in the first and last MiB, where every signature lies.
-fn content(host: &Host, disk: &str, file: &File) -> std::io::Result<Content> {
-    if host.names(&format!("sys/class/block/{disk}")).iter().any(|name| name.starts_with(disk)) {
+fn content(host: &Host, disk: &Traits, file: &File) -> std::io::Result<Content> {
+    if disks::has_partitions(host, &disk.name) {
         return Ok(Content::Partitions);
     }
-    const MIB: u64 = 1 << 20;
-    let end = size(host, disk).0.saturating_sub(MIB);
-    let (mut first, mut last) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-    file.read_exact_at(&mut first, 0)?;
-    file.read_exact_at(&mut last, end)?;
-    if first[1080..1082] == [0x53, 0xef] {
-        let id = uuid::Uuid::from_slice(&first[1128..1144]).unwrap_or_default();
+    let mut superblock = [0; 1024];
+    file.read_exact_at(&mut superblock, 1024)?;
+    if superblock[56..58] == [0x53, 0xef] {
+        let id = uuid::Uuid::from_slice(&superblock[104..120]).unwrap_or_default();
         return Ok(Content::Ext4(id.to_string()));
     }
-    Ok(if first.iter().chain(&last).all(|b| *b == 0) { Content::Empty } else { Content::Unknown })
+    Ok(if disks::is_blank(disk, file)? { Content::Empty } else { Content::Unknown })
 }
 
-fn size(host: &Host, disk: &str) -> Bytes {
-    Bytes(host.line(&format!("sys/class/block/{disk}/size")).parse::<u64>().unwrap_or(0) * 512)
-}
-
-fn serial(host: &Host, disk: &str) -> String {
-    let plain = ["serial", "device/serial"].map(|name| host.line(&format!("sys/class/block/{disk}/{name}")));
-    let page = || host.line(&format!("sys/class/block/{disk}/device/vpd_pg80"));
-    plain
-        .into_iter()
-        .find(|text| !text.is_empty())
-        .unwrap_or_else(|| page().trim_start_matches(|c: char| c.is_control() || c == '\u{fffd}').to_string())
-}
-
-/// The one disk that answers; the node's own disk never does.
-fn select(host: &Host, wanted: &DiskSelector) -> Result<String> {
-    let skip = ["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"];
-    let is_disk = |name: &String| {
-        let dir = format!("sys/class/block/{name}");
-        !skip.iter().any(|start| name.starts_with(start)) && !host.path(&dir).join("partition").exists() && size(host, name).0 >= 4 << 20
-    };
-    let disks: Vec<_> = host.names("sys/class/block").into_iter().filter(is_disk).filter(|name| !is_own(host, name)).collect();
-    let found: Vec<_> = disks.iter().filter(|name| answers(host, name, wanted)).collect();
-    let show = |name: &String| format!("/dev/{name} ({}, serial `{}`)", size(host, name), serial(host, name));
-    match found.as_slice() {
-        [one] => Ok((*one).clone()),
-        [] => {
-            let all = disks.iter().map(show).collect::<Vec<_>>().join(", ");
-            let there = if all.is_empty() { "none is attached".into() } else { format!("there are {all}") };
-            Err(Error::environment(format!("no disk answers {}; {there}", json(wanted))).with_hint("attach the disk, then restart the agent"))
-        }
-        many => {
-            let all = many.iter().map(|name| show(name)).collect::<Vec<_>>().join(", ");
-            Err(Error::environment(format!("more than one disk answers {}: {all}", json(wanted))).with_hint("add the serial to the selector"))
-        }
-    }
+/// The one disk that is meant; the node's own disk never is.
+fn select(host: &Host, wanted: &Selector) -> Result<Traits> {
+    let others: Vec<_> = disks::all(host).into_iter().filter(|disk| !is_own(host, &disk.name)).collect();
+    disks::select(&others, wanted).cloned()
 }
 
 fn is_own(host: &Host, disk: &str) -> bool {
     let parts = host.names(&format!("sys/class/block/{disk}")).into_iter().filter(|name| name.starts_with(disk));
     let labels = parts.map(|part| host.read(&format!("sys/class/block/{disk}/{part}/uevent")).ok().flatten().unwrap_or_default());
     labels.into_iter().any(|text| text.lines().any(|line| line == "PARTNAME=root-a" || line == "PARTNAME=state"))
-}
-
-fn answers(host: &Host, disk: &str, wanted: &DiskSelector) -> bool {
-    let same = |path: &String| std::fs::canonicalize(host.path(path)).is_ok_and(|real| real.file_name().is_some_and(|name| name == disk));
-    let size = size(host, disk);
-    wanted.path.as_ref().is_none_or(same)
-        && wanted.serial.as_ref().is_none_or(|text| *text == serial(host, disk))
-        && wanted.model.as_ref().is_none_or(|pattern| matches(pattern, &host.line(&format!("sys/class/block/{disk}/device/model"))))
-        && wanted.min_size.is_none_or(|least| size >= least)
-        && wanted.max_size.is_none_or(|most| size <= most)
-}
-
-/// Shell-like pattern with `*` only.
-fn matches(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((start, rest)) => {
-            text.strip_prefix(start).is_some_and(|text| (0..=text.len()).filter(|n| text.is_char_boundary(*n)).any(|n| matches(rest, &text[n..])))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -219,7 +166,7 @@ mod tests {
     }
 
     fn mount(serial: &str) -> Mount {
-        Mount { path: "/srv/a-b".into(), disk: DiskSelector { serial: Some(serial.into()), ..DiskSelector::default() } }
+        Mount { path: "/srv/a-b".into(), disk: Selector::try_from(format!("serial == '{serial}'")).unwrap() }
     }
 
     #[test]
@@ -248,9 +195,8 @@ mod tests {
     }
 
     #[test]
-    fn unit_names_and_patterns_follow_systemd_and_the_shell() {
+    fn unit_names_follow_systemd() {
         assert_eq!(unit_name("/srv/a-b/c d").unwrap(), "srv-a\\x2db-c\\x20d.mount");
         assert!(unit_name("/etc/x").is_err() && unit_name("/var/../etc").is_err());
-        assert!(matches("QEMU*DISK", "QEMU HARDDISK") && !matches("QEMU*X", "QEMU HARDDISK"));
     }
 }

@@ -80,9 +80,6 @@ pub(super) const RULES: &[Rule] = &[
     rule("network.interfaces.[].gateway", is_ip, ADDRESS),
     rule("network.interfaces.[].dns.[]", is_ip, ADDRESS),
     rule("disk.mounts.[].path", is_mount, "an absolute path below /var or /srv"),
-    rule("disk.mounts.[].disk.path", is_disk, "a device path below /dev/"),
-    rule("disk.mounts.[].disk.serial", is_line, "a serial number"),
-    rule("disk.mounts.[].disk.model", is_line, "a model"),
     rule("time.zone", is_zone, "a time zone such as Europe/Berlin"),
     rule("time.servers.[]", is_host, "a host name or IP address"),
 ];
@@ -318,10 +315,6 @@ fn is_pattern(text: &str) -> bool {
 fn is_mount(text: &str) -> bool {
     is_path(text)
         && ["/var/", "/srv"].iter().any(|p| text.strip_prefix(p).is_some_and(|rest| *p == "/var/" || rest.is_empty() || rest.starts_with('/')))
-}
-
-fn is_disk(text: &str) -> bool {
-    is_path(text) && text.starts_with("/dev/")
 }
 
 /// Whether a text is formed like the name of a time zone.

@@ -12,6 +12,7 @@ use super::types_platform::Named;
 use crate::chart::ChartSpec;
 use crate::image::PulledUse;
 use crate::platform::{ComponentSpec, VirtualClusterSpec};
+use crate::selector::Selector;
 use crate::source::Source;
 use crate::units::Bytes;
 
@@ -333,11 +334,26 @@ pub struct Disk {
     pub state_limit: Option<Bytes>,
     /// Further disks to mount.
     pub mounts: Vec<Mount>,
+    /// Disk that an installation medium installs to without a question: an expression that holds for one disk only. Without it a person is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Selector>,
+    /// Consent to lose what is on the target; without it only an empty disk is installed to without a question.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub erase: bool,
 }
 
 impl Default for Disk {
     fn default() -> Self {
-        Self { size: Bytes(16 << 30), esp_size: Bytes::mib(512), slot_size: None, state_size: Bytes(2 << 30), state_limit: None, mounts: Vec::new() }
+        Self {
+            size: Bytes(16 << 30),
+            esp_size: Bytes::mib(512),
+            slot_size: None,
+            state_size: Bytes(2 << 30),
+            state_limit: None,
+            mounts: Vec::new(),
+            target: None,
+            erase: false,
+        }
     }
 }
 
@@ -347,29 +363,8 @@ impl Default for Disk {
 pub struct Mount {
     /// Absolute path below /var or /srv.
     pub path: String,
-    /// Which disk.
-    pub disk: DiskSelector,
-}
-
-/// Which disk; all given conditions must hold and exactly one disk must answer.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct DiskSelector {
-    /// Device path, such as `/dev/vdb` or a link below `/dev/disk/`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-    /// Serial number.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub serial: Option<String>,
-    /// Model, with `*` patterns.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// At least this size.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_size: Option<Bytes>,
-    /// At most this size.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_size: Option<Bytes>,
+    /// Which disk: an expression that holds for one disk only, such as `serial == "S3Z9"` or `size > 1 * TiB && bus == "nvme"`.
+    pub disk: Selector,
 }
 
 /// The virtual machine that OVA and VMA make; who imports them may say otherwise.

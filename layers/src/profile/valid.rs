@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::graph;
 use crate::reference::Reference;
+use crate::selector::Selector;
 use crate::units::Bytes;
 
 use super::diagnostic::{Place, Problem, quote, suggest};
@@ -294,11 +295,14 @@ fn disk(root: &Node, problems: &mut Vec<Problem>) {
             problems.push(Problem::new(node.place, format!("`{key}` is {given}, but must be at least {least}")));
         }
     }
-    for mount in at(root, "disk.mounts.[].disk") {
-        limits(Some(mount), ("minSize", None), "maxSize", problems);
-        if given(mount, &["path", "serial", "model", "minSize", "maxSize"]).is_empty() {
-            problems.push(Problem::new(mount.place, "the disk needs at least one of `path`, `serial`, `model`, `minSize`, `maxSize`"));
+    for node in at(root, "disk.mounts.[].disk").into_iter().chain(at(root, "disk.target")) {
+        if let Some(Err(why)) = node.text().map(|text| Selector::try_from(text.to_string())) {
+            problems.push(Problem::new(node.place, format!("not an expression that picks a disk: {why}")));
         }
+    }
+    let consent = disk.and_then(|d| d.get("erase")).filter(|n| n.text() == Some("true"));
+    if let Some(node) = consent.filter(|_| disk.is_none_or(|d| d.get("target").is_none())) {
+        problems.push(Problem::new(node.place, "`erase` needs a `target`: nothing is erased without a disk being named"));
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Start {
     pub kernel: Arc<Vec<u8>>,
     /// The initramfs.
     pub initrd: Arc<Vec<u8>>,
+    /// The kernel's command line, without the words of the medium's menu.
+    pub command_line: String,
     /// GRUB's menu.
     pub menu: String,
     /// Content id.

@@ -1,7 +1,6 @@
 //! Reads the disk of an OVA, ours or foreign, after its manifest has been compared.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,16 +10,15 @@ use layers::{Context, Error, Fault, Result};
 use super::descriptor;
 use crate::disk::file::Window;
 use crate::disk::{ReadAt, sha256};
+use crate::emit::archive;
 use crate::emit::vmdk::reader::Reader as Vmdk;
 
-/// Most files that an appliance has.
-const MOST_FILES: usize = 256;
 /// Largest descriptor or manifest, in bytes.
 const LARGEST_TEXT: u64 = 4 << 20;
 
 /// The disk inside a file.
 pub fn open(file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
-    let files = files(&file)?;
+    let files = archive::files(&file).context(|| "reading the OVA".into())?;
     let of_kind = |ending: &str| files.iter().find(|(name, _)| name.to_ascii_lowercase().ends_with(ending));
     let (_, descriptor) = of_kind(".ovf").ok_or_else(|| Error::input("reading the OVA: it has no descriptor, a file that ends in .ovf"))?;
     let disk = descriptor::disk_file(&text(file.as_ref(), descriptor)?)?;
@@ -31,35 +29,6 @@ pub fn open(file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
     }
     let window = Window::new(file, part.start, part.end - part.start);
     Ok(Arc::new(Vmdk::open(Arc::new(window)).context(|| format!("reading `{disk}` of the OVA"))?))
-}
-
-/// Where each file is. Names are those of files beside each other, nothing that could lead elsewhere.
-fn files(file: &Arc<dyn ReadAt>) -> Result<BTreeMap<String, Range<u64>>> {
-    let reading = || "reading the OVA".to_string();
-    let mut archive = tar::Archive::new(Cursor { inner: file.clone(), at: 0 });
-    let mut out = BTreeMap::new();
-    for entry in archive.entries_with_seek().fault(Fault::Input, reading)? {
-        let entry = entry.fault(Fault::Input, reading)?;
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let refused = |why: &str| Err(Error::input(format!("reading the OVA: `{}` {why}", name.escape_debug())));
-        if name.is_empty() || name == ".." || name.contains(['/', '\\', '\0']) {
-            return refused("is not the name of a file beside the descriptor");
-        }
-        if !entry.header().entry_type().is_file() {
-            return refused("is not a plain file");
-        }
-        let (start, size) = (entry.raw_file_position(), entry.size());
-        if start.checked_add(size).is_none_or(|end| end > file.len()) {
-            return refused("is cut");
-        }
-        if out.insert(name.clone(), start..start + size).is_some() {
-            return refused("is there twice");
-        }
-        if out.len() > MOST_FILES {
-            return refused("is one file too many");
-        }
-    }
-    Ok(out)
 }
 
 fn text(file: &dyn ReadAt, part: &Range<u64>) -> Result<String> {
@@ -88,31 +57,4 @@ fn compare(file: &dyn ReadAt, files: &BTreeMap<String, Range<u64>>, manifest: &s
         }
     }
     Ok(())
-}
-
-/// What the tar crate reads from.
-struct Cursor {
-    inner: Arc<dyn ReadAt>,
-    at: u64,
-}
-
-impl Read for Cursor {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let len = self.inner.len().saturating_sub(self.at).min(buffer.len() as u64) as usize;
-        self.inner.read_at(&mut buffer[..len], self.at).map_err(|e| io::Error::other(e.to_string()))?;
-        self.at += len as u64;
-        Ok(len)
-    }
-}
-
-impl Seek for Cursor {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let place = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.inner.len().checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        self.at = place.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.at)
-    }
 }

@@ -7,16 +7,15 @@
 use std::fs::File;
 
 use layers::units::Digest;
-use layers::{Context, Error, Fault, Result};
+use layers::{Context, Fault, Result};
 
 use super::descriptor::{self, Disk};
 use crate::disk::file::{FileAt, Window};
 use crate::disk::{ReadAt, sha256};
+use crate::emit::archive::{BLOCK, header};
 use crate::emit::vmdk::writer as vmdk;
 use crate::emit::{Machine, put};
 
-/// Bytes of a tar header and of what all else is filled up to.
-const BLOCK: u64 = 512;
 /// What is beside the disk is not larger than this.
 pub const LARGEST_REST: u64 = 64 << 10;
 
@@ -52,17 +51,4 @@ pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
 /// A line of the manifest.
 fn line(file: &str, digest: Digest) -> String {
     format!("SHA256({file})= {}\n", digest.hex())
-}
-
-fn header(name: &str, size: u64, epoch: i64) -> Result<[u8; BLOCK as usize]> {
-    let mut header = tar::Header::new_ustar();
-    header.set_path(name).map_err(|e| Error::internal(format!("naming {name} in the OVA: {e}")))?;
-    header.set_mode(0o644);
-    // Beyond 8 GiB this is a binary number, which GNU tar and importers read.
-    header.set_size(size);
-    header.set_mtime(epoch.max(0) as u64);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_cksum();
-    Ok(*header.as_bytes())
 }

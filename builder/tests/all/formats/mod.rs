@@ -2,6 +2,7 @@
 
 mod iso;
 mod ova;
+mod pxe;
 mod qcow2;
 mod raw_zst;
 mod vma;
@@ -20,8 +21,8 @@ use proptest::prelude::*;
 use crate::common::machine;
 
 /// Formats that pack what they carry.
-const PACKED: [OutputFormat; 6] =
-    [OutputFormat::RawZst, OutputFormat::Qcow2, OutputFormat::Vmdk, OutputFormat::Ova, OutputFormat::Vma, OutputFormat::Iso];
+const PACKED: [OutputFormat; 7] =
+    [OutputFormat::RawZst, OutputFormat::Qcow2, OutputFormat::Vmdk, OutputFormat::Ova, OutputFormat::Vma, OutputFormat::Iso, OutputFormat::Pxe];
 const MIB: usize = 1 << 20;
 
 fn noise(len: usize, mut state: u64) -> Vec<u8> {
@@ -100,7 +101,8 @@ fn golden_digests_of_a_small_image() {
             "ef81ab8dfe8a150263ac3ccef300190a8ccb2293c0a6da5290f1edf129b4e2c5",
             "d879297e6000dfd0ea25c97d0d73fa6f36a55577f425f3763a71a7bfebc67e16",
             "92047d500e0b36929cda569df3d8df283210ab68c6f8e6a2bd6d90656ba790bf",
-            "a6462661ded474dd7bfc858b57ed1df6c57f1f1bea488d1fb9144490a56c49a0"
+            "a6462661ded474dd7bfc858b57ed1df6c57f1f1bea488d1fb9144490a56c49a0",
+            "PXE"
         ]
     );
 }
@@ -120,7 +122,7 @@ fn d2_flipped_and_cut_files_give_errors_not_panics() {
     let dir = tempfile::tempdir().unwrap();
     for format in PACKED {
         // A broken frame of raw.zst is unpacked again for each part that is read of it.
-        let unit = if matches!(format, OutputFormat::RawZst | OutputFormat::Vma | OutputFormat::Iso) { MIB } else { 64 << 10 };
+        let unit = if matches!(format, OutputFormat::RawZst | OutputFormat::Vma | OutputFormat::Iso | OutputFormat::Pxe) { MIB } else { 64 << 10 };
         let good = std::fs::read(write(&small(), dir.path(), format)).unwrap();
         let read = |bytes: Vec<u8>| {
             if let Ok(disk) = format.format().inspect(Arc::new(bytes)) {

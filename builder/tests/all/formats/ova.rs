@@ -126,7 +126,7 @@ fn d6_what_is_wrong_with_an_appliance_is_named() {
     assert!(said.contains("`site-1.2.3-disk1.vmdk` has SHA-256 ") && said.contains(", its manifest says "), "{said}");
     assert!(with(&[(vmdk, &disk), ("m.mf", b"SHA256(m.ovf)= 12\n")]).contains("the manifest's digest of `m.ovf` is none"));
     for name in ["../m.vmdk", "/etc/passwd", "a/b", "..", "a\\b"] {
-        assert!(with(&[(name, &disk)]).contains("is not the name of a file beside the descriptor"), "{name}");
+        assert!(with(&[(name, &disk)]).contains("is not the name of a file beside the others"), "{name}");
     }
     assert!(with(&[(vmdk, &disk), (vmdk, &disk)]).contains("is there twice"));
     let odd = |from: &str, to: &str| error(dir.path(), &[("m.ovf", text.replace(from, to).as_bytes()), (vmdk, &disk)]);

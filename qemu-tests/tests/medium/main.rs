@@ -1,5 +1,9 @@
-//! The ISO as a disc and as a stick: it starts from memory, leaves the machine's own disk alone and needs the medium no more, or says why it does not.
+//! The ISO as a disc and as a stick: it starts from memory, leaves the machine's own disk alone and needs the medium no more, or says why it does not;
+//! and it installs.
 #![allow(clippy::unwrap_used)]
+
+mod install;
+mod network;
 
 use std::path::{Path, PathBuf};
 
