@@ -102,7 +102,7 @@ fn golden_digests_of_a_small_image() {
             "d879297e6000dfd0ea25c97d0d73fa6f36a55577f425f3763a71a7bfebc67e16",
             "92047d500e0b36929cda569df3d8df283210ab68c6f8e6a2bd6d90656ba790bf",
             "a6462661ded474dd7bfc858b57ed1df6c57f1f1bea488d1fb9144490a56c49a0",
-            "PXE"
+            "acb041d600a98b0cb37a38762a6710850fa0b9f9dc033048eb6cb46e82ae4005"
         ]
     );
 }
