@@ -27,7 +27,7 @@ image: tools ## build PROFILE (default standalone) in FORMATS (default qcow2,raw
 
 # What tests boot and look into, without and with a cluster.
 minimal: tools
-	@$(BIN) build profiles/minimal.yaml --format qcow2,raw,iso --node-binary $(NODE)
+	@$(BIN) build profiles/minimal.yaml --format qcow2,raw,iso,pxe.tar --node-binary $(NODE)
 
 standalone: tools
 	@$(BIN) build profiles/standalone.yaml --format qcow2,raw --node-binary $(NODE)

@@ -119,7 +119,8 @@ impl Target {
         let parts = host.names(&format!("sys/class/block/{}", self.disk.name));
         let parts = parts.iter().filter(|name| host.path(&format!("sys/class/block/{}/{name}/partition", self.disk.name)).exists());
         for device in parts.map(|name| host.path("dev").join(name)) {
-            exec::run(host.program("wipefs").args(["--quiet", "--all"]).arg(&device))?;
+            // The disk is ours alone, and with it its partitions: without `--force` wipefs wants them for itself.
+            exec::run(host.program("wipefs").args(["--quiet", "--all", "--force"]).arg(&device))?;
         }
         let size = self.disk.size.unsigned_abs();
         for (start, end) in [(0, MARK_AT), (MARK_AT + SECTOR, ENDS), (size - ENDS, size)] {

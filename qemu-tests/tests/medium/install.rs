@@ -51,7 +51,7 @@ fn is_installed(folder: &Path, own: &Path, firmware: Firmware) {
     let node = Node::of_disk(&folder, Drive { path: own.to_path_buf(), format: "raw" }).unwrap();
     let (vm, _) = node.boot(firmware).unwrap();
     let told = node.ssh("findmnt -n -o SOURCE /var; systemctl --failed --no-legend --plain; chasi-bod disks 'size > 1 * GiB'").unwrap();
-    assert!(told.starts_with("/dev/vda7\n/dev/vda (16GiB, virtio, serial `disk0`)"), "{told}");
+    assert!(told.starts_with("/dev/vda7[/var]\n/dev/vda (16GiB, virtio, serial `disk0`)"), "{told}");
     assert!(told.contains("vda: gpt") && told.contains("picked by size > 1 * GiB"), "{told}");
     node.shut_down(vm).unwrap();
 }
@@ -123,7 +123,7 @@ fn soak_d5_iso_installs_without_a_question_only_where_nothing_is_lost_and_a_powe
     // The medium is still in, and first in the order: GRUB goes on to what is installed.
     let (vm, _) = node.boot(Firmware::Uefi).unwrap();
     let told = node.ssh("findmnt -n -o SOURCE /var").unwrap();
-    assert_eq!(told, "/dev/vdb7");
+    assert_eq!(told, "/dev/vdb7[/var]");
     node.shut_down(vm).unwrap();
 }
 
