@@ -38,8 +38,8 @@ fn screen(cause: &str, hint: Option<&str>, next: &str) -> String {
     format!("\r\n{rule}\r\n  This machine could not start.\r\n\r\n  Cause: {cause}\r\n{hint}  Next:  {next}\r\n{rule}\r\n")
 }
 
-/// Writes to every console; when none can be opened, to standard output, which `init` opened on the first one.
-fn print(text: &str) {
+/// Writes to every console, each line's end with its `\r`; when none can be opened, to standard output, which `init` opened on the first one.
+pub fn print(text: &str) {
     let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
     let to = |name: &str| fs::OpenOptions::new().write(true).open(format!("/dev/{name}")).and_then(|mut c| c.write_all(text.as_bytes()));
     let written = active.split_whitespace().filter(|name| to(name).is_ok()).count();

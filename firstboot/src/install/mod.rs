@@ -16,6 +16,7 @@ use layers::selector::{Selector, Traits};
 use layers::{Context as _, Error, Result};
 
 use crate::host::Host;
+use crate::init::report;
 use crate::{config, disks, exec};
 use source::Source;
 use target::Target;
@@ -56,9 +57,11 @@ enum Consent {
     Erase,
 }
 
-/// A line for people, also on the serial console of an installation.
+/// A line for people. Who stands at the machine may look at either console.
 fn say(text: &str) {
-    println!("chasi-bod: install: {text}");
+    let line = format!("chasi-bod: install: {text}");
+    let at_console = rustix::termios::ttyname(std::io::stdin(), Vec::new()).is_ok_and(|name| name.as_bytes().starts_with(b"/dev/tty"));
+    if at_console { report::print(&format!("{line}\r\n")) } else { println!("{line}") }
 }
 
 /// Installs.
