@@ -21,7 +21,11 @@ fn soak_pxe_starts_from_the_network_and_the_root_is_verified() {
     let mut server = exec::start("python3", &server).unwrap();
     let mut node = Node::of_disk(folder.path(), Drive { path: own.clone(), format: "raw" }).unwrap();
     node.memory = 4096;
-    node.forwards = format!(",bootfile=http://{SERVER}/boot.ipxe,guestfwd=tcp:{SERVER}:80-tcp:127.0.0.1:{port}");
+    node.forwards = format!(",bootfile=http://{SERVER}/boot.ipxe,guestfwd=tcp:{SERVER}:80-cmd:socat STDIO TCP:127.0.0.1:{port}");
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(server.try_wait().unwrap().is_none(), "the web server ended");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     let mut vm = node.start(Firmware::Bios).unwrap();
     vm.wait("medium the network", 300).unwrap();
     vm.wait(" ready", 300).unwrap();
