@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8e1RkDLYBSVWxcLqJbPKB8YI9cI5WxdgVFYkA0kD0n me";
 const IMAGE: &str = r#"{"name":"m","version":"1.0.0","epoch":0,"hostname":"node-{mac}","network":{},"time":{"zone":"Europe/Berlin"},"console":{},
-    "disk":{"mounts":[{"path":"/srv/data","disk":{"serial":"data"}}]}}"#;
+    "disk":{"mounts":[{"path":"/srv/data","disk":"serial == 'data'"}]}}"#;
 
 fn put(root: &Path, path: &str, text: &str) {
     let path = root.join(path);

@@ -26,7 +26,9 @@ pub(super) fn typed<T: JsonSchema + DeserializeOwned>(root: &Node, problems: &mu
     if !sound {
         return None;
     }
-    serde_json::from_value(value).map_err(|e| problems.push(Problem::new(root.place, e.to_string()))).ok()
+    // A text that no schema can judge has no place here: whoever has told of one already has told it better.
+    let told = !problems.is_empty();
+    serde_json::from_value(value).inspect_err(|e| problems.extend((!told).then(|| Problem::new(root.place, e.to_string())))).ok()
 }
 
 /// The JSON value of a tree where any is accepted.

@@ -34,8 +34,8 @@ pub fn load(path: &str, read: &mut dyn FnMut(&str) -> Result<String>) -> Result<
     let root = reader.tree(&path, None, &mut Vec::new());
     let Reader { files, sources, mut problems, .. } = reader;
     let Some(root) = root else { return Err(sources.render(problems)) };
-    let profile = typed::<Profile>(&root, &mut problems);
     valid::check(&root, &mut problems);
+    let profile = typed::<Profile>(&root, &mut problems);
     match profile.filter(|_| problems.is_empty()) {
         Some(profile) => Ok(Loaded { profile, files, document: Document::new(root, sources) }),
         None => Err(sources.render(problems)),
