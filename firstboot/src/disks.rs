@@ -11,10 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::exec;
 use crate::host::Host;
+use crate::init::disk::NOT_DISKS;
 
 const CLASS: &str = "sys/class/block";
-/// Devices that are no disks of the machine, by the start of their names.
-const NOT_DISKS: [&str; 8] = ["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"];
 /// Smaller ones are eMMC boot areas and the like.
 const LEAST: Bytes = Bytes::mib(4);
 const LINKS: &str = "dev/disk";
@@ -115,9 +114,10 @@ pub fn select<'a>(disks: &'a [Traits], wanted: &Selector) -> Result<&'a Traits> 
     }
 }
 
-/// Whether the kernel knows partitions of a disk.
-pub fn has_partitions(host: &Host, disk: &str) -> bool {
-    host.names(&format!("{CLASS}/{disk}")).iter().any(|name| host.path(&format!("{CLASS}/{disk}/{name}/partition")).exists())
+/// The partitions that the kernel knows of a disk.
+pub fn partitions(host: &Host, disk: &str) -> Vec<String> {
+    let is_one = |name: &String| host.path(&format!("{CLASS}/{disk}/{name}/partition")).exists();
+    host.names(&format!("{CLASS}/{disk}")).into_iter().filter(is_one).collect()
 }
 
 /// Whether there is nothing but zeros in the first and last MiB, where every signature lies.
@@ -139,9 +139,8 @@ struct Signature {
 
 /// What is on a disk and its partitions, a word or two each; empty when nothing is known to be.
 pub fn contents(host: &Host, disk: &str) -> Result<Vec<String>> {
-    let parts = host.names(&format!("{CLASS}/{disk}")).into_iter().filter(|name| host.path(&format!("{CLASS}/{name}/partition")).exists());
     let mut out = Vec::new();
-    for name in std::iter::once(disk.to_string()).chain(parts) {
+    for name in std::iter::once(disk.to_string()).chain(partitions(host, disk)) {
         for found in signatures(host, &host.path("dev").join(&name))? {
             let label = found.label.filter(|label| !label.is_empty()).map(|label| format!(" `{label}`")).unwrap_or_default();
             // A table has two copies; one is enough to tell.
@@ -166,6 +165,11 @@ fn signatures(host: &Host, device: &Path) -> Result<Vec<Signature>> {
     let found: Found =
         serde_json::from_slice(&said.stdout).map_err(|e| Error::environment(format!("reading what wipefs says of {}: {e}", device.display())))?;
     Ok(found.signatures)
+}
+
+/// What is on a disk, for people.
+pub fn listed(contents: &[String]) -> String {
+    if contents.is_empty() { "nothing known".into() } else { contents.join(", ") }
 }
 
 /// A row of `chasi-bod disks`.
@@ -199,7 +203,7 @@ pub fn table(rows: &[Row], wanted: Option<&Selector>) -> String {
         let turns = if traits.rotational { "rotational" } else { "solid" };
         let removable = if traits.removable { ", removable" } else { "" };
         out += &format!("{}\n  {}, {turns}{removable}, {} byte sectors, wwid `{}`\n", describe(traits), traits.bus, traits.sector, traits.wwid);
-        out += &format!("  holds {}\n", if contents.is_empty() { "nothing known".into() } else { contents.join(", ") });
+        out += &format!("  holds {}\n", listed(contents));
         match (wanted, unmet) {
             (Some(_), Some(unmet)) => out += &format!("  not picked: not {unmet}\n"),
             (Some(wanted), None) => out += &format!("  picked by {wanted}\n"),

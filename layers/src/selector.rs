@@ -90,7 +90,7 @@ impl Selector {
     /// Whether the disk is meant; an expression that cannot be evaluated for this one is an error.
     pub fn picks(&self, disk: &Traits) -> Result<bool, String> {
         let program = compile(&self.0)?;
-        self.holds(&program.expression().expr, &context(disk)?)
+        self.holds(program.expression(), &context(disk)?)
     }
 
     /// The first condition of the expression that the disk does not meet; `None` when it is meant.
@@ -101,16 +101,15 @@ impl Selector {
         let texts = conditions(&self.0);
         let named = texts.len() == parts.len();
         for (at, part) in parts.into_iter().enumerate() {
-            if !self.holds(&part.expr, &context)? {
+            if !self.holds(part, &context)? {
                 return Ok(Some(if named { texts[at] } else { &self.0 }.to_string()));
             }
         }
         Ok(None)
     }
 
-    fn holds(&self, expression: &Expr, context: &Context<'_, '_>) -> Result<bool, String> {
-        let expression = IdedExpr { id: 0, expr: expression.clone() };
-        match context.resolve(&expression) {
+    fn holds(&self, expression: &IdedExpr, context: &Context<'_, '_>) -> Result<bool, String> {
+        match context.resolve(expression) {
             Ok(Value::Bool(holds)) => Ok(holds),
             Ok(_) => Err(format!("`{self}`: it is neither true nor false; compare something, as in `size > 100 * GiB`")),
             Err(error) => Err(format!("`{self}`: {error}")),

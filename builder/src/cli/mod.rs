@@ -114,7 +114,7 @@ fn show(global: &Global, value: &impl Serialize, text: impl FnOnce() -> String) 
 
 fn published(done: &Published) -> String {
     let files = done.files.iter().map(|file| format!("  {file}\n")).collect::<String>();
-    format!("{}@{}\n{files}{} went over the network\n", done.reference, done.digest, Bytes(done.transferred))
+    format!("{}@{}\n{files}{} went over the network\n", done.repository, done.digest, Bytes(done.transferred))
 }
 
 fn plan(path: &Path, global: &Global) -> Result<()> {

@@ -14,10 +14,10 @@ use layers::units::Bytes;
 use layers::{Context, Error, Fault, Result};
 
 use super::archive::{self, BLOCK, header};
-use super::raw_zst::RawZst;
+use super::iso::Start;
 use super::{Format, Machine, frames, put};
 use crate::disk::ReadAt;
-use crate::disk::file::{FileAt, Window};
+use crate::disk::file::Window;
 
 const SCRIPT: &str = "boot.ipxe";
 const DISK: &str = "disk.zst";
@@ -30,24 +30,19 @@ pub struct Pxe;
 
 impl Format for Pxe {
     fn layout(&self, disk: &dyn ReadAt) -> Result<Bytes> {
-        // Kernel and initramfs take less than this.
-        Ok(Bytes(RawZst.layout(disk)?.0 + (256 << 20)))
+        Start::room(disk)
     }
 
     fn emit(&self, disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
         let start = machine.start.as_ref().ok_or_else(|| Error::internal("writing the files of a network boot: there is nothing to start"))?;
-        let packed = tempfile::NamedTempFile::new_in(&start.scratch)
-            .fault(Fault::Environment, || format!("creating a file in {}", start.scratch.display()))?;
-        RawZst.emit(disk, machine, packed.as_file())?;
-        let packed: Arc<dyn ReadAt> =
-            Arc::new(FileAt::new(packed.reopen().fault(Fault::Environment, || "reading the packed disk".into())?, DISK.into())?);
+        let packed = start.pack(disk, machine)?.1;
         if packed.len() > LARGEST {
             return Err(Error::input(format!("the packed disk has {}, iPXE carries at most 4GiB", Bytes(packed.len())))
                 .with_hint("put fewer images into the profile, or start from a medium"));
         }
         let text = script(machine, &start.command_line);
         let files: [(&str, Arc<dyn ReadAt>); 4] =
-            [(SCRIPT, Arc::new(text.into_bytes())), ("vmlinuz", start.kernel.clone()), ("initrd", start.initrd.clone()), (DISK, packed)];
+            [(SCRIPT, Arc::new(text.into_bytes())), ("vmlinuz", start.kernel.clone()), ("initrd", start.initrd.clone()), (DISK, Arc::new(packed))];
         let mut at = 0;
         for (name, file) in files {
             put(out, &header(name, file.len(), machine.epoch)?, at)?;

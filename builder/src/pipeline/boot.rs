@@ -84,8 +84,8 @@ pub fn command_line(profile: &Profile, root_hash: &Digest) -> String {
 
 /// What a medium starts with.
 pub fn start(profile: &Profile, seed: &Seed, files: &BootFiles, root_hash: &Digest, grub: &grub::Medium, store: &Store) -> Start {
-    // A profile that names the disk wants it installed to.
     let command_line = command_line(profile, root_hash);
+    // A profile that names the disk wants it installed to.
     let default = if profile.disk.target.is_some() { "install" } else { "live" };
     let values = [
         ("default", default.into()),

@@ -42,11 +42,11 @@ use crate::store::Store;
 use locking::Found;
 pub use locking::{Change, changes, locks_below, path_of, read_lock, relock, write_lock};
 use node::Programs;
-pub use output::SUMS;
 use output::Staging;
+pub use output::{SUMS, sha256, sum_of};
 pub use preview::{Amount, Output, OutputState, Packages, Preview, packages, preview};
 pub use seed::{ListedImage, Listing, listing};
-pub use verify::verify;
+pub use verify::{read_record, verify};
 
 /// Role of the layer that brings the kernel.
 const KERNEL_ROLE: &str = "kernel";

@@ -124,6 +124,12 @@ pub fn fingerprint(target: &Path) -> String {
     lines.concat()
 }
 
+/// Digest and name in a line of sha256sum(1).
+pub fn sum_of(line: &str) -> Option<(Digest, &str)> {
+    let (digest, name) = line.split_once("  ")?;
+    Some((digest.parse().ok()?, name))
+}
+
 /// Digest of a file.
 pub fn sha256(path: &Path) -> Result<Digest> {
     disk::sha256(&FileAt::open(path)?).context(|| format!("hashing {}", path.display()))

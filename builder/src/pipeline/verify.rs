@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use layers::profile::Diagnostic;
-use layers::units::Digest;
 use layers::{Context, Error, Fault, Result};
 
 use super::output::{self, SUMS};
@@ -56,7 +55,8 @@ pub fn verify(path: &Path) -> Result<Vec<String>> {
         .with_diagnostics(report.bad.into_iter().map(place).collect()))
 }
 
-fn read_record(folder: &Path) -> Result<BuildRecord> {
+/// The build record of a result folder.
+pub fn read_record(folder: &Path) -> Result<BuildRecord> {
     let path: PathBuf = folder.join(record::FILE);
     let reading = || format!("reading build record {}", path.display());
     let text = fs::read(&path)
@@ -84,8 +84,7 @@ fn sums(folder: &Path, record: &BuildRecord, report: &mut Report) {
         Err(error) => return report.problem(SUMS, format!("it cannot be read: {error}")),
     };
     for (number, line) in (1..).zip(text.lines()) {
-        let parsed = line.split_once("  ").and_then(|(digest, name)| Some((digest.parse::<Digest>().ok()?, name)));
-        let Some((expected, name)) = parsed else {
+        let Some((expected, name)) = output::sum_of(line) else {
             report.problem(SUMS, format!("line {number} is not one of sha256sum"));
             continue;
         };

@@ -8,7 +8,7 @@ pub use pull::pull;
 pub use push::push;
 
 use layers::reference::Reference;
-use layers::{Context, Error, Fault, Result};
+use layers::{Context, Error, Result};
 use serde::Serialize;
 
 use crate::source::http::{Client, Limits};
@@ -27,8 +27,8 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Published {
-    /// The reference.
-    pub reference: String,
+    /// Registry and repository.
+    pub repository: String,
     /// Digest of the index.
     pub digest: String,
     /// Names of the files.
@@ -40,8 +40,7 @@ pub struct Published {
 /// The repository of a reference, and the tag or digest.
 fn repository(reference: &str, registries: &Registries) -> Result<(Repository, String)> {
     let text = reference.strip_prefix("oci://").unwrap_or(reference);
-    let parsed: Reference =
-        text.parse().map_err(|why: String| Error::input(why)).fault(Fault::Input, || format!("reading the reference `{reference}`"))?;
+    let parsed: Reference = text.parse().map_err(|why: String| Error::input(why)).context(|| format!("reading the reference `{reference}`"))?;
     let wanted = parsed.wanted();
     Ok((Repository::open(&Client::new(Limits::default()), registries, &parsed)?, wanted))
 }

@@ -37,8 +37,7 @@ pub fn pull(reference: &str, folder: &Path, only: &[String], registries: &Regist
         progress.finish_file();
     }
     progress.finish();
-    let reference = format!("{}:{wanted}", repository.name());
-    Ok(Published { reference, digest, files: files.into_iter().map(|(name, _)| name).collect(), transferred })
+    Ok(Published { repository: repository.name().into(), digest, files: files.into_iter().map(|(name, _)| name).collect(), transferred })
 }
 
 /// The files that a manifest's layers are.

@@ -9,9 +9,9 @@ use layers::{Context, Error, Fault, Result};
 use serde_json::{Value, json};
 
 use super::{ARTIFACT, CONTENT_ID, INDEX, MANIFEST, Published, TITLE, repository};
-use crate::pipeline::SUMS;
+use crate::pipeline::{SUMS, read_record, sha256, sum_of};
 use crate::progress::Progress;
-use crate::record::{self, BuildRecord};
+use crate::record::BuildRecord;
 use crate::source::http::Body;
 use crate::source::oci::{Document, Registries};
 
@@ -26,11 +26,7 @@ struct Part {
 
 /// Pushes all files of `folder` that SHA256SUMS names, and it; those that the registry has are not sent again. The same folder gives the same digest.
 pub fn push(folder: &Path, reference: &str, registries: &Registries, dry_run: bool, progress: &Progress) -> Result<Published> {
-    let path = folder.join(record::FILE);
-    let text = fs::read(&path)
-        .fault(Fault::Input, || format!("reading build record {}", path.display()))
-        .map_err(|e| e.with_hint("name a result folder, output/<profile>/<version>/"))?;
-    let build: BuildRecord = serde_json::from_slice(&text).context(|| format!("reading build record {}", path.display()))?;
+    let build = read_record(folder)?;
     let parts = parts(folder)?;
     let (manifest, index) = documents(&build, &parts)?;
     let (repository, wanted) = repository(reference, registries)?;
@@ -48,18 +44,19 @@ pub fn push(folder: &Path, reference: &str, registries: &Registries, dry_run: bo
         Ok(())
     };
     if !dry_run {
-        progress.start("pushing files", parts.len() as u64, parts.iter().map(|part| part.of.size.0).sum());
+        // The empty configuration is one more.
+        progress.start("pushing files", parts.len() as u64 + 1, parts.iter().map(|part| part.of.size.0).sum());
         for part in &parts {
             let path = folder.join(&part.name);
             send(&part.of, &|| Ok(Box::new(File::open(&path).context(|| format!("opening {}", path.display()))?)))?;
         }
-        progress.finish();
         send(&empty(), &|| Ok(Box::new(EMPTY.1)))?;
+        progress.finish();
         repository.put_manifest(&manifest.descriptor.digest.to_string(), &manifest)?;
         repository.put_manifest(&wanted, &index)?;
     }
     Ok(Published {
-        reference: format!("{}:{wanted}", repository.name()),
+        repository: repository.name().into(),
         digest: index.descriptor.digest.to_string(),
         files: parts.into_iter().map(|part| part.name).collect(),
         transferred,
@@ -72,8 +69,7 @@ fn parts(folder: &Path) -> Result<Vec<Part>> {
     let text = fs::read_to_string(&path).fault(Fault::Input, || format!("reading {}", path.display()))?;
     let mut parts = Vec::new();
     for line in text.lines() {
-        let parsed = line.split_once("  ").and_then(|(digest, name)| Some((digest.parse::<Digest>().ok()?, name)));
-        let (expected, name) = parsed.ok_or_else(|| Error::input(format!("reading {}: `{line}` is no line of sha256sum", path.display())))?;
+        let (expected, name) = sum_of(line).ok_or_else(|| Error::input(format!("reading {}: `{line}` is no line of sha256sum", path.display())))?;
         let part = part(folder, name)?;
         if part.of.digest != expected {
             return Err(Error::input(format!("{}: {SUMS} says {expected}, the file has {}", folder.join(name).display(), part.of.digest))
@@ -87,10 +83,8 @@ fn parts(folder: &Path) -> Result<Vec<Part>> {
 
 fn part(folder: &Path, name: &str) -> Result<Part> {
     let path = folder.join(name);
-    let reading = || format!("reading {}", path.display());
-    let file = File::open(&path).fault(Fault::Input, reading)?;
-    let size = Bytes(file.metadata().context(reading)?.len());
-    let of = Descriptor { media_type: media_type(name).into(), digest: Digest::of_reader(file).context(reading)?, size };
+    let size = Bytes(fs::metadata(&path).fault(Fault::Input, || format!("reading {}", path.display()))?.len());
+    let of = Descriptor { media_type: media_type(name).into(), digest: sha256(&path)?, size };
     Ok(Part { name: name.into(), of })
 }
 

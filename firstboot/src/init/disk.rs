@@ -47,10 +47,13 @@ pub enum Among<'a> {
     Only(&'a str),
 }
 
+/// Devices that are no disks of the machine, by the start of their names.
+pub const NOT_DISKS: [&str; 8] = ["loop", "ram", "zram", "dm-", "md", "fd", "sr", "nbd"];
+
 /// The disks below `sys` (`/sys`) with devices in `dev` (`/dev`), by name.
 pub fn disks(sys: &Path, dev: &Path, among: Among<'_>) -> Vec<Disk> {
     let ours = |name: &str| match among {
-        Among::Machine => !["loop", "ram", "zram", "dm-", "md", "fd", "sr", "nbd"].iter().any(|p| name.starts_with(p)),
+        Among::Machine => !NOT_DISKS.iter().any(|p| name.starts_with(p)),
         Among::Only(wanted) => name == wanted,
     };
     let found = list(&sys.join("block")).into_iter().filter_map(|folder| {

@@ -22,6 +22,10 @@ use crate::sys;
 const MEDIUM: &str = "/run/chasi-bod/medium";
 /// Where the disk in memory lies; only root may look into it.
 const MEMORY: &str = "/run/chasi-bod/live";
+/// The disk in memory as a file, which unlike the kernel's disk tells where it has only zeros.
+pub const FILE: &str = "/run/chasi-bod/live/disk";
+/// The packed disk on a medium.
+const PACKED: &str = "chasi/disk.zst";
 /// Kernel name of that disk.
 pub const DISK: &str = "loop0";
 /// File systems and drivers that no device names.
@@ -57,7 +61,7 @@ pub fn find(line: &CommandLine, loader: &mut Loader) -> Result<Medium> {
             match attach(&device, &line.roothash) {
                 Attached::Ours => {
                     say("medium", &device.display().to_string());
-                    return Ok(Medium { name: device.display().to_string(), disk: Path::new(MEDIUM).join("chasi/disk.zst") });
+                    return Ok(Medium { name: device.display().to_string(), disk: Path::new(MEDIUM).join(PACKED) });
                 }
                 Attached::Other => others.push(device.display().to_string()),
                 Attached::None => {}
@@ -80,10 +84,15 @@ enum Attached {
     None,
 }
 
-fn attach(device: &Path, roothash: &Digest) -> Attached {
+/// Whether a device is a medium, ours or not (ISO 9660, ECMA-119 chapter 8: the identifier of the first descriptor).
+pub fn is_medium(device: &Path) -> bool {
     let mut magic = [0; 5];
     let read = File::open(device).and_then(|file| file.read_exact_at(&mut magic, 32769));
-    if read.is_err() || &magic != b"CD001" {
+    read.is_ok() && &magic == b"CD001"
+}
+
+fn attach(device: &Path, roothash: &Digest) -> Attached {
+    if !is_medium(device) {
         return Attached::None;
     }
     let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
@@ -122,17 +131,17 @@ impl Medium {
 
     /// Unpacks the disk into memory and makes it a disk of the kernel, [`DISK`]; how much of memory its state may take. The medium is let go.
     pub fn unpack(self) -> Result<Bytes> {
-        let name = "chasi/disk.zst";
-        let file = File::open(&self.disk).context(|| self.reading(name))?;
-        let length = file.metadata().context(|| self.reading(name))?.len();
-        let table = Table::read(length, |at, buffer| file.read_exact_at(buffer, at).context(|| self.reading(name)))?;
+        let reading = || self.reading(PACKED);
+        let file = File::open(&self.disk).context(reading)?;
+        let length = file.metadata().context(reading)?.len();
+        let table = Table::read(length, |at, buffer| file.read_exact_at(buffer, at).context(reading))?;
         let frames = Frames { file: &file, table: &table };
-        let data = frames.data().context(|| self.reading(name))?;
+        let data = frames.data().context(reading)?;
         let need = Bytes(data.iter().map(|frame| table.unpacked(*frame)).map(|part| part.end - part.start).sum());
         let state = spare(need, memory()?)?;
         let disk = memory_disk(Bytes(need.0 + state.0), table.unpacked_len())?;
         say("unpack", &format!("{need} into memory"));
-        frames.unpack(&data, &disk).context(|| self.reading(name))?;
+        frames.unpack(&data, &disk).context(reading)?;
         sys::attach_loop(&open_loop()?, &disk).fault(Fault::Environment, || format!("making the disk in memory /dev/{DISK}"))?;
         drop(file);
         // What is mounted is let go; what lies in memory makes room.
@@ -155,9 +164,9 @@ fn memory_disk(most: Bytes, size: u64) -> Result<File> {
     let options = std::ffi::CString::new(options).map_err(|_| Error::internal("mounting memory: NUL in an option"))?;
     mount("tmpfs", MEMORY, "tmpfs", MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC, options.as_c_str())
         .fault(Fault::Environment, || format!("mounting memory at {MEMORY}"))?;
-    let path = Path::new(MEMORY).join("disk");
+    let path = Path::new(FILE);
     let making = || format!("making {}", path.display());
-    let file = File::options().read(true).write(true).create_new(true).open(&path).context(making)?;
+    let file = File::options().read(true).write(true).create_new(true).open(path).context(making)?;
     file.set_permissions(fs::Permissions::from_mode(0o600)).context(making)?;
     file.set_len(size).context(making)?;
     Ok(file)

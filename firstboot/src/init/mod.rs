@@ -4,7 +4,7 @@
 
 pub mod cmdline;
 pub mod disk;
-mod live;
+pub mod live;
 pub mod modules;
 pub mod report;
 mod root;

@@ -108,11 +108,16 @@ pub fn write(disk: &Path, entry: &Entry) -> Result<()> {
     overlay.commit().context(doing)
 }
 
+/// Whether a partition of this name is the node's, finished or not, and no part of the image.
+pub fn is_state(name: &str) -> bool {
+    [partition::STATE, UNFINISHED].contains(&name)
+}
+
 /// Gives a disk the boot sector and the table of another one, without its state: both copies, where they belong on a disk of this size.
 pub fn copy(from: &File, to: &File) -> Result<()> {
     let doing = || "writing the partition table".to_string();
     let source = open(from).fault(Fault::Environment, doing)?;
-    let ours = |part: &Partition| part.is_used() && ![partition::STATE, UNFINISHED].contains(&entry_name(part));
+    let ours = |part: &Partition| part.is_used() && !is_state(entry_name(part));
     let parts: BTreeMap<_, _> = source.partitions().iter().filter(|(_, part)| ours(part)).map(|(n, part)| (*n, part.clone())).collect();
     let mut overlay = Overlay::new(to).context(doing)?;
     let mut boot = [0; SECTOR as usize];

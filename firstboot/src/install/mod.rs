@@ -16,8 +16,9 @@ use layers::selector::{Selector, Traits};
 use layers::{Context as _, Error, Result};
 
 use crate::host::Host;
-use crate::init::report;
-use crate::{config, disks, exec};
+use crate::init::{live, report};
+use crate::steps::systemctl;
+use crate::{config, disks};
 use source::Source;
 use target::Target;
 
@@ -73,15 +74,11 @@ pub fn run(host: &Host, options: &Options) -> Result<()> {
     let wanted = options.disk.clone().map(Selector::try_from).transpose().map_err(|why| Error::input(format!("--disk {why}")))?;
     let by_hand = options.disk.is_some();
     let wanted = wanted.or(settings.target.map(|target| target.value));
-    if by_hand {
-        // One more disk.
-        host.remove(DONE)?;
-    }
     let erase = options.erase || !by_hand && settings.erase.value;
     let consent = if erase { Consent::Erase } else { Consent::Empty };
     let choice = match wanted {
         Some(wanted) => {
-            let Some(turn) = turn(host)? else { return Ok(()) };
+            let Some(turn) = turn(host, by_hand)? else { return Ok(()) };
             prepare(host, &source, &wanted, consent).map(|target| (turn, target))
         }
         None => Err(Error::input("choosing a disk: none is named").with_hint("give `--disk`, or set `disk.target`")),
@@ -97,7 +94,7 @@ pub fn run(host: &Host, options: &Options) -> Result<()> {
         Err(error) if !by_hand && !options.yes && std::io::stdin().is_terminal() => {
             screen::tell(&error);
             let target = screen::choose(host, &source, &what)?;
-            let Some(turn) = turn(host)? else { return Ok(()) };
+            let Some(turn) = turn(host, by_hand)? else { return Ok(()) };
             (turn, target)
         }
         Err(error) => return Err(error),
@@ -110,13 +107,13 @@ pub fn run(host: &Host, options: &Options) -> Result<()> {
     host.write(DONE, b"", 0o600)?;
     if options.reboot {
         say("restarting; the medium may be taken out now");
-        exec::run(host.program("systemctl").arg("reboot"))?;
+        systemctl(host, &["reboot"])?;
     }
     Ok(())
 }
 
-/// Two consoles may show the installer: the second one waits for its turn, and has none when all is done.
-fn turn(host: &Host) -> Result<Option<File>> {
+/// Two consoles may show the installer: the second one waits for its turn, and has none when all is done, unless a person names one more disk.
+fn turn(host: &Host, by_hand: bool) -> Result<Option<File>> {
     let path = host.path(LOCK);
     let doing = || format!("locking {}", path.display());
     let file = File::options().create(true).truncate(false).write(true).open(&path).context(doing)?;
@@ -124,7 +121,7 @@ fn turn(host: &Host) -> Result<Option<File>> {
         say("another console installs; waiting for it");
         file.lock().context(doing)?;
     }
-    if host.path(DONE).exists() {
+    if !by_hand && host.path(DONE).exists() {
         say("it is done, from another console");
         return Ok(None);
     }
@@ -146,7 +143,7 @@ fn prepare(host: &Host, source: &Source, wanted: &Selector, consent: Consent) ->
 
 /// The disks that can be installed to at all: a medium cannot, least of all the one that this system came from.
 fn candidates(host: &Host) -> Vec<Traits> {
-    disks::all(host).into_iter().filter(|disk| !target::is_medium(host, disk)).collect()
+    disks::all(host).into_iter().filter(|disk| !live::is_medium(&host.path(&disk.path))).collect()
 }
 
 fn install(host: &Host, source: &Source, target: &Target, what: &str) -> Result<()> {

@@ -11,11 +11,9 @@ use layers::{Context, Error, Result};
 
 use super::say;
 use crate::host::Host;
+use crate::init::live;
 use crate::init::table::{self, Entry, SECTOR};
 
-const BACKING: &str = "sys/class/block/loop0/loop/backing_file";
-/// The file that `init` has made the disk from; unlike the disk, it tells where it has only zeros.
-const DISK: &str = "run/chasi-bod/live/disk";
 /// Bytes that are read or written at once.
 pub const CHUNK: usize = 1 << 20;
 
@@ -48,13 +46,14 @@ pub struct Piece<'a> {
 impl Source {
     /// Opens the image that this system runs from.
     pub fn open(host: &Host) -> Result<Self> {
-        if !host.line(BACKING).ends_with("/chasi-bod/live/disk") {
+        // The kernel tells the path without /run, which was moved since.
+        if !host.line(&format!("sys/class/block/{}/loop/backing_file", live::DISK)).ends_with(live::FILE.trim_start_matches("/run")) {
             return Err(Error::input("installing: this system does not run from a medium")
                 .with_hint("start the ISO and choose `Install`, or `Run from memory` and then `chasi-bod install`"));
         }
-        let path = host.path(DISK);
+        let path = host.path(live::FILE);
         let disk = File::open(&path).context(|| format!("opening {}", path.display()))?;
-        let entries = table::read(&path)?.into_iter().filter(|entry| ![partition::STATE, table::UNFINISHED].contains(&entry.name.as_str())).collect();
+        let entries = table::read(&path)?.into_iter().filter(|entry| !table::is_state(&entry.name)).collect();
         let mounts = host.read("proc/mounts")?.unwrap_or_default();
         let root = mounts.lines().find_map(|line| {
             let mut words = line.split(' ');

@@ -33,13 +33,6 @@ pub struct Target {
     contents: Vec<String>,
 }
 
-/// Whether a disk is a medium (ISO 9660, ECMA-119 chapter 8: the identifier of the first descriptor).
-pub fn is_medium(host: &Host, disk: &Traits) -> bool {
-    let mut magic = [0; 5];
-    let read = File::open(host.path(&disk.path)).and_then(|file| file.read_exact_at(&mut magic, 32769));
-    read.is_ok() && &magic == b"CD001"
-}
-
 impl Target {
     /// Opens a disk for itself alone; one that is too small, in use or not empty is refused by name.
     pub fn open(host: &Host, source: &Source, disk: &Traits, consent: Consent) -> Result<Self> {
@@ -116,9 +109,7 @@ impl Target {
         say(&format!("clearing {}, which holds {}", self.path.display(), self.holds()));
         // First the mark: from now on the disk is known to be ours.
         self.mark(&[MARK.as_slice(), what.as_bytes()].concat())?;
-        let parts = host.names(&format!("sys/class/block/{}", self.disk.name));
-        let parts = parts.iter().filter(|name| host.path(&format!("sys/class/block/{}/{name}/partition", self.disk.name)).exists());
-        for device in parts.map(|name| host.path("dev").join(name)) {
+        for device in disks::partitions(host, &self.disk.name).iter().map(|name| host.path("dev").join(name)) {
             // The disk is ours alone, and with it its partitions: without `--force` wipefs wants them for itself.
             exec::run(host.program("wipefs").args(["--quiet", "--all", "--force"]).arg(&device))?;
         }

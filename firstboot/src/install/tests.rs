@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use layers::units::Bytes;
 
 use super::*;
+use crate::exec;
 use crate::init::table;
 
 const MIB: u64 = 1 << 20;

@@ -123,7 +123,7 @@ impl Content {
 }
 
 fn content(host: &Host, disk: &Traits, file: &File) -> std::io::Result<Content> {
-    if disks::has_partitions(host, &disk.name) {
+    if !disks::partitions(host, &disk.name).is_empty() {
         return Ok(Content::Partitions);
     }
     let mut superblock = [0; 1024];

@@ -16,12 +16,14 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use layers::Result;
 use layers::units::{Bytes, Digest};
+use layers::{Context, Fault, Result};
+use tempfile::NamedTempFile;
 
 use super::raw_zst::RawZst;
 use super::{Format, Machine};
 use crate::disk::ReadAt;
+use crate::disk::file::FileAt;
 
 /// Where the disk is in the medium.
 const DISK: &str = "chasi/disk.zst";
@@ -53,14 +55,28 @@ pub struct Start {
     pub scratch: PathBuf,
 }
 
+impl Start {
+    /// The most space that the packed disk takes, with kernel, initramfs and loaders, which are far smaller.
+    pub fn room(disk: &dyn ReadAt) -> Result<Bytes> {
+        Ok(Bytes(RawZst.layout(disk)?.0 + (256 << 20)))
+    }
+
+    /// The packed disk, as a file under way and to be read.
+    pub fn pack(&self, disk: &dyn ReadAt, machine: &Machine) -> Result<(NamedTempFile, FileAt)> {
+        let file = NamedTempFile::new_in(&self.scratch).fault(Fault::Environment, || format!("creating a file in {}", self.scratch.display()))?;
+        RawZst.emit(disk, machine, file.as_file())?;
+        let again = file.reopen().fault(Fault::Environment, || "reading the packed disk".into())?;
+        Ok((file, FileAt::new(again, "the packed disk".into())?))
+    }
+}
+
 /// The ISO format.
 #[derive(Debug)]
 pub struct Iso;
 
 impl Format for Iso {
     fn layout(&self, disk: &dyn ReadAt) -> Result<Bytes> {
-        // Kernel, initramfs and loaders take less than this.
-        Ok(Bytes(RawZst.layout(disk)?.0 + (256 << 20)))
+        Start::room(disk)
     }
 
     fn emit(&self, disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {

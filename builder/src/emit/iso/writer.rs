@@ -11,8 +11,7 @@ use layers::{Context, Error, Fault, Result};
 use super::{DISK, ESP, Start};
 use crate::disk::file::FileAt;
 use crate::disk::{ReadAt, sha256};
-use crate::emit::raw_zst::RawZst;
-use crate::emit::{Format as _, Machine, put};
+use crate::emit::{Machine, put};
 use crate::fs::device::Device;
 use crate::fs::fat;
 
@@ -27,11 +26,8 @@ const BIOS: &str = "boot/grub/eltorito.img";
 /// Writes a medium with the disk to an empty file.
 pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
     let start = machine.start.as_ref().ok_or_else(|| Error::internal("writing a medium: there is nothing to start from it"))?;
-    let packed =
-        tempfile::NamedTempFile::new_in(&start.scratch).fault(Fault::Environment, || format!("creating a file in {}", start.scratch.display()))?;
-    RawZst.emit(disk, machine, packed.as_file())?;
-    let again = packed.reopen().fault(Fault::Environment, || "reading the packed disk".into())?;
-    let digest = sha256(&FileAt::new(again, DISK.into())?)?;
+    let (packed, again) = start.pack(disk, machine)?;
+    let digest = sha256(&again)?;
 
     let time = DateTime::from_unix_seconds(machine.epoch).map_err(|e| Error::input(format!("setting file times to {}: {e}", machine.epoch)))?;
     let partition = fat_partition(start, machine)?;
