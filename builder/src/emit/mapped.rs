@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use layers::{Context, Error, Result};
 
@@ -65,27 +65,70 @@ impl<T: Mapped + Send + Sync + Debug> ReadAt for T {
 #[derive(Debug)]
 pub struct Kept<T> {
     most: usize,
-    values: Mutex<BTreeMap<u64, Arc<T>>>,
+    state: Mutex<State<T>>,
+}
+
+/// Values with the number of the call that asked for them last.
+#[derive(Debug)]
+struct State<T> {
+    calls: u64,
+    values: BTreeMap<u64, (u64, Arc<T>)>,
 }
 
 impl<T> Kept<T> {
     /// Keeps this many at most.
     pub fn new(most: usize) -> Self {
-        Self { most, values: Mutex::default() }
+        Self { most, state: Mutex::new(State { calls: 0, values: BTreeMap::new() }) }
     }
 
-    /// The value of a key, read if it is not kept.
+    /// The value of a key, read if it is not kept. The one that nobody asked for the longest makes room: whoever goes through a disk comes
+    /// back to tables at its start.
     pub fn get(&self, key: u64, read: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
-        let values = || self.values.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(value) = values().get(&key) {
-            return Ok(value.clone());
+        if let Some(value) = self.lock().known(key) {
+            return Ok(value);
         }
         let value = Arc::new(read()?);
-        let mut values = values();
-        if values.len() >= self.most {
-            values.pop_first();
-        }
-        values.insert(key, value.clone());
+        self.lock().put(key, value.clone(), self.most);
         Ok(value)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> State<T> {
+    fn known(&mut self, key: u64) -> Option<Arc<T>> {
+        self.calls += 1;
+        let (call, value) = self.values.get_mut(&key)?;
+        *call = self.calls;
+        Some(value.clone())
+    }
+
+    fn put(&mut self, key: u64, value: Arc<T>, most: usize) {
+        if self.values.len() >= most {
+            let oldest = self.values.iter().min_by_key(|(_, (call, _))| *call).map(|(key, _)| *key);
+            oldest.map(|key| self.values.remove(&key));
+        }
+        self.values.insert(key, (self.calls, value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_again_and_again_is_kept() {
+        let kept = Kept::new(3);
+        let mut reads = Vec::new();
+        for key in [0, 1, 0, 2, 0, 3, 0, 4, 3, 0] {
+            let value = kept.get(key, || {
+                reads.push(key);
+                Ok(key * 10)
+            });
+            assert_eq!(*value.unwrap(), key * 10);
+        }
+        assert_eq!(reads, [0, 1, 2, 3, 4]);
     }
 }
