@@ -13,12 +13,15 @@ use crate::disk::{Disk, ReadAt};
 use crate::emit::frames;
 use crate::fs::device::Device;
 
+/// Size of a block in bytes.
+const BLOCK: u64 = 2048;
 /// Most pieces that a file is in.
 const PIECES: usize = 64;
 
 /// The disk inside a medium.
 pub fn open(file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
     let reading = || format!("reading /{DISK} of the medium");
+    check_end(file.as_ref())?;
     let mut iso = IsoFs::mount(Device { disk: file.as_ref(), file: None }, MountOptions::new().read_only())
         .map_err(|e| Error::input(format!("reading the ISO 9660 file system: {e}")))?;
     let mut node = iso.root();
@@ -36,4 +39,15 @@ pub fn open(file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
         at += piece.len();
     }
     Ok(Arc::new(frames::Reader::open(Arc::new(packed))?))
+}
+
+/// Refuses a medium that ends before the size in its volume descriptor (ECMA-119, 8.4.8), as what is missing need not be what is read.
+fn check_end(file: &dyn ReadAt) -> Result<()> {
+    let mut blocks = [0; 4];
+    file.read_at(&mut blocks, 16 * BLOCK + 80)?;
+    let size = u64::from(u32::from_le_bytes(blocks)) * BLOCK;
+    if size > file.len() {
+        return Err(Error::input(format!("the medium is cut off: it has {} bytes and should have {size}", file.len())));
+    }
+    Ok(())
 }
