@@ -63,11 +63,11 @@ pub enum Command {
     // What boots here is a QCOW2 disk.
     #[command(mut_arg("formats", |arg| arg.hide(true)), mut_arg("raw_sum", |arg| arg.hide(true)))]
     Run(RunArgs),
-    /// Show partitions, boot files and slots of a disk image, or the files of its root file system.
+    /// Show partitions, loaders, kernels, packages, images and charts of a disk image, or the files of its root file system.
     #[command(
         after_help = "Examples:\n  chasi-bod inspect site-1.0.0.qcow2\n  chasi-bod inspect site-1.0.0.qcow2 --files            # all files of the root\n  \
         chasi-bod inspect site-1.0.0.raw --files '/etc/**'    # quoted, so that the shell leaves it alone\n  \
-        chasi-bod inspect site-1.0.0.raw --files '*.service' --json\n  chasi-bod inspect site-1.0.0.qcow2 --cat /etc/os-release"
+        chasi-bod inspect site-1.0.0.raw --files '*.service' --json\n  chasi-bod inspect site-1.0.0.iso --packages\n  chasi-bod inspect site-1.0.0.qcow2 --cat /etc/os-release"
     )]
     Inspect(InspectArgs),
     /// Check artifacts against SHA256SUMS, build record and verity; names every file, partition and offset that differs.
@@ -290,7 +290,7 @@ pub enum Accel {
 /// Options of `inspect`.
 #[derive(Clone, Debug, Args)]
 pub struct InspectArgs {
-    /// Disk image, raw or QCOW2.
+    /// Disk image: any format that `build` writes, or another raw, QCOW2, VMDK, OVA or VMA disk with a GPT.
     #[arg(value_name = "IMAGE")]
     pub path: PathBuf,
     /// List the files of the root file system: type, mode, owner, size, path and link target. A pattern with `/` is of whole paths (`**`
@@ -300,6 +300,9 @@ pub struct InspectArgs {
     /// Write one file of the root file system to stdout as it is; links are followed inside the image.
     #[arg(long, value_name = "PATH", conflicts_with = "files")]
     pub cat: Option<String>,
+    /// List the Debian packages of the root file system: name, version and architecture.
+    #[arg(long, conflicts_with_all = ["files", "cat"])]
+    pub packages: bool,
     /// The partition whose files are meant; the first root when absent.
     #[arg(long, value_name = "NAME")]
     pub partition: Option<String>,

@@ -213,6 +213,14 @@ fn inspect(args: &InspectArgs, global: &Global) -> Result<()> {
         return show(global, &files, || files.iter().map(|file| format!("{file}\n")).collect());
     }
     let report = inspect::inspect(&args.path)?;
+    if args.packages {
+        if report.packages.is_empty() && !report.unread.is_empty() {
+            let why = report.unread.join("; ");
+            return Err(Error::input(format!("listing the packages of {}: not read: {why}", args.path.display())));
+        }
+        let lines = || report.packages.iter().map(|package| format!("{package}\n")).collect();
+        return show(global, &report.packages, lines);
+    }
     show(global, &report, || report.to_string())
 }
 

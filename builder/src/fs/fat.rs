@@ -10,8 +10,9 @@ use hadris_fat::sync::{FatFs, format};
 use hadris_fat::{FatOptions, VolumeLabel};
 use hadris_fs::sync::Volume;
 use hadris_fs::{DateTime, FileType, FsResult, MountOptions, OpenOptions, SetAttr};
-use layers::units::Bytes;
+use layers::units::{Bytes, Digest};
 use layers::{Context, Error, Fault, Result};
+use sha2::{Digest as _, Sha256};
 
 use crate::disk::ReadAt;
 use crate::disk::file::FileAt;
@@ -216,6 +217,33 @@ pub fn read(image: &dyn ReadAt, path: &str) -> Result<Vec<u8>> {
         return Err(Error::input(format!("{}: it has {}", what(), Bytes(size))));
     }
     volume.read(path).fault(Fault::Input, what)
+}
+
+/// Fills the buffer from a file, beginning at its byte `offset`, as far as the file goes; the number of bytes that there were.
+pub fn read_at(image: &dyn ReadAt, path: &str, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    let what = || format!("reading {path} from the FAT file system");
+    let file = mount(image)?.open(path, OpenOptions::new().read()).fault(Fault::Input, what)?;
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(offset.saturating_add(done as u64), &mut buffer[done..]).fault(Fault::Input, what)? {
+            0 => break,
+            more => done += more,
+        }
+    }
+    Ok(done)
+}
+
+/// Digest of a file, read in pieces.
+pub fn digest(image: &dyn ReadAt, path: &str) -> Result<Digest> {
+    let what = || format!("reading {path} from the FAT file system");
+    let mut file = mount(image)?.open(path, OpenOptions::new().read()).fault(Fault::Input, what)?;
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; COPY]);
+    loop {
+        match file.read(&mut buffer).fault(Fault::Input, what)? {
+            0 => return Ok(Digest(hasher.finalize().into())),
+            more => hasher.update(&buffer[..more]),
+        }
+    }
 }
 
 /// The label of a FAT file system.

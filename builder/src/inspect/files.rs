@@ -1,19 +1,20 @@
-//! The files of an image's root file system, read by our own EROFS reader out of raw or QCOW2: no loop device, no mount.
+//! The files of an image's root file system, read by our own EROFS reader out of any of the formats: no loop device, no mount.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use layers::seed::LAYERS;
 use layers::units::Bytes;
-use layers::{Context, Error, Result};
+use layers::{Context, Error, Fault, Result};
 use serde::Serialize;
 
 use super::Erofs;
 use crate::assemble::glob;
 use crate::disk::{ReadAt, gpt};
+use crate::emit::OutputFormat;
 use crate::fs::erofs::{Entry, Reader, What};
 use crate::tree::TreePath;
 
@@ -21,6 +22,8 @@ use crate::tree::TreePath;
 const LINKS: usize = 40;
 /// Bytes copied at a time.
 const PIECE: u64 = 1 << 20;
+/// Largest file that is read as a list of something; dpkg's database of a desktop has some MiB.
+const TEXT_MAX: u64 = 64 << 20;
 
 /// One entry of a root file system.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -90,7 +93,7 @@ pub struct Root {
 }
 
 impl Root {
-    /// Opens the first EROFS file system of a raw or QCOW2 file, or that of the partition of this name.
+    /// Opens the first EROFS file system of a disk image, or that of the partition of this name.
     pub fn open(image: &Path, partition: Option<&str>) -> Result<Self> {
         let (_, disk, table) = disk_of(image)?;
         Self::of(&disk, &table, partition, &image.display().to_string())
@@ -114,6 +117,30 @@ impl Root {
         let names: Vec<_> = table.entries.iter().map(|e| e.name.as_str()).collect();
         let what = partition.map_or("no partition holds".into(), |name| format!("partition `{name}` is missing or does not hold"));
         Err(Error::input(format!("{}: {what} an EROFS file system", reading())).with_hint(format!("its partitions are {}", names.join(", "))))
+    }
+
+    /// Whether a path leads to something.
+    pub fn has(&self, path: &str) -> bool {
+        self.resolve(path).is_ok()
+    }
+
+    /// The text of a file of at most 64 MiB, bytes that are no UTF-8 replaced; none when there is no such file.
+    pub fn text(&self, path: &str) -> Result<Option<String>> {
+        let place = self.resolve(path).ok().map(|place| (self.reader.entries()[&place].what.clone(), place));
+        let Some((What::File(size), place)) = place else { return Ok(None) };
+        let reading = || format!("reading {path} of {}", self.image);
+        if size > TEXT_MAX {
+            return Err(Error::input(format!("{}: it has {}, {} are read", reading(), Bytes(size), Bytes(TEXT_MAX))));
+        }
+        let mut bytes = vec![0; size as usize];
+        self.reader.read_at(&place, &mut bytes, 0).context(reading)?;
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// A JSON file; none when there is no such file.
+    pub fn json<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
+        let parse = |text: String| serde_json::from_str(&text).fault(Fault::Input, || format!("reading {path} of {}", self.image));
+        self.text(path)?.map(parse).transpose()
     }
 
     /// Entries whose path fits a pattern of whole paths (`/etc/**`), whose name fits a pattern without `/` (`*.conf`), or that lie in a
@@ -246,7 +273,6 @@ impl fmt::Display for Listed {
             (None, Some((major, minor))) => format!("{major},{minor}"),
             (None, None) => "-".into(),
         };
-        // Control characters of a hostile image do not reach the terminal.
         write!(f, "{letter} {} {owner:<9} {size:>10} {}", self.mode, visible(&self.path))?;
         self.target.iter().try_for_each(|target| write!(f, " -> {}", visible(target)))
     }
@@ -259,7 +285,8 @@ impl fmt::Display for Largest {
     }
 }
 
-fn visible(text: &str) -> String {
+/// Control characters of a hostile image do not reach the terminal.
+pub(crate) fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
@@ -281,8 +308,23 @@ impl ReadAt for Part {
     }
 }
 
+/// An artifact in a result folder: the one whose disk is the least work to read.
+pub fn artifact(folder: &Path) -> Result<PathBuf> {
+    let files = std::fs::read_dir(folder).context(|| format!("listing {}", folder.display()))?;
+    let files: Vec<_> = files.flatten().map(|e| e.path()).collect();
+    let of = |format: OutputFormat| {
+        let ending = format!(".{}", format.extension());
+        files.iter().filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().ends_with(&ending))).max()
+    };
+    OutputFormat::ALL.into_iter().find_map(of).cloned().ok_or_else(|| {
+        let names = OutputFormat::ALL.map(OutputFormat::extension).join(", ");
+        Error::input(format!("listing {}: no artifact lies there, which are {names}", folder.display()))
+            .with_hint("name a result folder, output/<profile>/<version>/, or an artifact in one")
+    })
+}
+
 /// The disk inside a file with its partition table; says what a file is that has none.
-pub(super) fn disk_of(path: &Path) -> Result<(crate::emit::OutputFormat, Arc<dyn ReadAt>, gpt::Table)> {
+pub(super) fn disk_of(path: &Path) -> Result<(OutputFormat, Arc<dyn ReadAt>, gpt::Table)> {
     if !path.exists() {
         return Err(Error::input(format!("reading {}: there is no such file", path.display())));
     }
@@ -297,7 +339,7 @@ pub(super) fn disk_of(path: &Path) -> Result<(crate::emit::OutputFormat, Arc<dyn
         Err(_) => {
             let found = known_magic(disk.as_ref()).map(|name| format!(" (it looks like {name})")).unwrap_or_default();
             let what = match format {
-                crate::emit::OutputFormat::Raw => "it has neither the magic of QCOW2, VMDK, OVA, VMA or zstd nor a GUID partition table",
+                OutputFormat::Raw => "it has neither the magic of QCOW2, VMDK, OVA, VMA or zstd nor a GUID partition table",
                 _ => "the disk in it has no GUID partition table",
             };
             Err(Error::input(format!("reading {}: this is not a disk image that chasi-bod can read: {what}{found}", path.display())).with_hint(

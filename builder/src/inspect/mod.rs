@@ -1,11 +1,14 @@
 //! What is in an artifact, ours or foreign, and whether it still is what was built.
 
+pub mod boot;
 pub mod check;
+pub mod contents;
 pub mod files;
 mod superblock;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use layers::Result;
 use layers::node::{Slot, partition};
@@ -13,6 +16,7 @@ use layers::units::Bytes;
 use serde::Serialize;
 use uuid::Uuid;
 
+pub use boot::{Starter, StarterKind};
 pub use check::{Check, FileCheck, Finding, verify};
 pub use superblock::{Erofs, Ext4, Verity};
 
@@ -20,6 +24,8 @@ use crate::disk::file::Window;
 use crate::disk::{ReadAt, gpt};
 use crate::emit::OutputFormat;
 use crate::fs::fat;
+use contents::Packages;
+use files::visible;
 
 /// How many of the largest files a report names.
 const LARGEST: usize = 10;
@@ -41,9 +47,20 @@ pub struct Report {
     pub partitions: Vec<Partition>,
     /// Slots whose boot configuration is on the EFI system partition.
     pub slots: Vec<SlotReport>,
+    /// Loaders and kernels on the disk.
+    pub starters: Vec<Starter>,
+    /// Debian packages of the first root file system.
+    pub packages: Vec<contents::Package>,
+    /// Names of its container images.
+    pub images: Vec<String>,
+    /// Releases of charts that a cluster gets from it, each `namespace/name chart version`.
+    pub charts: Vec<String>,
     /// The largest files of the first root file system; empty when there is none that can be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub largest: Vec<files::Largest>,
+    /// What is on the disk and cannot be read, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<String>,
 }
 
 /// A partition and what it holds.
@@ -86,6 +103,11 @@ pub enum Content {
     Erofs(Erofs),
     /// An ext4 file system.
     Ext4(Ext4),
+    /// A file system or container whose contents are not read.
+    Foreign {
+        /// What it is.
+        name: String,
+    },
     /// Something that looks like a known structure but cannot be read.
     Damaged {
         /// Why.
@@ -105,25 +127,90 @@ pub struct SlotReport {
     pub boot_cfg: String,
 }
 
-/// Reports what is in a raw or QCOW2 file.
+/// A disk image that has been opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// What is in it.
+    pub report: Report,
+    /// Its disk.
+    pub disk: Arc<dyn ReadAt>,
+    /// The first root file system, or why there is none that can be read.
+    pub root: Result<files::Root>,
+}
+
+/// Reports what is in a disk image of any of the formats.
 pub fn inspect(path: &Path) -> Result<Report> {
+    let Opened { mut report, root, .. } = open(path)?;
+    if let Ok(root) = root {
+        report.largest = root.largest(LARGEST);
+        // A list that is damaged is named, what else there is still told.
+        let problem = fill(&mut report, &root).err();
+        report.unread.extend(problem.map(|e| e.to_string()));
+    }
+    Ok(report)
+}
+
+fn fill(report: &mut Report, root: &files::Root) -> Result<()> {
+    match contents::packages(root)? {
+        Packages::Known(found) => report.packages = found,
+        Packages::Unread(why) => report.unread.push(why),
+    }
+    report.images = contents::images(root)?.images.into_iter().map(|image| image.name).collect();
+    let releases = contents::seed(root)?.releases.into_iter();
+    report.charts = releases.map(|r| format!("{}/{} {} {}", r.namespace, r.name, r.chart, r.version)).collect();
+    Ok(())
+}
+
+/// Opens a disk image of any of the formats and reads its tables, boot files and the root's listing; what lies in the root is not in the report.
+pub fn open(path: &Path) -> Result<Opened> {
     let (format, disk, table) = files::disk_of(path)?;
-    // A root that others made may be compressed, which our reader refuses: the report says the rest.
     let root = files::Root::of(&disk, &table, None, &path.display().to_string());
-    let largest = root.map(|root| root.largest(LARGEST)).unwrap_or_default();
-    let disk = disk.as_ref();
-    let mut partitions = Vec::new();
-    let mut slots = Vec::new();
+    let boot_code = boot::boot_code(disk.as_ref())?.map(|(starter, _)| starter);
+    let mut report = Report {
+        format,
+        size: Bytes(disk.len()),
+        uuid: table.uuid,
+        damaged_table: table.damaged,
+        partitions: Vec::new(),
+        slots: Vec::new(),
+        starters: boot_code.into_iter().collect(),
+        packages: Vec::new(),
+        images: Vec::new(),
+        charts: Vec::new(),
+        largest: Vec::new(),
+        unread: Vec::new(),
+    };
     for entry in table.entries {
-        let window = Window::new(disk, entry.offset, entry.size);
+        let window = Window::new(disk.as_ref(), entry.offset, entry.size);
         if entry.kind.to_string().eq_ignore_ascii_case(partition::ESP_TYPE) {
-            slots.extend([Slot::A, Slot::B].into_iter().filter_map(|slot| boot_cfg(&window, slot)));
+            report.slots.extend([Slot::A, Slot::B].into_iter().filter_map(|slot| boot_cfg(&window, slot)));
         }
         let content = content(&window).unwrap_or_else(|e| Content::Damaged { reason: e.to_string() });
+        if let Content::Fat { files, .. } = &content {
+            let found = files.iter().filter_map(|file| boot::starter(&window, file).transpose()).collect::<Result<Vec<_>>>();
+            // A boot partition that is damaged inside is named, the rest of the disk still told.
+            found.map_or_else(|e| report.unread.push(e.to_string()), |found| report.starters.extend(found));
+        }
         let (number, name, uuid, offset) = (entry.number, entry.name, entry.uuid, entry.offset);
-        partitions.push(Partition { number, name, kind: kind(entry.kind), uuid, offset, size: Bytes(entry.size), content });
+        report.partitions.push(Partition { number, name, kind: kind(entry.kind), uuid, offset, size: Bytes(entry.size), content });
     }
-    Ok(Report { format, size: Bytes(disk.len()), uuid: table.uuid, damaged_table: table.damaged, partitions, slots, largest })
+    report.unread.extend(unread(&report.partitions, root.as_ref().err()));
+    Ok(Opened { report, disk, root })
+}
+
+/// Partitions whose files nobody here reads, and the root when it is one of another kind than ours.
+fn unread(partitions: &[Partition], root: Option<&layers::Error>) -> Vec<String> {
+    let closed = |p: &&Partition| matches!(p.content, Content::Ext4(_) | Content::Foreign { .. } | Content::Damaged { .. });
+    let lines = partitions.iter().filter(closed).map(|p| format!("the files of partition {}: it holds {}", p.shown(), p.content));
+    let erofs = partitions.iter().any(|p| matches!(p.content, Content::Erofs(_)));
+    lines.chain(root.filter(|_| erofs).map(ToString::to_string)).collect()
+}
+
+impl Partition {
+    /// Number, and name where it has one.
+    pub fn shown(&self) -> String {
+        if self.name.is_empty() { self.number.to_string() } else { format!("{} `{}`", self.number, self.name) }
+    }
 }
 
 fn boot_cfg(esp: &dyn ReadAt, slot: Slot) -> Option<SlotReport> {
@@ -162,7 +249,26 @@ fn content(partition: &dyn ReadAt) -> Result<Content> {
     if head[510..512] == [0x55, 0xaa] && (head[82..87] == *b"FAT32" || head[54..57] == *b"FAT") {
         return Ok(Content::Fat { label: fat::label(partition)?, files: fat::list(partition)? });
     }
-    Ok(Content::Unknown)
+    Ok(superblock::foreign(partition, &head)?.map_or(Content::Unknown, |name| Content::Foreign { name: name.into() }))
+}
+
+impl Report {
+    fn contents(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for starter in &self.starters {
+            let what = if starter.kind == StarterKind::Kernel { "kernel" } else { "loader" };
+            writeln!(f, "{what}: {} in {}", visible(&starter.name), visible(&starter.place))?;
+        }
+        if !self.packages.is_empty() {
+            writeln!(f, "packages: {}, which --packages lists", self.packages.len())?;
+        }
+        for (what, names) in [("container images", &self.images), ("charts", &self.charts), ("not read", &self.unread)] {
+            if !names.is_empty() {
+                writeln!(f, "{what}: {}", names.len())?;
+            }
+            names.iter().try_for_each(|name| writeln!(f, "    {}", visible(name)))?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Report {
@@ -184,6 +290,7 @@ impl fmt::Display for Report {
             writeln!(f, "slot {}:", slot.slot.letter())?;
             slot.boot_cfg.lines().try_for_each(|line| writeln!(f, "    {line}"))
         })?;
+        self.contents(f)?;
         if !self.largest.is_empty() {
             writeln!(f, "largest files of the root:")?;
         }
@@ -203,6 +310,7 @@ impl fmt::Display for Content {
             }
             Self::Erofs(e) => write!(f, "EROFS `{}`, {}, {} files, {}", e.label, e.size, e.inodes, e.uuid),
             Self::Ext4(e) => write!(f, "ext4 `{}`, {}, {}", e.label, e.size, e.uuid),
+            Self::Foreign { name } => f.write_str(name),
             Self::Damaged { reason } => write!(f, "damaged: {reason}"),
             Self::Unknown => f.write_str("unknown data"),
         }

@@ -6,7 +6,10 @@ use layers::{Error, Result};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::disk::{le16, le32, le64};
+use crate::disk::{ReadAt, le16, le32, le64};
+
+/// Where btrfs has its magic.
+const BTRFS: u64 = 0x10040;
 
 /// Facts of a dm-verity superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +96,24 @@ impl Ext4 {
         let size = blocks.saturating_mul(1024_u64.checked_shl(le32(block, 24)).unwrap_or(0));
         Some(Self { label: text(&block[120..136]), uuid: uuid(block, 104), size: Bytes(size) })
     }
+}
+
+/// The name of another file system or container by its magic; `head` is its first 4096 bytes.
+pub fn foreign(partition: &dyn ReadAt, head: &[u8]) -> Result<Option<&'static str>> {
+    const KNOWN: [(usize, &[u8], &str); 6] = [
+        (0, b"hsqs", "squashfs"),
+        (0, b"XFSB", "XFS"),
+        (0, b"LUKS\xba\xbe", "LUKS"),
+        (512, b"LABELONE", "an LVM volume"),
+        (4086, b"SWAPSPACE2", "swap space"),
+        (1024, &[0x10, 0x20, 0xf5, 0xf2], "F2FS"),
+    ];
+    let known = KNOWN.iter().find(|(at, magic, _)| head[*at..].starts_with(magic)).map(|(_, _, name)| *name);
+    let mut magic = [0; 8];
+    if known.is_none() && partition.len() >= BTRFS + 8 {
+        partition.read_at(&mut magic, BTRFS)?;
+    }
+    Ok(known.or((&magic == b"_BHRfS_M").then_some("btrfs")))
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use firstboot::verbs::table;
+use layers::Result;
 use layers::lock::Lock;
 use layers::plan::Plan;
 use layers::platform::{Component, VirtualCluster};
-use layers::seed::{DOCUMENTS, INDEX, Image, ImageIndex, LAYERS, Release, SEED, Seed, chain_ids};
-use layers::units::{Bytes, Digest};
-use layers::{Context, Error, Fault, Result};
+use layers::seed::{Image, LAYERS, Release, Seed};
+use layers::units::Bytes;
 use serde::Serialize;
 
+use crate::inspect;
+use crate::inspect::contents;
 use crate::inspect::files::Root;
 use crate::pipeline;
 
@@ -52,20 +54,13 @@ impl Listing {
 /// The seed of a profile by its lock, of a disk image, or of a folder of artifacts.
 pub fn listing(path: &Path) -> Result<Listing> {
     if path.is_dir() {
-        return of_image(&artifact(path)?);
+        return of_image(&inspect::files::artifact(path)?);
     }
     if path.extension().is_some_and(|e| e == "yaml" || e == "yml") {
         let planned = pipeline::plan(path)?;
         return Ok(of_lock(&planned.plan, &pipeline::read_lock(path)?));
     }
     of_image(path)
-}
-
-/// A disk image in a folder of artifacts.
-fn artifact(folder: &Path) -> Result<PathBuf> {
-    let files = std::fs::read_dir(folder).context(|| format!("listing {}", folder.display()))?;
-    let images = files.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "qcow2" || e == "raw"));
-    images.max().ok_or_else(|| Error::input(format!("listing {}: it has neither a qcow2 nor a raw image", folder.display())))
 }
 
 fn of_lock(plan: &Plan, lock: &Lock) -> Listing {
@@ -88,8 +83,8 @@ fn of_lock(plan: &Plan, lock: &Lock) -> Listing {
 
 fn of_image(path: &Path) -> Result<Listing> {
     let root = Root::open(path, None)?;
-    let seed: Seed = json(&root, SEED)?.unwrap_or_default();
-    let index: ImageIndex = json(&root, INDEX)?.unwrap_or_default();
+    let seed = contents::seed(&root)?;
+    let index = contents::images(&root)?;
     let mut sizes = BTreeMap::<String, u64>::new();
     if !index.images.is_empty() {
         for file in root.list(Some(&format!("{LAYERS}/**")))? {
@@ -98,29 +93,11 @@ fn of_image(path: &Path) -> Result<Listing> {
         }
     }
     let image = |image: &Image| {
-        let size = layers_of(&root, &index, image)?.iter().map(|layer| sizes.get(layer).copied().unwrap_or(0)).sum();
+        let size: u64 = contents::layers_of(&root, &index, image)?.iter().map(|layer| sizes.get(layer).copied().unwrap_or(0)).sum();
         Ok(ListedImage { name: image.name.clone(), size: Some(Bytes(size)), wanted_by: image.wanted_by.clone() })
     };
     let images = index.images.iter().map(image).collect::<Result<_>>()?;
     Ok(Listing::new(seed, images))
-}
-
-/// A JSON file of the root; nothing when there is none.
-fn json<T: serde::de::DeserializeOwned>(root: &Root, path: &str) -> Result<Option<T>> {
-    if root.list(Some(path)).is_err() {
-        return Ok(None);
-    }
-    let mut text = Vec::new();
-    root.cat(path, &mut text)?;
-    serde_json::from_slice(&text).map(Some).fault(Fault::Input, || format!("reading {path}"))
-}
-
-/// Folders of an image's layers.
-fn layers_of(root: &Root, index: &ImageIndex, image: &Image) -> Result<Vec<String>> {
-    let config: serde_json::Value = json(root, &format!("{DOCUMENTS}/{}", image.config.hex()))?.unwrap_or_default();
-    let diff_ids = config["rootfs"]["diff_ids"].as_array().into_iter().flatten().filter_map(|id| id.as_str()?.parse().ok());
-    let chains = chain_ids(&diff_ids.collect::<Vec<Digest>>());
-    Ok(chains.iter().filter_map(|id| Some(index.chains.get(id)?.layer.clone())).collect())
 }
 
 impl fmt::Display for Listing {
