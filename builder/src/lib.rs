@@ -2,6 +2,7 @@
 
 pub mod assemble;
 pub mod cli;
+pub mod compare;
 pub mod defs;
 pub mod disk;
 pub mod emit;

@@ -6,14 +6,21 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use layers::Fault;
+
+use crate::compare::Level;
 use crate::emit::OutputFormat;
+
+/// Exit code of `compare` for a fault of the user's input, as 1 means that the images differ.
+pub const COMPARE_INPUT: u8 = 4;
 
 /// Compile a profile into a bootable platform image, without root, loop devices or KVM.
 #[derive(Debug, Parser)]
 #[command(name = "chasi-bod", version, propagate_version = true, arg_required_else_help = true)]
 #[command(
     after_help = "Examples:\n  chasi-bod new site --output site.yaml\n  chasi-bod build site.yaml --format qcow2,raw\n  chasi-bod run site.yaml\n\n\
-    Exit codes: 0 done, 1 your input, 2 our fault, 3 the surroundings (network, disk, a missing tool)."
+    Exit codes: 0 done, 1 your input, 2 our fault, 3 the surroundings (network, disk, a missing tool).\n\
+    Of `compare`: 0 equal, 1 different, 4 your input."
 )]
 pub struct Cli {
     /// What to do.
@@ -73,6 +80,12 @@ pub enum Command {
     /// Check artifacts against SHA256SUMS, build record and verity; names every file, partition and offset that differs.
     #[command(after_help = "Examples:\n  chasi-bod verify output/minimal/0.1.0\n  chasi-bod verify output/minimal/0.1.0/minimal-0.1.0.qcow2")]
     Verify(FileArg),
+    /// Show what two images have differently: disk, packages, container images, charts, configuration and files.
+    #[command(after_help = "Examples:\n  chasi-bod compare output/site/1.0.0 output/site/1.1.0\n  \
+        chasi-bod compare site-1.0.0.qcow2 site-1.0.0.iso    # formats are no difference\n  \
+        chasi-bod compare site-1.0.0.raw site-1.1.0.raw --only packages,images --json\n\n\
+        Exit codes: 0 equal, 1 different, 2 our fault, 3 the surroundings, 4 your input.")]
+    Compare(CompareArgs),
     /// Put a build's artifacts into a container registry, as an OCI artifact.
     #[command(after_help = "Examples:\n  chasi-bod push output/site/1.0.0 registry.example/platform/site:1.0.0\n  \
         chasi-bod push output/site/1.0.0 localhost:5000/site:1.0.0 --dry-run    # what would be sent, and the digest")]
@@ -306,6 +319,25 @@ pub struct InspectArgs {
     /// The partition whose files are meant; the first root when absent.
     #[arg(long, value_name = "NAME")]
     pub partition: Option<String>,
+}
+
+/// Options of `compare`.
+#[derive(Clone, Debug, Args)]
+pub struct CompareArgs {
+    /// An image of any format, ours or another GPT disk, or a result folder, output/<profile>/<version>.
+    pub a: PathBuf,
+    /// The image that is compared with it.
+    pub b: PathBuf,
+    /// Compare this alone; all when absent. What a level cannot read it names. Files below /etc are told by `config`; times are not compared.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LEVEL")]
+    pub only: Vec<Level>,
+}
+
+impl Command {
+    /// Exit code of a fault of the user's input: 1 says that images differ where they are compared.
+    pub fn input_code(&self) -> u8 {
+        if matches!(self, Self::Compare(_)) { COMPARE_INPUT } else { Fault::Input as u8 }
+    }
 }
 
 /// A file or folder.

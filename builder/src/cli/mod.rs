@@ -11,13 +11,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, ValueEnum};
 use firstboot::verbs::{self, Place};
 use layers::units::Bytes;
 use layers::{Context, Error, Fault, Result, profile};
 use serde::Serialize;
 
 use crate::assemble::scratch;
+use crate::compare::Level;
 use crate::emit::OutputFormat;
 use crate::pipeline::{self, Build, Locking, Network, Outcome, RawSum, Reach};
 use crate::progress::Progress;
@@ -25,7 +26,9 @@ use crate::publish::{self, Published};
 use crate::source::oci::Registries;
 use crate::store::Store;
 use crate::{exec, inspect};
-use args::{BuildArgs, CacheCommand, Cli, Command, FileArg, Global, InspectArgs, LockArgs, RegistryArgs, RunArgs, SchemaOf, SeedCommand};
+use args::{
+    BuildArgs, CacheCommand, Cli, Command, CompareArgs, FileArg, Global, InspectArgs, LockArgs, RegistryArgs, RunArgs, SchemaOf, SeedCommand,
+};
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
@@ -33,13 +36,8 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(failure::usage(&error)),
     };
-    match dispatch(cli.command, &cli.global) {
-        Ok(code) => code,
-        Err(error) => {
-            failure::report(&error, &cli.global);
-            ExitCode::from(error.fault() as u8)
-        }
-    }
+    let input = cli.command.input_code();
+    dispatch(cli.command, &cli.global).unwrap_or_else(|error| ExitCode::from(failure::report(&error, input, &cli.global)))
 }
 
 fn dispatch(command: Command, global: &Global) -> Result<ExitCode> {
@@ -50,6 +48,7 @@ fn dispatch(command: Command, global: &Global) -> Result<ExitCode> {
         Command::Run(args) => return run(args, global),
         Command::Inspect(args) => inspect(&args, global)?,
         Command::Verify(args) => verify(&args, global)?,
+        Command::Compare(args) => return compare(&args, global),
         Command::Push(args) => {
             let done =
                 publish::push(&args.folder, &args.reference, &Registries::find(&args.registries.registries)?, args.dry_run, &progress(global))?;
@@ -222,6 +221,15 @@ fn inspect(args: &InspectArgs, global: &Global) -> Result<()> {
         return show(global, &report.packages, lines);
     }
     show(global, &report, || report.to_string())
+}
+
+/// Exit code 1 says that the images differ.
+fn compare(args: &CompareArgs, global: &Global) -> Result<ExitCode> {
+    [&args.a, &args.b].into_iter().try_for_each(|path| given(path))?;
+    let levels = if args.only.is_empty() { Level::value_variants() } else { &args.only };
+    let found = crate::compare::compare(&args.a, &args.b, &levels.iter().copied().collect(), &progress(global))?;
+    show(global, &found, || found.to_string())?;
+    Ok(if found.equal { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn verify(args: &FileArg, global: &Global) -> Result<()> {

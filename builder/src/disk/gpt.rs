@@ -165,6 +165,15 @@ pub fn read(disk: &dyn ReadAt) -> Result<Table> {
     }
 }
 
+/// Where the disk should end by the primary table's word, in bytes, when it ends before: it was cut off.
+pub fn lost_end(disk: &dyn ReadAt) -> Option<u64> {
+    read_copy(disk, 1).ok()?;
+    let mut backup = [0; 8];
+    disk.read_at(&mut backup, SECTOR + 32).ok()?;
+    let end = u64::from_le_bytes(backup).checked_add(1)?.checked_mul(SECTOR)?;
+    (end > disk.len()).then_some(end)
+}
+
 fn read_copy(disk: &dyn ReadAt, lba: u64) -> Result<Table> {
     let mut header = [0; SECTOR as usize];
     disk.read_at(&mut header, lba * SECTOR)?;

@@ -119,9 +119,19 @@ impl Root {
         Err(Error::input(format!("{}: {what} an EROFS file system", reading())).with_hint(format!("its partitions are {}", names.join(", "))))
     }
 
+    /// The file system.
+    pub(crate) fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
     /// Whether a path leads to something.
     pub fn has(&self, path: &str) -> bool {
         self.resolve(path).is_ok()
+    }
+
+    /// Whether a path is itself a symbolic link.
+    pub(crate) fn is_link(&self, path: &str) -> bool {
+        TreePath::new(path).is_ok_and(|path| self.reader.entries().get(&path).is_some_and(|entry| matches!(entry.what, What::Symlink(_))))
     }
 
     /// The text of a file of at most 64 MiB, bytes that are no UTF-8 replaced; none when there is no such file.

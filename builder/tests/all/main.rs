@@ -7,6 +7,7 @@ mod apt_solver;
 mod bios_boot;
 mod chart_source;
 mod cli;
+mod compare;
 mod container_images;
 mod deb_archive;
 mod emit_faults;
