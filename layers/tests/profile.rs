@@ -1,6 +1,6 @@
 //! The profile path from outside: golden diagnostics, shipped profiles, the schema file, round trips, the fuzz corpus.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use layers::profile::{self, Diagnostics, FileSpec, LayerUse, Loaded, Profile, Scalar};
@@ -321,7 +321,7 @@ fn shipped_profiles_load_and_carry_the_editor_line() {
 
 #[test]
 fn the_schema_files_are_up_to_date() {
-    for (of, schema) in [("profile", profile::json_schema()), ("layer", profile::layer_schema())] {
+    for (of, schema) in [("profile", profile::json_schema()), ("layer", profile::layer_schema()), ("object", profile::object_schema())] {
         let schema = format!("{}\n", serde_json::to_string_pretty(&schema).unwrap());
         let path = root().join(format!("schema/{of}.schema.json"));
         if std::env::var_os("CHASI_BOD_RECORD").is_some() {
@@ -355,6 +355,26 @@ fn a1_a_name_that_no_profile_may_have_is_refused_by_new_with_the_same_words() {
 }
 
 #[test]
+fn the_schema_of_objects_takes_what_the_docs_show_and_nothing_else() {
+    let schema = jsonschema::draft202012::new(&profile::object_schema()).unwrap();
+    let docs = std::fs::read_to_string(root().join("docs/virtual-clusters.md")).unwrap();
+    let blocks = docs.split("```yaml\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let manifests = blocks.flat_map(|block| block.split("---\n")).filter(|text| text.starts_with("apiVersion: chasi-bod.io/"));
+    let mut kinds = BTreeSet::new();
+    for text in manifests {
+        let mut object: serde_json::Value = serde_saphyr::from_str(text).unwrap();
+        assert_eq!(schema.iter_errors(&object).map(|error| error.to_string()).collect::<Vec<_>>(), [""; 0], "{text}");
+        kinds.insert(object["kind"].as_str().unwrap().to_string());
+        object["spec"]["mistyped"] = true.into();
+        assert!(!schema.is_valid(&object), "{text}");
+    }
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["Component", "Restore", "Snapshot", "VirtualCluster"]);
+    let template = serde_json::json!({ "apiVersion": "chasi-bod.io/v1alpha1", "kind": "VirtualClusterTemplate", "metadata": { "name": "own" }, "spec": { "extends": "edge" } });
+    assert!(schema.is_valid(&template));
+    assert!(!schema.is_valid(&serde_json::json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "own" }, "spec": {} })));
+}
+
+#[test]
 fn the_schema_describes_every_key() {
     fn walk(value: &serde_json::Value, path: &str) {
         for (key, property) in value.get("properties").and_then(|p| p.as_object()).into_iter().flatten() {
@@ -362,7 +382,7 @@ fn the_schema_describes_every_key() {
             walk(property, &format!("{path}.{key}"));
         }
     }
-    for schema in [profile::json_schema(), profile::layer_schema()] {
+    for schema in [profile::json_schema(), profile::layer_schema(), profile::object_schema()] {
         walk(&schema, "");
         schema["$defs"].as_object().unwrap().iter().for_each(|(name, def)| walk(def, name));
     }

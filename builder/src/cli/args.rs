@@ -103,7 +103,7 @@ pub enum Command {
     /// Day 2, with the credentials of a kubeconfig.
     #[command(flatten)]
     Day2(firstboot::verbs::Command),
-    /// Print the JSON schema of profiles or layers, for editors.
+    /// Print the JSON schema of profiles, layers or the platform's objects, for editors.
     #[command(after_help = "Examples:\n  chasi-bod schema > profile.schema.json\n  chasi-bod schema --of layer > layer.schema.json")]
     Schema {
         /// Which files it is for.
@@ -280,6 +280,8 @@ pub enum SchemaOf {
     Profile,
     /// `layer.yaml` of layers.
     Layer,
+    /// Manifests of virtual clusters, their templates, components, snapshots and restores.
+    Object,
 }
 
 /// Firmware of a machine.

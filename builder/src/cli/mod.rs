@@ -67,6 +67,7 @@ fn dispatch(command: Command, global: &Global) -> Result<ExitCode> {
         Command::Day2(command) => return day2(&command, global),
         Command::Schema { of: SchemaOf::Profile } => print_json(&profile::json_schema())?,
         Command::Schema { of: SchemaOf::Layer } => print_json(&profile::layer_schema())?,
+        Command::Schema { of: SchemaOf::Object } => print_json(&profile::object_schema())?,
         Command::New { name, output: None } => print(&profile::template(&name)?)?,
         Command::New { name, output: Some(path) } => new::write(&name, &path)?,
         Command::Cache(command) => cache_command(command, global)?,

@@ -22,7 +22,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Spot, quote, suggest};
 pub use document::Document;
 pub use layer::{layer_schema, parse_layer};
 pub use network::check_network;
-pub use schema::{json_schema, to_yaml};
+pub use schema::{json_schema, object_schema, to_yaml};
 pub use secret::kind as secret_kind;
 pub use syntax::{is_host, is_name, is_package, is_user, is_zone};
 pub use template::template;

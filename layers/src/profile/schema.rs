@@ -1,12 +1,17 @@
 //! The JSON schema that editors use, and the profile as YAML text.
 
+use kube::CustomResourceExt;
 use schemars::generate::SchemaSettings;
-use schemars::transform::RecursiveTransform;
-use schemars::{JsonSchema, Schema};
+use schemars::transform::{RecursiveTransform, Transform as _};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
 use crate::Context as _;
 use crate::error::{Fault, Result};
+use crate::platform::{
+    Component, ComponentSpec, Restore, RestoreSpec, Snapshot, SnapshotSpec, VirtualCluster, VirtualClusterSpec, VirtualClusterTemplate,
+    VirtualClusterTemplateSpec,
+};
 
 use super::Profile;
 
@@ -32,6 +37,44 @@ pub fn json_schema() -> Value {
     schema
 }
 
+/// The JSON schema (2020-12) of a manifest of one of the platform's kinds, as a person or Git writes it: without `status`.
+pub fn object_schema() -> Value {
+    let mut generator = settings().into_generator();
+    let kinds = [
+        kind::<VirtualCluster, VirtualClusterSpec>(&mut generator),
+        kind::<VirtualClusterTemplate, VirtualClusterTemplateSpec>(&mut generator),
+        kind::<Component, ComponentSpec>(&mut generator),
+        kind::<Snapshot, SnapshotSpec>(&mut generator),
+        kind::<Restore, RestoreSpec>(&mut generator),
+    ];
+    let draft = "https://json-schema.org/draft/2020-12/schema";
+    let mut schema = json_schema!({ "$schema": draft, "title": "chasi-bod object", "oneOf": kinds, "$defs": generator.take_definitions(true) });
+    // The kinds' own parts are no definitions, which the generator would have closed.
+    RecursiveTransform(close).transform(&mut schema);
+    schema.into()
+}
+
+fn kind<K: CustomResourceExt, S: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
+    let resource = K::api_resource();
+    json!({
+        "type": "object",
+        "properties": {
+            "apiVersion": { "const": resource.api_version, "description": "Group and version." },
+            "kind": { "const": resource.kind, "description": "What the object is." },
+            "metadata": {
+                "description": "Name, labels and annotations; all kinds are cluster-scoped.",
+                "type": "object",
+                "properties": { "name": { "type": "string", "description": "The object's name." } },
+                "required": ["name"],
+                "additionalProperties": true,
+            },
+            "spec": generator.subschema_for::<S>(),
+        },
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "additionalProperties": false,
+    })
+}
+
 /// The JSON schema of a type under a title.
 pub(super) fn of<T: JsonSchema>(title: &str) -> Value {
     // Serialising puts the schema's keys in a readable order.
@@ -45,7 +88,11 @@ pub(super) fn of<T: JsonSchema>(title: &str) -> Value {
 /// The schema of a type whose maps take no keys but their own, not even those of Kubernetes' types, which say nothing of that: what is mistyped must not get
 /// lost without a word.
 pub(super) fn closed<T: JsonSchema>() -> Schema {
-    SchemaSettings::draft2020_12().with_transform(RecursiveTransform(close)).into_generator().into_root_schema_for::<T>()
+    settings().into_generator().into_root_schema_for::<T>()
+}
+
+fn settings() -> SchemaSettings {
+    SchemaSettings::draft2020_12().with_transform(RecursiveTransform(close))
 }
 
 fn close(schema: &mut Schema) {
