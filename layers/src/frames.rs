@@ -10,6 +10,8 @@ use crate::{Error, Result};
 
 /// First bytes of a frame.
 pub const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
+/// A frame of zeros is shorter than this, packed.
+pub const TINY: u64 = 1024;
 /// First bytes of the skippable frame that has the table.
 const SKIPPABLE: u32 = 0x184d_2a5e;
 /// Last bytes of a table.

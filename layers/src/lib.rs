@@ -11,6 +11,7 @@ pub mod image;
 pub mod layer;
 pub mod lock;
 pub mod manifest;
+pub mod medium;
 pub mod membership;
 pub mod node;
 pub mod plan;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use layers::frames::{MAGIC, Table};
+pub use layers::frames::{MAGIC, TINY, Table};
 use layers::{Context, Error, Fault, Result};
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::CParameter;
@@ -15,8 +15,6 @@ use crate::disk::{ReadAt, is_zero};
 
 /// zstd's level, QCOW2's.
 const LEVEL: i32 = 9;
-/// A frame of zeros is shorter than this.
-pub const TINY: u64 = 1024;
 /// Unpacked frames that a reader keeps: one for each thread that reads in parts.
 const RECENT: usize = 16;
 

@@ -171,9 +171,31 @@ pub fn emit(format: OutputFormat, disk: &dyn ReadAt, machine: &Machine, path: &P
     partial.persist(path)
 }
 
+/// Does something for each format at the same time, as each has parts that only one core can do; what came of it, in the order of the formats.
+pub fn side_by_side<T: Send>(formats: Vec<OutputFormat>, one: impl Fn(OutputFormat) -> Result<T> + Sync) -> Result<Vec<T>> {
+    std::thread::scope(|scope| {
+        let one = &one;
+        let all: Vec<_> = formats.into_iter().map(|format| scope.spawn(move || one(format))).collect();
+        all.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
+}
+
 /// Writes bytes of a format to their place in the file.
 fn put(out: &File, bytes: &[u8], at: u64) -> Result<()> {
     out.write_all_at(bytes, at).fault(Fault::Environment, || format!("writing {} bytes at {at}", bytes.len()))
+}
+
+/// Copies all of a source to a place in the file.
+fn copy(from: &dyn ReadAt, out: &File, at: u64) -> Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut done = 0;
+    while done < from.len() {
+        let part = usize::try_from(from.len() - done).unwrap_or(buffer.len()).min(buffer.len());
+        from.read_at(&mut buffer[..part], done)?;
+        put(out, &buffer[..part], at + done)?;
+        done += part as u64;
+    }
+    Ok(())
 }
 
 /// A file under way, `.<name>.partial` beside its final place: removed when dropped, taken over by the next build when its own was killed.

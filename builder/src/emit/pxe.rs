@@ -15,7 +15,7 @@ use layers::{Context, Error, Fault, Result};
 
 use super::archive::{self, BLOCK, header};
 use super::iso::Start;
-use super::{Format, Machine, frames, put};
+use super::{Format, Machine, copy, frames, put};
 use crate::disk::ReadAt;
 use crate::disk::file::Window;
 
@@ -35,14 +35,14 @@ impl Format for Pxe {
 
     fn emit(&self, disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
         let start = machine.start.as_ref().ok_or_else(|| Error::internal("writing the files of a network boot: there is nothing to start"))?;
-        let packed = start.pack(disk, machine)?.1;
+        let packed = start.packed(disk)?;
         if packed.len() > LARGEST {
             return Err(Error::input(format!("the packed disk has {}, iPXE carries at most 4GiB", Bytes(packed.len())))
                 .with_hint("put fewer images into the profile, or start from a medium"));
         }
         let text = script(machine, &start.command_line);
         let files: [(&str, Arc<dyn ReadAt>); 4] =
-            [(SCRIPT, Arc::new(text.into_bytes())), ("vmlinuz", start.kernel.clone()), ("initrd", start.initrd.clone()), (DISK, Arc::new(packed))];
+            [(SCRIPT, Arc::new(text.into_bytes())), ("vmlinuz", start.kernel.clone()), ("initrd", start.initrd.clone()), (DISK, packed)];
         let mut at = 0;
         for (name, file) in files {
             put(out, &header(name, file.len(), machine.epoch)?, at)?;
@@ -83,16 +83,4 @@ fn script(machine: &Machine, command_line: &str) -> String {
          initrd {DISK} /{DISK}\n\
          boot\n"
     )
-}
-
-fn copy(from: &dyn ReadAt, out: &File, at: u64) -> Result<()> {
-    let mut buffer = vec![0; 1 << 20];
-    let mut done = 0;
-    while done < from.len() {
-        let part = usize::try_from(from.len() - done).unwrap_or(buffer.len()).min(buffer.len());
-        from.read_at(&mut buffer[..part], done)?;
-        put(out, &buffer[..part], at + done)?;
-        done += part as u64;
-    }
-    Ok(())
 }

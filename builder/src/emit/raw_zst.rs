@@ -10,7 +10,7 @@ use zstd::zstd_safe::compress_bound;
 
 use super::frames::{self, TINY, Table, Writer, compress, packer};
 use super::ordered::{self, Packed};
-use super::{Format, Machine};
+use super::{Format, Machine, copy};
 use crate::disk::{ReadAt, blocks};
 
 /// Bytes of the disk in a frame.
@@ -27,14 +27,22 @@ impl Format for RawZst {
         Ok(Bytes(data + count * TINY + Table::size(count)))
     }
 
-    fn emit(&self, disk: &dyn ReadAt, _: &Machine, out: &File) -> Result<()> {
-        let one = |packer: &mut Compressor, number: u64, bytes: &[u8]| compress(packer, &bytes[..length(disk.len(), number) as usize]);
-        ordered::pack(disk, FRAME, packer, one, |frames| place_all(disk.len(), out, frames))
+    fn emit(&self, disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
+        match &machine.start {
+            Some(start) => copy(start.packed(disk)?.as_ref(), out, 0),
+            None => write(disk, out),
+        }
     }
 
     fn inspect(&self, file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
         Ok(Arc::new(frames::Reader::open(file)?))
     }
+}
+
+/// Packs a disk into an empty file.
+pub fn write(disk: &dyn ReadAt, out: &File) -> Result<()> {
+    let one = |packer: &mut Compressor, number: u64, bytes: &[u8]| compress(packer, &bytes[..length(disk.len(), number) as usize]);
+    ordered::pack(disk, FRAME, packer, one, |frames| place_all(disk.len(), out, frames))
 }
 
 /// Bytes of the disk that a frame has: the last one may be shorter.

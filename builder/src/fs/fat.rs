@@ -2,6 +2,7 @@
 //! serial number and times are given, files are written in the order of their names into an empty file system, so each one is contiguous.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ pub use hadris_fat::FatKind;
 use hadris_fat::sync::{FatFs, format};
 use hadris_fat::{FatOptions, VolumeLabel};
 use hadris_fs::sync::Volume;
-use hadris_fs::{DateTime, FileType, FsResult, MountOptions, OpenOptions, SetAttr};
+use hadris_fs::{DateTime, Extent, FileType, FsResult, MountOptions, Name, OpenOptions, SetAttr};
 use layers::units::{Bytes, Digest};
 use layers::{Context, Error, Fault, Result};
 use sha2::{Digest as _, Sha256};
@@ -217,6 +218,22 @@ pub fn read(image: &dyn ReadAt, path: &str) -> Result<Vec<u8>> {
         return Err(Error::input(format!("{}: it has {}", what(), Bytes(size))));
     }
     volume.read(path).fault(Fault::Input, what)
+}
+
+/// Where the bytes of a file are that is in one piece.
+pub fn place(image: &dyn ReadAt, path: &str) -> Result<Range<u64>> {
+    let what = || format!("finding {path} in the FAT file system");
+    let volume = mount(image)?;
+    let mut fat = volume.lock().fault(Fault::Input, what)?;
+    let mut node = fat.root();
+    for name in path.split('/') {
+        node = fat.lookup(node, Name::new(name)).fault(Fault::Input, what)?;
+    }
+    let mut pieces = [Extent::new(0, 0); 2];
+    match fat.extents(node, 0, &mut pieces).fault(Fault::Input, what)? {
+        1 => Ok(pieces[0].offset()..pieces[0].offset() + pieces[0].len()),
+        _ => Err(Error::input(format!("{}: it is not in one piece", what()))),
+    }
 }
 
 /// Fills the buffer from a file, beginning at its byte `offset`, as far as the file goes; the number of bytes that there were.

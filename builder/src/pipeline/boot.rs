@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use layers::bootstate;
 use layers::node::Slot;
 use layers::profile::Profile;
 use layers::units::{Bytes, Digest, Seed};
-use layers::{Error, Result};
+use layers::{Error, Result, bootstate, medium};
 
 use super::grub::{self, Grub};
 use crate::assemble::editor::Editor;
-use crate::disk::ReadAt;
-use crate::disk::file::FileAt;
+use crate::disk::file::{FileAt, Window};
 use crate::disk::layout::Partition;
-use crate::emit::iso::Start;
+use crate::disk::{Disk, ReadAt};
+use crate::emit::iso::{Place, Start};
 use crate::fs::initramfs::Contents;
 use crate::fs::{cpio, fat, initramfs};
 use crate::store::Store;
@@ -77,13 +76,25 @@ fn kernel(tree: &Tree) -> Result<(TreePath, String)> {
 /// The kernel command line of a slot, without the words that GRUB adds.
 pub fn command_line(profile: &Profile, root_hash: &Digest) -> String {
     let consoles = profile.boot.console.iter().map(|c| format!("console={c}"));
-    // A kernel that panics restarts, so that GRUB can fall back from a trial.
-    let fixed = [format!("roothash={}", root_hash.hex()), "panic=10".into(), "quiet".into()];
+    // A kernel that panics restarts, so that GRUB can fall back from a trial. `gpt` has it read the table's copy at the end when the first one is damaged.
+    let fixed = [format!("roothash={}", root_hash.hex()), "panic=10".into(), "gpt".into(), "quiet".into()];
     fixed.into_iter().chain(consoles).chain(profile.boot.command_line.clone()).collect::<Vec<_>>().join(" ")
 }
 
+/// Where the disk has kernel and initramfs: those of slot A, in the ESP.
+pub fn places(files: &BootFiles, disk: &Disk, partition: &Partition) -> Result<Vec<Place>> {
+    let esp = Window::new(disk, partition.offset, partition.size);
+    let place = |name: &str, path: &'static str, content: &Arc<Vec<u8>>| {
+        let found = fat::place(&esp, &format!("slot-a/{name}"))?;
+        Ok::<_, Error>(Place { offset: partition.offset + found.start, path, content: content.clone() })
+    };
+    let mut places = vec![place("vmlinuz", medium::KERNEL, &files.kernel)?, place("initrd", medium::INITRD, &files.initrd)?];
+    places.sort_by_key(|place| place.offset);
+    Ok(places)
+}
+
 /// What a medium starts with.
-pub fn start(profile: &Profile, seed: &Seed, files: &BootFiles, root_hash: &Digest, grub: &grub::Medium, store: &Store) -> Start {
+pub fn start(profile: &Profile, seed: &Seed, files: &BootFiles, places: Vec<Place>, root_hash: &Digest, grub: &grub::Medium, store: &Store) -> Start {
     let command_line = command_line(profile, root_hash);
     // A profile that names the disk wants it installed to.
     let default = if profile.disk.target.is_some() { "install" } else { "live" };
@@ -99,6 +110,7 @@ pub fn start(profile: &Profile, seed: &Seed, files: &BootFiles, root_hash: &Dige
     Start {
         kernel: files.kernel.clone(),
         initrd: files.initrd.clone(),
+        places,
         command_line,
         menu: values.iter().fold(MEDIUM_CFG.to_string(), |menu, (key, value)| menu.replace(&format!("{{{{{key}}}}}"), value)),
         root_hash: *root_hash,
@@ -106,6 +118,7 @@ pub fn start(profile: &Profile, seed: &Seed, files: &BootFiles, root_hash: &Dige
         bios: grub.bios.clone(),
         efi: grub.efi.clone(),
         scratch: store.root().join("tmp"),
+        made: Arc::default(),
     }
 }
 

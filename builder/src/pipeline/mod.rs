@@ -356,13 +356,14 @@ fn write(request: &Build, key: &Key<'_>, image: &Image, target: &Path, store: &S
     let staging = Staging::begin(target)?;
     let mut machine = machine(key);
     if request.formats.iter().any(|format| [OutputFormat::Iso, OutputFormat::Pxe].contains(format)) {
-        machine.start =
-            Some(boot::start(&key.planned.profile, &key.planned.seed(), &image.boot, &image.root_hash, &grub::medium(store, &key.lock)?, store));
+        let places = boot::places(&image.boot, &image.disk, image.layout.partition(partition::ESP)?)?;
+        let grub = grub::medium(store, &key.lock)?;
+        machine.start = Some(boot::start(&key.planned.profile, &key.planned.seed(), &image.boot, places, &image.root_hash, &grub, store));
     }
     let mut formats = request.formats.clone();
     formats.sort();
     formats.dedup();
-    let emitted: Vec<Artifact> = formats.iter().map(|f| artifact(request, &machine, *f, image, &staging)).collect::<Result<_>>()?;
+    let emitted = emit::side_by_side(formats, |format| artifact(request, &machine, format, image, &staging))?;
     let mut artifacts = kept(target, key.image, &emitted, &staging)?;
     artifacts.extend(emitted);
     artifacts.sort_by(|a, b| a.file.cmp(&b.file));

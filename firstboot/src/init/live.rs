@@ -2,12 +2,14 @@
 //! needed any more. The medium is known by its content id, not by label or device.
 
 use std::fs::{self, File};
+use std::io::{Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use layers::frames::Table;
+use layers::frames::{TINY, Table};
+use layers::medium::{self, PLACES, SUMS};
 use layers::units::{Bytes, Digest};
 use layers::{Context, Error, Fault, Result};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -24,16 +26,12 @@ const MEDIUM: &str = "/run/chasi-bod/medium";
 const MEMORY: &str = "/run/chasi-bod/live";
 /// The disk in memory as a file, which unlike the kernel's disk tells where it has only zeros.
 pub const FILE: &str = "/run/chasi-bod/live/disk";
-/// The packed disk on a medium.
-const PACKED: &str = "chasi/disk.zst";
 /// Kernel name of that disk.
 pub const DISK: &str = "loop0";
 /// File systems and drivers that no device names.
 const MODULES: [&str; 2] = ["isofs", "loop"];
 /// Memory that the machine needs beside the unpacked disk.
 const ROOM: Bytes = Bytes(2 << 30);
-/// A frame of zeros is shorter than this, packed.
-const TINY: u64 = 1024;
 
 /// Where a boot loader puts the packed disk that it has fetched from the network: beside this program, in memory.
 const LOADED: &str = "/disk.zst";
@@ -43,6 +41,8 @@ const LOADED: &str = "/disk.zst";
 pub struct Medium {
     name: String,
     disk: PathBuf,
+    /// Files of the medium and where they belong on the disk.
+    places: Vec<(u64, String)>,
 }
 
 /// Loads drivers until the medium of the command line's image is there.
@@ -50,7 +50,7 @@ pub fn find(line: &CommandLine, loader: &mut Loader) -> Result<Medium> {
     note(line, loader.load(MODULES));
     if Path::new(LOADED).exists() {
         say("medium", "the network");
-        return Ok(Medium { name: "from the network".into(), disk: LOADED.into() });
+        return Ok(Medium { name: "from the network".into(), disk: LOADED.into(), places: Vec::new() });
     }
     let start = Instant::now();
     loop {
@@ -61,7 +61,9 @@ pub fn find(line: &CommandLine, loader: &mut Loader) -> Result<Medium> {
             match attach(&device, &line.roothash) {
                 Attached::Ours => {
                     say("medium", &device.display().to_string());
-                    return Ok(Medium { name: device.display().to_string(), disk: Path::new(MEDIUM).join(PACKED) });
+                    let mut medium = Medium { name: device.display().to_string(), disk: Path::new(MEDIUM).join(medium::DISK), places: Vec::new() };
+                    medium.places = medium::places(&medium.text(PLACES)?)?;
+                    return Ok(medium);
                 }
                 Attached::Other => others.push(device.display().to_string()),
                 Attached::None => {}
@@ -109,11 +111,9 @@ fn attach(device: &Path, roothash: &Digest) -> Attached {
 impl Medium {
     /// Compares the medium's files with its SHA256SUMS; how many there are.
     pub fn check(&self) -> Result<usize> {
-        let path = Path::new(MEDIUM).join("chasi/SHA256SUMS");
-        let text = fs::read_to_string(&path).context(|| self.reading("chasi/SHA256SUMS"))?;
+        let text = self.text(SUMS)?;
         for line in text.lines() {
-            let (expected, name) =
-                line.split_once("  ").ok_or_else(|| Error::input(format!("{}: not a line of sha256sum", self.reading("SHA256SUMS"))))?;
+            let (expected, name) = line.split_once("  ").ok_or_else(|| Error::input(format!("{}: not a line of sha256sum", self.reading(SUMS))))?;
             say("check", name);
             let file = File::open(Path::new(MEDIUM).join(name)).context(|| self.reading(name))?;
             let found = Digest::of_reader(file).context(|| self.reading(name))?.hex();
@@ -125,29 +125,43 @@ impl Medium {
         Ok(text.lines().count())
     }
 
+    fn text(&self, name: &str) -> Result<String> {
+        fs::read_to_string(Path::new(MEDIUM).join(name)).context(|| self.reading(name))
+    }
+
     fn reading(&self, name: &str) -> String {
         format!("reading {name} of the medium {}", self.name)
     }
 
     /// Unpacks the disk into memory and makes it a disk of the kernel, [`DISK`]; how much of memory its state may take. The medium is let go.
     pub fn unpack(self) -> Result<Bytes> {
-        let reading = || self.reading(PACKED);
+        let reading = || self.reading(medium::DISK);
         let file = File::open(&self.disk).context(reading)?;
         let length = file.metadata().context(reading)?.len();
         let table = Table::read(length, |at, buffer| file.read_exact_at(buffer, at).context(reading))?;
         let frames = Frames { file: &file, table: &table };
         let data = frames.data().context(reading)?;
-        let need = Bytes(data.iter().map(|frame| table.unpacked(*frame)).map(|part| part.end - part.start).sum());
+        let files = self.places.iter().map(|(_, path)| Ok(fs::metadata(Path::new(MEDIUM).join(path)).context(|| self.reading(path))?.len()));
+        let files: u64 = files.sum::<Result<_>>()?;
+        let need = Bytes(files + data.iter().map(|frame| table.unpacked(*frame)).map(|part| part.end - part.start).sum::<u64>());
         let state = spare(need, memory()?)?;
         let disk = memory_disk(Bytes(need.0 + state.0), table.unpacked_len())?;
         say("unpack", &format!("{need} into memory"));
         frames.unpack(&data, &disk).context(reading)?;
+        self.places.iter().try_for_each(|(offset, path)| self.place(*offset, path, &disk))?;
         sys::attach_loop(&open_loop()?, &disk).fault(Fault::Environment, || format!("making the disk in memory /dev/{DISK}"))?;
         drop(file);
         // What is mounted is let go; what lies in memory makes room.
         let _ = unmount(MEDIUM, UnmountFlags::DETACH);
         let _ = fs::remove_file(LOADED);
         Ok(state)
+    }
+
+    /// Puts a file of the medium to its place on the disk, in pieces.
+    fn place(&self, offset: u64, path: &str, mut disk: &File) -> Result<()> {
+        let mut file = File::open(Path::new(MEDIUM).join(path)).context(|| self.reading(path))?;
+        disk.seek(SeekFrom::Start(offset)).and_then(|_| std::io::copy(&mut file, &mut disk)).context(|| self.reading(path))?;
+        Ok(())
     }
 }
 

@@ -5,7 +5,8 @@
 //! |---|---|
 //! | `boot/vmlinuz`, `boot/initrd` | what GRUB starts |
 //! | `boot/grub/grub.cfg` | the menu; in the EFI system partition a short one that leads to it |
-//! | `chasi/disk.zst` | the image's disk as in `raw.zst` |
+//! | `chasi/disk.zst` | the image's disk as in `raw.zst`, without kernel and initramfs |
+//! | `chasi/PLACES` | where those belong on it |
 //! | `chasi/SHA256SUMS` | digests of the files above |
 //! | `chasi/ID` | empty; named by the content id, by which GRUB and `init` know the medium |
 
@@ -14,19 +15,16 @@ mod writer;
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use layers::units::{Bytes, Digest};
 use layers::{Context, Fault, Result};
-use tempfile::NamedTempFile;
 
-use super::raw_zst::RawZst;
+use super::raw_zst::{self, RawZst};
 use super::{Format, Machine};
 use crate::disk::ReadAt;
 use crate::disk::file::FileAt;
 
-/// Where the disk is in the medium.
-const DISK: &str = "chasi/disk.zst";
 /// First bytes of the volume descriptors, and where they are.
 const DESCRIPTOR: (u64, [u8; 5]) = (32769, *b"CD001");
 /// Size of the EFI system partition.
@@ -39,6 +37,8 @@ pub struct Start {
     pub kernel: Arc<Vec<u8>>,
     /// The initramfs.
     pub initrd: Arc<Vec<u8>>,
+    /// Where these two lie on the disk too, in the order of the disk.
+    pub places: Vec<Place>,
     /// The kernel's command line, without the words of the medium's menu.
     pub command_line: String,
     /// GRUB's menu.
@@ -53,6 +53,19 @@ pub struct Start {
     pub efi: Vec<u8>,
     /// Folder for files under way.
     pub scratch: PathBuf,
+    /// The packed disk, once it was asked for.
+    pub made: Arc<Mutex<Option<Arc<FileAt>>>>,
+}
+
+/// A file of the medium that lies on the disk too.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Where, in bytes.
+    pub offset: u64,
+    /// Its path on the medium.
+    pub path: &'static str,
+    /// What is in it.
+    pub content: Arc<Vec<u8>>,
 }
 
 impl Start {
@@ -61,12 +74,18 @@ impl Start {
         Ok(Bytes(RawZst.layout(disk)?.0 + (256 << 20)))
     }
 
-    /// The packed disk, as a file under way and to be read.
-    pub fn pack(&self, disk: &dyn ReadAt, machine: &Machine) -> Result<(NamedTempFile, FileAt)> {
-        let file = NamedTempFile::new_in(&self.scratch).fault(Fault::Environment, || format!("creating a file in {}", self.scratch.display()))?;
-        RawZst.emit(disk, machine, file.as_file())?;
-        let again = file.reopen().fault(Fault::Environment, || "reading the packed disk".into())?;
-        Ok((file, FileAt::new(again, "the packed disk".into())?))
+    /// The packed disk: the first format that wants it makes it, the others wait.
+    pub fn packed(&self, disk: &dyn ReadAt) -> Result<Arc<FileAt>> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(packed) = made.as_ref() {
+            return Ok(packed.clone());
+        }
+        let making = || format!("packing the disk in {}", self.scratch.display());
+        let file = tempfile::tempfile_in(&self.scratch).fault(Fault::Environment, making)?;
+        raw_zst::write(disk, &file).context(making)?;
+        let packed = Arc::new(FileAt::new(file, "the packed disk".into())?);
+        *made = Some(packed.clone());
+        Ok(packed)
     }
 }
 

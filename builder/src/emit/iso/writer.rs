@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use hadris_fs::{Content, DateTime, Node, SetAttr, Tree, host};
 use hadris_iso::{AppendedPartition, BootEntry, BootInfo, ElTorito, Hybrid, IsoId, IsoLevel, IsoOptions};
+use layers::medium::{DISK, INITRD, KERNEL, PLACES, SUMS, places_text};
 use layers::units::Digest;
 use layers::{Context, Error, Fault, Result};
 
-use super::{DISK, ESP, Start};
+use super::{ESP, Place, Start};
 use crate::disk::file::FileAt;
 use crate::disk::{ReadAt, sha256};
+use crate::emit::frames::{Table, Writer, compress, packer};
 use crate::emit::{Machine, put};
 use crate::fs::device::Device;
 use crate::fs::fat;
@@ -26,8 +28,10 @@ const BIOS: &str = "boot/grub/eltorito.img";
 /// Writes a medium with the disk to an empty file.
 pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
     let start = machine.start.as_ref().ok_or_else(|| Error::internal("writing a medium: there is nothing to start from it"))?;
-    let (packed, again) = start.pack(disk, machine)?;
-    let digest = sha256(&again)?;
+    let rest =
+        tempfile::NamedTempFile::new_in(&start.scratch).fault(Fault::Environment, || format!("creating a file in {}", start.scratch.display()))?;
+    without_files(start, disk, rest.as_file())?;
+    let digest = sha256(&FileAt::open(rest.path())?)?;
 
     let time = DateTime::from_unix_seconds(machine.epoch).map_err(|e| Error::input(format!("setting file times to {}: {e}", machine.epoch)))?;
     let partition = fat_partition(start, machine)?;
@@ -40,15 +44,15 @@ pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
         let node = Node::file(content).with_attrs(attributes);
         tree.insert(path, node).map_err(|e| Error::internal(format!("placing {path} on the medium: {e}")))
     };
-    for (path, bytes) in
-        [("boot/vmlinuz", start.kernel.as_ref()), ("boot/initrd", start.initrd.as_ref()), ("boot/grub/grub.cfg", &start.menu.clone().into_bytes())]
-    {
+    let places = places_text(start.places.iter().map(|place| (place.offset, place.path))).into_bytes();
+    let menu = start.menu.clone().into_bytes();
+    for (path, bytes) in [(KERNEL, start.kernel.as_ref()), (INITRD, start.initrd.as_ref()), ("boot/grub/grub.cfg", &menu), (PLACES, &places)] {
         sums += &format!("{}  {path}\n", Digest::of(bytes).hex());
         insert(path, Content::bytes(bytes.clone()))?;
     }
     insert(BIOS, Content::bytes(start.bios.clone()))?;
-    insert(DISK, host::file(packed.path()).fault(Fault::Environment, || "reading the packed disk".into())?)?;
-    insert("chasi/SHA256SUMS", Content::bytes(sums.into_bytes()))?;
+    insert(DISK, host::file(rest.path()).fault(Fault::Environment, || "reading the packed disk".into())?)?;
+    insert(SUMS, Content::bytes(sums.into_bytes()))?;
     insert(&format!("chasi/{}", start.root_hash.hex()), Content::empty())?;
 
     let boot = ElTorito::new()
@@ -74,6 +78,30 @@ pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
     let mut rest = [0; 8];
     target.read_at(&mut rest, REST)?;
     put(out, &(u64::from_le_bytes(rest) + BEHIND).to_le_bytes(), REST)
+}
+
+/// The packed disk with zeros in the places of files.
+fn without_files(start: &Start, disk: &dyn ReadAt, out: &File) -> Result<()> {
+    let packed = start.packed(disk)?;
+    let table = Table::read(packed.len(), |at, buffer| packed.read_at(buffer, at))?;
+    let (mut writer, mut packer) = (Writer::new(out), packer()?);
+    for frame in 0..table.frames() {
+        let (source, part) = (table.packed(frame), table.unpacked(frame));
+        let size = part.end - part.start;
+        let shared = |place: &Place| place.offset.max(part.start)..(place.offset + place.content.len() as u64).min(part.end);
+        let holes: Vec<_> = start.places.iter().map(shared).filter(|hole| hole.start < hole.end).collect();
+        if holes.is_empty() {
+            let mut bytes = vec![0; (source.end - source.start) as usize];
+            packed.read_at(&mut bytes, source.start)?;
+            writer.append(&bytes, size)?;
+        } else {
+            let mut bytes = vec![0; size as usize];
+            disk.read_at(&mut bytes, part.start)?;
+            holes.iter().for_each(|hole| bytes[(hole.start - part.start) as usize..(hole.end - part.start) as usize].fill(0));
+            writer.append(&compress(&mut packer, &bytes)?, size)?;
+        }
+    }
+    writer.finish()
 }
 
 /// Name and version, as far as a label takes them (ECMA-119, d-characters). It is for people: nothing looks for it.

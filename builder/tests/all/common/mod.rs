@@ -31,6 +31,8 @@ pub fn machine() -> Machine {
         bios: bytes(11, 40_000),
         efi: bytes(13, 600_000),
         scratch: std::env::temp_dir(),
+        places: Vec::new(),
+        made: Arc::default(),
     };
     Machine {
         name: "site".into(),

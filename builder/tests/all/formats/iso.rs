@@ -1,10 +1,14 @@
 //! The medium against xorriso and sgdisk; its own reader is in the tests of all formats, and QEMU starts from it in `qemu-tests`.
 
 use std::process::Command;
+use std::sync::Arc;
 
-use builder::emit::{OutputFormat, open};
+use builder::disk::Disk;
+use builder::emit::iso::Place;
+use builder::emit::{OutputFormat, emit, open};
 
-use super::{disk, run, same, write};
+use super::{disk, noise, run, same, write};
+use crate::common::machine;
 
 #[test]
 fn d9_xorriso_and_sgdisk_find_boot_images_partitions_and_files() {
@@ -42,5 +46,41 @@ fn d9_xorriso_and_sgdisk_find_boot_images_partitions_and_files() {
     // What the kernel will compare: files by their digests.
     run(Command::new("xorriso").args(["-osirrox", "on", "-indev"]).arg(&iso).args(["-extract", "/"]).arg(dir.path().join("files")));
     let said = run(Command::new("sha256sum").args(["--check", "--strict", "chasi/SHA256SUMS"]).current_dir(dir.path().join("files")));
-    assert_eq!(said.lines().filter(|line| line.ends_with(": OK")).count(), 4);
+    assert_eq!(said.lines().filter(|line| line.ends_with(": OK")).count(), 5);
+}
+
+#[test]
+fn a_medium_has_kernel_and_initramfs_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (kernel, initrd) = (Arc::new(noise(5_000_000, 1)), Arc::new(noise(9_000_000, 2)));
+    let mut disk = Disk::new(64 << 20);
+    disk.put(0, Arc::new(noise(100, 3))).unwrap();
+    // What is beside them in the same frames stays.
+    let at = [(4 << 20) - 5, 10 << 20];
+    disk.put(at[0], kernel.clone()).unwrap();
+    disk.put(at[1] - 7, Arc::new(noise(7, 4))).unwrap();
+    disk.put(at[1], initrd.clone()).unwrap();
+    let place = |offset, path, content: &Arc<Vec<u8>>| Place { offset, path, content: content.clone() };
+    let with = |places| {
+        let mut machine = machine();
+        let start = machine.start.as_mut().unwrap();
+        (start.kernel, start.initrd, start.places) = (kernel.clone(), initrd.clone(), places);
+        machine
+    };
+    let write = |name: &str, places| {
+        let path = dir.path().join(name);
+        emit(OutputFormat::Iso, &disk, &with(places), &path).unwrap();
+        assert!(same(&disk, open(&path).unwrap().1.as_ref()));
+        std::fs::metadata(&path).unwrap().len()
+    };
+    let (twice, once) =
+        (write("twice", Vec::new()), write("once", vec![place(at[0], "boot/vmlinuz", &kernel), place(at[1], "boot/initrd", &initrd)]));
+    assert!(once + 14_000_000 < twice + 4096, "{once}, {twice}");
+    // A list that cannot be right is refused.
+    for odd in [place(at[0], "boot/none", &kernel), place((64 << 20) - 5, "boot/initrd", &initrd)] {
+        let path = dir.path().join("odd");
+        emit(OutputFormat::Iso, &disk, &with(vec![odd]), &path).unwrap();
+        let error = open(&path).unwrap_err().to_string();
+        assert!(error.contains("boot/none") || error.contains("/chasi/PLACES of the medium: boot/initrd at 67108859 lies over"), "{error}");
+    }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use builder::disk::file::FileAt;
 use builder::disk::{Disk, ReadAt};
-use builder::emit::{OutputFormat, emit, open};
+use builder::emit::{OutputFormat, emit, open, side_by_side};
 use layers::units::Digest;
 use proptest::prelude::*;
 
@@ -101,7 +101,7 @@ fn golden_digests_of_a_small_image() {
             "ef81ab8dfe8a150263ac3ccef300190a8ccb2293c0a6da5290f1edf129b4e2c5",
             "d879297e6000dfd0ea25c97d0d73fa6f36a55577f425f3763a71a7bfebc67e16",
             "92047d500e0b36929cda569df3d8df283210ab68c6f8e6a2bd6d90656ba790bf",
-            "a6462661ded474dd7bfc858b57ed1df6c57f1f1bea488d1fb9144490a56c49a0",
+            "fdd4d9453ca53478e58a19e1bedd1589460616ec1a687988faf2b85fadd42f47",
             "acb041d600a98b0cb37a38762a6710850fa0b9f9dc033048eb6cb46e82ae4005"
         ]
     );
@@ -168,18 +168,20 @@ proptest! {
     }
 }
 
-/// Figures, not a test: `cargo test --release -p builder --test all -- --ignored --nocapture figures`.
+/// Figures, not a test: `scripts/bench-formats` runs it. Writes the disk in some formats side by side and prints the seconds that they took.
 #[test]
 #[ignore = "prints figures"]
 fn figures() {
-    let path = PathBuf::from(std::env::var("CHASI_BOD_FIGURES_DISK").unwrap());
-    let source = FileAt::open(&path).unwrap();
-    let dir = tempfile::tempdir_in(path.parent().unwrap()).unwrap();
-    for format in OutputFormat::ALL {
-        let start = std::time::Instant::now();
-        let out = write(&source, dir.path(), format);
-        let size = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&out).unwrap()) * 512;
-        let peak = std::fs::read_to_string("/proc/self/status").unwrap().lines().find(|l| l.starts_with("VmHWM")).unwrap().to_string();
-        println!("{format:?}: {:?}, {size} bytes, {peak}", start.elapsed());
+    let given = |name: &str| std::env::var(format!("CHASI_BOD_FIGURES_{name}")).unwrap();
+    let (source, folder) = (FileAt::open(Path::new(&given("DISK"))).unwrap(), PathBuf::from(given("FOLDER")));
+    let formats = given("FORMATS").split(',').map(|name| name.parse().unwrap()).collect();
+    let mut machine = machine();
+    let start = machine.start.as_mut().unwrap();
+    start.scratch.clone_from(&folder);
+    if given("PACKED") == "1" {
+        start.packed(&source).unwrap();
     }
+    let begun = std::time::Instant::now();
+    side_by_side(formats, |format| emit(format, &source, &machine, &folder.join(format!("disk.{}", format.extension())))).unwrap();
+    println!("seconds={}", begun.elapsed().as_secs_f64());
 }
