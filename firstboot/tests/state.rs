@@ -171,6 +171,23 @@ fn d3_either_copy_of_the_table_is_enough() {
     }
 }
 
+/// D3: a copy that is damaged later is written anew from the other one, byte by byte.
+#[test]
+fn d3_a_damaged_copy_of_the_table_is_repaired_at_the_next_boot() {
+    let disk = Disk::new(64 * MIB);
+    disk.ensure(&rules());
+    let whole = fs::read(&disk.path).unwrap();
+    assert_eq!(table::damaged(&disk.path).unwrap(), None);
+    let end = 64 * MIB;
+    for (from, copy) in [(0x200, "first"), (0x210, "first"), (0x400, "first"), (end - 0x200, "last"), (end - 0x4200, "last")] {
+        let file = File::options().write(true).open(&disk.path).unwrap();
+        file.write_all_at(&[0x55; 16], from).unwrap();
+        assert_eq!(table::damaged(&disk.path).unwrap(), Some(copy), "{from}");
+        disk.ensure(&rules());
+        assert!(fs::read(&disk.path).unwrap() == whole, "{from}");
+    }
+}
+
 /// F1: the power goes after any write of the table: a whole copy is always there, with the old entries or the new ones.
 #[test]
 fn f1_a_power_cut_while_the_table_is_written_leaves_a_whole_copy() {

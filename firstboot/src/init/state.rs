@@ -11,6 +11,7 @@ use layers::profile::Disk;
 use layers::units::Bytes;
 use layers::{Context, Error, Fault, Result};
 
+use super::report::say;
 use super::table::{self, Entry, StatePlan};
 use crate::{exec, sys};
 
@@ -66,7 +67,13 @@ pub struct Site<'a> {
 pub fn ensure(site: &Site<'_>, mut tell: impl FnMut(&Entry) -> Result<PathBuf>) -> Result<(PathBuf, Done)> {
     let entries = table::read(site.disk)?;
     match table::plan(&entries, site.sectors, site.rules.state_size, site.rules.state_limit)? {
-        StatePlan::Keep(entry) => Ok((tell(&entry)?, Done::Kept)),
+        StatePlan::Keep(entry) => {
+            if let Some(copy) = table::damaged(site.disk)? {
+                table::write(site.disk, &entry)?;
+                say("disk", &format!("repaired: the {copy} copy of the partition table of {} was damaged", site.disk.display()));
+            }
+            Ok((tell(&entry)?, Done::Kept))
+        }
         StatePlan::Grow(entry) => {
             table::write(site.disk, &entry)?;
             Ok((tell(&entry)?, Done::Grown))

@@ -108,6 +108,24 @@ pub fn write(disk: &Path, entry: &Entry) -> Result<()> {
     overlay.commit().context(doing)
 }
 
+/// The copy of a disk's table, by its place, that is not whole while the other one is.
+pub fn damaged(disk: &Path) -> Result<Option<&'static str>> {
+    let doing = || format!("reading the partition table of {}", disk.display());
+    let file = File::open(disk).context(doing)?;
+    let last = Overlay::new(&file).context(doing)?.length / SECTOR - 1;
+    // A copy is whole when it does without the other one.
+    let alone = |other: u64| -> io::Result<bool> {
+        let mut overlay = Overlay::new(&file)?;
+        overlay.sectors.insert(other, [0; SECTOR as usize]);
+        Ok(config().open_from_device(overlay).is_ok())
+    };
+    Ok(match (alone(last).context(doing)?, alone(1).context(doing)?) {
+        (false, true) => Some("first"),
+        (true, false) => Some("last"),
+        _ => None,
+    })
+}
+
 /// Whether a partition of this name is the node's, finished or not, and no part of the image.
 pub fn is_state(name: &str) -> bool {
     [partition::STATE, UNFINISHED].contains(&name)
@@ -126,8 +144,7 @@ pub fn copy(from: &File, to: &File) -> Result<()> {
     let sectors = u32::try_from(overlay.length / SECTOR - 1).unwrap_or(u32::MAX);
     boot[458..462].copy_from_slice(&sectors.to_le_bytes());
     overlay.sectors.insert(0, boot);
-    let config = GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
-    let mut gpt = config.create_from_device(overlay, Some(*source.guid())).fault(Fault::Environment, doing)?;
+    let mut gpt = config().create_from_device(overlay, Some(*source.guid())).fault(Fault::Environment, doing)?;
     gpt.update_partitions(parts).fault(Fault::Environment, doing)?;
     gpt.write().fault(Fault::Environment, doing)?.commit().context(doing)
 }
@@ -143,12 +160,15 @@ pub fn guid(disk: &Path, number: u32) -> Result<Uuid> {
 /// Opens the table by the copy that is whole. The crate gives up when the first header is good and its entries are not: then the
 /// first copy is looked away from.
 fn open(file: &File) -> std::result::Result<GptDisk<Overlay<'_>>, GptError> {
-    let config = || GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
     config().open_from_device(Overlay::new(file)?).or_else(|_| {
         let mut overlay = Overlay::new(file)?;
         overlay.sectors.insert(1, [0; SECTOR as usize]);
         config().open_from_device(overlay)
     })
+}
+
+fn config() -> GptConfig {
+    GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512)
 }
 
 fn entry_name(part: &Partition) -> &str {
