@@ -11,6 +11,8 @@ const HEADER: usize = 110;
 const TRAILER: &[u8] = b"TRAILER!!!";
 /// Archives are padded to this, as other tools do.
 const RECORD: usize = 512;
+/// Files below this are loaded by the kernel from where they lie: processors want microcode at multiples of 16 bytes.
+const MICROCODE: &[u8] = b"kernel/x86/microcode/";
 /// Longest name with its NUL (`PATH_MAX`).
 const NAME_MAX: usize = 4096;
 
@@ -100,12 +102,13 @@ pub fn write(entries: &[Entry], out: &mut dyn Write) -> Result<()> {
 
 /// One header with name and data; `fields` are all of the header's numbers before the length of the name.
 fn record(fields: [u32; 11], name: &[u8], data: &[u8], at: &mut usize, out: &mut dyn Write) -> std::io::Result<()> {
+    let ends = if name.starts_with(MICROCODE) { (*at + HEADER + name.len() + 1).next_multiple_of(16) - *at - HEADER - name.len() } else { 1 };
     let mut head = MAGIC.to_vec();
-    for field in fields.into_iter().chain([name.len() as u32 + 1, 0]) {
+    for field in fields.into_iter().chain([(name.len() + ends) as u32, 0]) {
         write!(head, "{field:08x}")?;
     }
     head.extend_from_slice(name);
-    head.push(0);
+    head.resize(head.len() + ends, 0);
     for part in [&head, data] {
         out.write_all(part)?;
         *at += part.len();
@@ -130,8 +133,10 @@ pub fn read(archive: &[u8]) -> Result<Vec<Entry>> {
         let [_, mode, uid, gid, _, mtime, size, _, _, major, minor, name_len, _] = fields;
         let name_at = at + HEADER;
         let data_at = (name_at + name_len as usize).next_multiple_of(4);
-        let name = archive.get(name_at..name_at + name_len as usize).and_then(<[u8]>::split_last);
-        let name = name.filter(|(nul, name)| **nul == 0 && !name.is_empty() && name.len() < NAME_MAX).ok_or_else(|| bad("malformed name"))?.1;
+        // More than one NUL ends the names of what is aligned.
+        let name = archive.get(name_at..name_at + name_len as usize).filter(|name| name.ends_with(&[0]));
+        let name = name.and_then(|name| name.split(|byte| *byte == 0).next()).filter(|name| !name.is_empty() && name.len() < NAME_MAX);
+        let name = name.ok_or_else(|| bad("malformed name"))?;
         let data = archive.get(data_at..).and_then(|rest| rest.get(..size as usize)).ok_or_else(|| bad("its data is cut off"))?;
         if name == TRAILER {
             return Ok(out);

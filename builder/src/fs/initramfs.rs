@@ -11,6 +11,13 @@ use super::cpio::{Entry, What};
 use crate::store::Store;
 use crate::tree::{Kind, Tree, TreePath};
 
+/// Microcode (Linux: Documentation/arch/x86/microcode.rst): packages' folder, and the one file that the kernel looks for before it unpacks the archive. Both
+/// vendors' files are made to be put one behind the other.
+const MICROCODE: [(&str, &str); 2] = [
+    ("usr/lib/firmware/intel-ucode", "kernel/x86/microcode/GenuineIntel.bin"),
+    ("usr/lib/firmware/amd-ucode", "kernel/x86/microcode/AuthenticAMD.bin"),
+];
+
 /// What goes into an initramfs.
 #[derive(Debug)]
 pub struct Contents<'a> {
@@ -32,7 +39,7 @@ pub fn modules_closure(tree: &Tree, store: &Store, kernel_version: &str, wanted:
     names.iter().map(|name| index.file(tree, name)).collect()
 }
 
-/// The entries of the initramfs, parents first: `/init`, the modules with their reduced indexes, `/dev/console` and empty mount points.
+/// The entries of the initramfs, parents first: `/init`, the modules with their reduced indexes, microcode, `/dev/console` and empty mount points.
 pub fn entries(tree: &Tree, store: &Store, contents: &Contents<'_>) -> Result<Vec<Entry>> {
     let index = Index::read(tree, store, contents.kernel_version)?;
     let names = index.closure(contents.modules)?;
@@ -53,11 +60,24 @@ pub fn entries(tree: &Tree, store: &Store, contents: &Contents<'_>) -> Result<Ve
     for (file, text) in index.reduced(&names) {
         add(home.join(file.as_bytes()), 0o644, What::File(text.into_bytes()));
     }
+    for (folder, path) in MICROCODE {
+        let folder = fixed(folder);
+        let files = tree.below(&folder).filter(|(path, node)| matches!(node.kind, Kind::File(_) | Kind::HardLink(_)) && is_microcode(path.name()));
+        let bytes: Vec<_> = files.map(|(path, _)| content(tree, store, path)).collect::<Result<_>>()?;
+        if !bytes.is_empty() {
+            out.insert(fixed(path), Entry::new(fixed(path), 0o644, contents.mtime, What::File(bytes.concat())));
+        }
+    }
     let files: Vec<_> = out.keys().cloned().collect();
     for dir in files.iter().flat_map(|file| std::iter::successors(file.parent(), TreePath::parent)).filter(|dir| !dir.is_root()) {
         out.entry(dir.clone()).or_insert_with(|| Entry::new(dir, 0o755, contents.mtime, What::Directory));
     }
     Ok(out.into_values().collect())
+}
+
+/// Names such as `06-55-04` and `microcode_amd_fam17h.bin`; signatures and texts lie beside them.
+fn is_microcode(name: &[u8]) -> bool {
+    name.iter().all(|c| c.is_ascii_hexdigit() || *c == b'-') || name.starts_with(b"microcode_amd") && name.ends_with(b".bin")
 }
 
 /// A path that is part of this program.
@@ -330,5 +350,35 @@ mod tests {
         assert_eq!(text("modules.dep"), format!("{nvme}.ko: {nvme}-core.ko\n{nvme}-core.ko:\n"));
         assert_eq!(text("modules.alias"), "alias pci:v*d*sv*sd*bc01sc08i02* nvme\n");
         assert_eq!(text("nvme.ko"), "module drivers/nvme/host/nvme");
+    }
+
+    #[test]
+    fn microcode_of_both_vendors_lies_where_the_kernel_looks_and_aligned() {
+        let (_dir, store, mut tree) = sample();
+        let mut pack = store.new_pack(Digest::of(b"more")).unwrap();
+        for name in [
+            "intel-ucode/06-55-03",
+            "intel-ucode/06-55-04",
+            "intel-ucode/README",
+            "amd-ucode/microcode_amd_fam17h.bin",
+            "amd-ucode/microcode_amd_fam17h.bin.asc",
+        ] {
+            let path = TreePath::new(format!("usr/lib/firmware/{name}")).unwrap();
+            tree.insert(path, Node::new(Kind::File(pack.add(format!("<{name}>").as_bytes()).unwrap()), 0o644, 0));
+        }
+        pack.finish().unwrap();
+        let contents = Contents { init: b"ELF".to_vec(), kernel_version: VERSION, modules: &[], mtime: 5 };
+        let entries = entries(&tree, &store, &contents).unwrap();
+        let mut archive = Vec::new();
+        cpio::write(&entries, &mut archive).unwrap();
+        assert_eq!(cpio::read(&archive).unwrap(), entries);
+        for (vendor, expected) in
+            [("GenuineIntel", "<intel-ucode/06-55-03><intel-ucode/06-55-04>"), ("AuthenticAMD", "<amd-ucode/microcode_amd_fam17h.bin>")]
+        {
+            let entry = entries.iter().find(|entry| entry.path.to_string() == format!("/kernel/x86/microcode/{vendor}.bin")).unwrap();
+            assert_eq!(entry.what, What::File(expected.as_bytes().to_vec()));
+            let at = archive.windows(expected.len()).position(|part| part == expected.as_bytes()).unwrap();
+            assert_eq!(at % 16, 0, "{vendor}");
+        }
     }
 }
