@@ -1,5 +1,6 @@
 //! The harness that boots images in virtual machines: vm, serial line, packages of the tested Debian release.
 
+pub mod build;
 pub mod debs;
 pub mod exec;
 pub mod node;

@@ -60,7 +60,7 @@ impl Node {
         let artifact = fs::canonicalize(artifact).context(|| format!("finding {}", artifact.display()))?;
         let format = if artifact.extension().is_some_and(|e| e == "raw") { "raw" } else { "qcow2" };
         exec::run("qemu-img", &["create", "-q", "-f", "qcow2", "-F", format, "-b", &text(&artifact), &text(&disk)])?;
-        Self::of_disk(folder, Drive { path: disk, format: "qcow2" })
+        Self::of_disk(folder, Drive { format: "qcow2", ..Drive::raw(&disk) })
     }
 
     /// A machine with a disk of its own.
@@ -87,7 +87,7 @@ impl Node {
     pub fn in_uml(folder: &Path, artifact: &Path, net: &Net, number: u8) -> Result<(Self, Firmware)> {
         let disk = folder.join("disk.raw");
         exec::run("cp", &["--sparse=always", &text(artifact), &text(&disk)])?;
-        let mut node = Self::of_disk(folder, Drive { path: disk.clone(), format: "raw" })?;
+        let mut node = Self::of_disk(folder, Drive::raw(&disk))?;
         let link = net.link(number);
         node.link = Some(link.clone());
         let Firmware::Direct { initrd, command_line, .. } = slots::direct(&disk, folder)? else {
@@ -104,7 +104,7 @@ impl Node {
         fs::create_dir_all(&files).context(|| "making a folder for the configuration".into())?;
         fs::write(files.join("chasi-bod.yaml"), yaml).context(|| "writing chasi-bod.yaml".into())?;
         exec::run("mke2fs", &["-q", "-t", "ext4", "-L", "CHASI", "-d", &text(&files), &text(&path), "8M"])?;
-        self.further.push(Drive { path, format: "raw" });
+        self.further.push(Drive::raw(&path));
         Ok(())
     }
 

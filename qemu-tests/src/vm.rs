@@ -40,13 +40,22 @@ pub enum Firmware {
     },
 }
 
-/// A disk of the machine (virtio).
+/// A disk of the machine.
 #[derive(Clone, Debug)]
 pub struct Drive {
     /// The file.
     pub path: PathBuf,
     /// `raw` or `qcow2`.
     pub format: &'static str,
+    /// What QEMU makes of it, with controllers before it: arguments in which `{}` takes the drive's own properties.
+    pub device: &'static str,
+}
+
+impl Drive {
+    /// A virtio disk of a raw file.
+    pub fn raw(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), format: "raw", device: "-device virtio-blk-pci,{}" }
+    }
 }
 
 /// What a machine is made of.
@@ -65,7 +74,7 @@ pub struct Machine {
 impl Machine {
     /// A machine with raw disks and 2 GiB of memory.
     pub fn new(firmware: Firmware, disks: &[&Path]) -> Self {
-        let drives = disks.iter().map(|path| Drive { path: path.to_path_buf(), format: "raw" }).collect();
+        let drives = disks.iter().map(|path| Drive::raw(path)).collect();
         Self { firmware, drives, memory: 2048, arguments: Vec::new() }
     }
 
@@ -85,10 +94,10 @@ impl Machine {
         args.extend(["-m".into(), self.memory.to_string()]);
         args.extend(self.firmware_arguments(folder)?);
         for (index, drive) in self.drives.iter().enumerate() {
-            let Drive { path, format } = drive;
+            let Drive { path, format, device } = drive;
             let (path, boot) = (path.display(), index + 1);
             args.extend(words(&format!("-drive id=d{index},if=none,format={format},cache=unsafe,discard=unmap,file={path}")));
-            args.extend(words(&format!("-device virtio-blk-pci,drive=d{index},serial=disk{index},bootindex={boot}")));
+            args.extend(words(&device.replace("{}", &format!("drive=d{index},serial=disk{index},bootindex={boot}"))));
         }
         if !self.arguments.iter().any(|a| a.starts_with("-nic") || a.starts_with("-netdev")) {
             args.extend(words("-nic none"));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use layers::node::Slot;
@@ -162,7 +163,7 @@ fn flip(firmware: fn() -> Firmware) {
     run("cp", &["--sparse=always", &artifact(&folder, "raw").unwrap().display().to_string(), &disk.display().to_string()]).unwrap();
     slots::copy_a_to_b(&disk, scratch.path()).unwrap();
     slots::arm(&disk, scratch.path(), Slot::B, 1).unwrap();
-    let node = Node::of_disk(scratch.path(), Drive { path: disk.clone(), format: "raw" }).unwrap();
+    let node = Node::of_disk(scratch.path(), Drive::raw(&disk)).unwrap();
     let (vm, _) = node.boot(firmware()).unwrap();
     check(&node, Slot::B);
     node.shut_down(vm).unwrap();
@@ -170,6 +171,37 @@ fn flip(firmware: fn() -> Firmware) {
     let (vm, _) = node.boot(firmware()).unwrap();
     check(&node, Slot::A);
     node.shut_down(vm).unwrap();
+}
+
+/// Where the damage is from the disk's start or end, what is written there, and which copy that is. Under BIOS, GRUB reads the first header alone; UEFI firmware repairs it.
+const DAMAGED: [(Firmware, i64, &[u8], &str); 3] =
+    [(Firmware::Bios, 1024 + 56, b"\xff", "first"), (Firmware::Bios, -512, &[0; 512], "last"), (Firmware::Uefi, 512, &[0; 512], "none")];
+
+#[test]
+#[ignore = "soak: four boots"]
+fn soak_d3_the_machine_starts_from_either_copy_of_the_table_and_repairs_the_other() {
+    let folder = artifacts("minimal").unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let disk = scratch.path().join("disk.raw");
+    run("cp", &["--sparse=always", &artifact(&folder, "raw").unwrap().display().to_string(), &disk.display().to_string()]).unwrap();
+    let node = Node::of_disk(scratch.path(), Drive::raw(&disk)).unwrap();
+    let (vm, _) = node.boot(Firmware::Bios).unwrap();
+    node.shut_down(vm).unwrap();
+    for (firmware, place, bytes, copy) in DAMAGED {
+        let file = std::fs::File::options().write(true).open(&disk).unwrap();
+        let at = if place < 0 { file.metadata().unwrap().len().checked_add_signed(place).unwrap() } else { place as u64 };
+        file.write_all_at(bytes, at).unwrap();
+        let (vm, _) = node.boot(firmware).unwrap();
+        check(&node, Slot::A);
+        let told = node.ssh("journalctl -b -k -o cat | grep 'copy of the partition table' || true").unwrap();
+        assert!(
+            copy == "none" || told.contains(&format!("repaired: the {copy} copy of the partition table of /dev/vda was damaged")),
+            "{copy}: {told}"
+        );
+        node.shut_down(vm).unwrap();
+        let verified = String::from_utf8(run("sgdisk", &["--verify", &disk.display().to_string()]).unwrap().stdout).unwrap();
+        assert!(verified.contains("No problems found"), "{verified}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! With CHASI_BOD_DISK=FILE the machine has a second disk, a raw one.
 //! With CHASI_BOD_JOURNAL=FILE the node's journal of the first boot is left there.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use layers::{Context, Result};
@@ -55,7 +56,7 @@ fn measure(profile: &str) -> Result<Map<String, Value>> {
         return host(&node, &firmware);
     }
     node.memory = 4096;
-    node.further.extend(std::env::var_os("CHASI_BOD_DISK").map(|path| Drive { path: path.into(), format: "raw" }));
+    node.further.extend(std::env::var_os("CHASI_BOD_DISK").map(|path| Drive::raw(Path::new(&path))));
     cluster(&node, firmware, if profile == "plain" { USUAL } else { OURS })
 }
 

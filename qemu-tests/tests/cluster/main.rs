@@ -21,6 +21,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use qemu_tests::build::{build, chasi_bod, profiles};
 use qemu_tests::exec;
 use qemu_tests::node::{Node, artifact, artifacts};
 use qemu_tests::uml::Net;
@@ -72,24 +73,6 @@ fn pods_have_names_and_services(node: &Node, pod: &str) {
     );
     kube(node, &format!("kubectl wait pod/{pod} --for=jsonpath='{{.status.phase}}'=Succeeded --timeout=120s"));
     assert_eq!(kube(node, &format!("kubectl logs {pod}")), "ok");
-}
-
-/// The builder's command.
-fn chasi_bod() -> PathBuf {
-    std::env::var_os("CHASI_BOD_BIN").map_or_else(|| PathBuf::from("../target/release/chasi-bod"), PathBuf::from)
-}
-
-/// The raw image of the profile `NAME.yaml` in a folder, built there.
-fn build(folder: &Path, name: &str) -> PathBuf {
-    let node = std::env::var("CHASI_BOD_NODE").expect("CHASI_BOD_NODE names the node's binary");
-    let (profile, output) = (folder.join(format!("{name}.yaml")).display().to_string(), folder.join("out").display().to_string());
-    exec::run(chasi_bod(), &["build", &profile, "--format", "raw", "--output", &output, "--node-binary", &node]).unwrap();
-    folder.join(format!("out/{name}/0.1.0/{name}-0.1.0.raw"))
-}
-
-/// The folder of the shipped profiles.
-fn profiles() -> PathBuf {
-    Path::new("../profiles").canonicalize().unwrap()
 }
 
 /// The raw image of the profile `cluster` with more to it, locked as `standalone` is.

@@ -158,7 +158,10 @@ fn page(node: &Node) -> String {
 /// A second one, at first with a mistake.
 fn a_mistake_is_told_and_mended(node: &Node) {
     let available = || node.ssh("awk '/MemAvailable/ {print int($2/1024)}' /proc/meminfo").unwrap().parse::<i64>().unwrap();
-    let before = available();
+    // What the node writes for itself all the time, journal and etcd's log ahead of need, is no virtual cluster's.
+    let used = "sync; df --output=used -B1 /var | tail -1; du -sxB1 /var/lib/etcd /var/log/journal | cut -f1";
+    let used = || node.ssh(used).unwrap().lines().map(|n| n.trim().parse::<i64>().unwrap()).reduce(|all, own| all - own).unwrap();
+    let (before, full) = (available(), used());
     let spec = "template: cpy\n  quota: {requests.memory: 64Mi}\n  network: {podCIDR: 10.244.0.0/24}";
     let manifest = format!("apiVersion: chasi-bod.io/v1alpha1\nkind: VirtualCluster\nmetadata: {{name: other}}\nspec:\n  {spec}\n");
     kube(node, &format!("kubectl apply -f - <<'END'\n{manifest}END"));
@@ -171,6 +174,9 @@ fn a_mistake_is_told_and_mended(node: &Node) {
     mend(r#"{"network":null}"#, "Refused spec.network.podCIDR: 10.244.0.0/24 overlaps 10.244.0.0/16 of the host's pods");
     mend(r#"{"quota":null}"#, "Refused spec.quota.requests.memory: 64Mi is less than the ");
     println!("other RUNNING after {} s, {} MiB less available", phase(node, "vc/other", "RUNNING"), before - available());
+    let more = used() - full;
+    println!("{:.1} MB more on the disk", more as f64 / 1e6);
+    assert!(more <= 20_000_000, "an idle virtual cluster takes {more} bytes of the disk");
     assert_eq!(kube(node, FAILURE), "");
 }
 
@@ -255,6 +261,25 @@ fn an_application_changes_and_goes(node: &Node) {
     assert_eq!(kube(node, "helm list -n front --no-headers; chasi-bod vcluster connect biz -- helm list -n web --no-headers"), "");
 }
 
+/// vcluster's own chart by itself, as a component: without the image volume its init container takes the same programs from the same image.
+fn upstreams_chart_alone_works_with_the_same_images(node: &Node) {
+    let values = "{controlPlane: {statefulSet: {persistence: {binariesVolume: [{name: binaries, emptyDir: {}}]}}}}";
+    let spec = format!("source: {{chart: {{name: vcluster}}}}\n  target: {{namespace: plain}}\n  values: {values}");
+    let manifest = format!("apiVersion: chasi-bod.io/v1alpha1\nkind: Component\nmetadata: {{name: plain}}\nspec:\n  {spec}\n");
+    kube(node, &format!("kubectl apply -f - <<'END'\n{manifest}END"));
+    phase(node, "comp/plain", "READY");
+    let init = kube(node, "kubectl -n plain get pod plain-0 -o jsonpath='{.spec.initContainers[*].image} {.status.containerStatuses[*].ready}'");
+    assert_eq!(init, "chasi-bod.internal/vcluster-binaries:v1.36.3 true");
+    let config = "kubectl -n plain get secret vc-plain -o jsonpath='{.data.config}' | base64 -d > /run/plain.conf";
+    let server = "https://$(kubectl -n plain get service plain -o jsonpath='{.spec.clusterIP}')";
+    let asked = kube(
+        node,
+        &format!("{config}; kubectl --kubeconfig /run/plain.conf --server {server} --tls-server-name localhost version -o json; rm /run/plain.conf"),
+    );
+    assert!(asked.matches("\"gitVersion\": \"v1.36.3\"").count() == 2, "{asked}");
+    kube(node, "kubectl delete comp plain --timeout=300s; kubectl delete namespace plain --timeout=300s");
+}
+
 fn nothing_is_left(node: &Node) {
     kube(node, "chasi-bod vcluster delete biz --yes --wait");
     kube(node, "kubectl delete vc other --timeout=300s");
@@ -283,6 +308,7 @@ fn soak_uml_virtual_clusters_come_with_their_applications_are_apart_sleep_and_go
     copied_and_put_back(&node);
     asleep_by_its_schedule(&node);
     an_application_changes_and_goes(&node);
+    upstreams_chart_alone_works_with_the_same_images(&node);
     nothing_is_left(&node);
     node.shut_down(vm).unwrap();
 }

@@ -48,7 +48,7 @@ fn is_installed(folder: &Path, own: &Path, firmware: Firmware) {
     assert_eq!(names, ["esp", "bios", "root-a", "verity-a", "root-b", "verity-b"], "{table}");
     let folder = folder.join("installed");
     std::fs::create_dir(&folder).unwrap();
-    let node = Node::of_disk(&folder, Drive { path: own.to_path_buf(), format: "raw" }).unwrap();
+    let node = Node::of_disk(&folder, Drive::raw(own)).unwrap();
     let (vm, _) = node.boot(firmware).unwrap();
     let told = node.ssh("findmnt -n -o SOURCE /var; systemctl --failed --no-legend --plain; chasi-bod disks 'size > 1 * GiB'").unwrap();
     assert!(told.starts_with("/dev/vda7[/var]\n/dev/vda (16GiB, virtio, serial `disk0`)"), "{told}");

@@ -28,9 +28,9 @@ fn machine(folder: &Path, plugged: Plugged) -> Node {
     let (medium, own) = (folder.join("medium.iso"), folder.join("own.raw"));
     std::fs::copy(iso(), &medium).unwrap();
     std::fs::File::create(&own).unwrap().set_len(1 << 30).unwrap();
-    let own = Drive { path: own, format: "raw" };
+    let own = Drive::raw(&own);
     if plugged == Plugged::Stick {
-        let mut node = Node::of_disk(folder, Drive { path: medium, format: "raw" }).unwrap();
+        let mut node = Node::of_disk(folder, Drive::raw(&medium)).unwrap();
         node.further.push(own);
         return node;
     }

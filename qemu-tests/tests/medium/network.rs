@@ -19,7 +19,7 @@ fn soak_pxe_starts_from_the_network_and_the_root_is_verified() {
     let port = free_port().unwrap();
     let server = ["-m", "http.server", "--bind", "127.0.0.1", "--directory", &files.display().to_string(), &port.to_string()].map(String::from);
     let mut server = exec::start("python3", &server).unwrap();
-    let mut node = Node::of_disk(folder.path(), Drive { path: own.clone(), format: "raw" }).unwrap();
+    let mut node = Node::of_disk(folder.path(), Drive::raw(&own)).unwrap();
     node.memory = 4096;
     node.forwards = format!(",bootfile=http://{SERVER}/boot.ipxe,guestfwd=tcp:{SERVER}:80-cmd:socat STDIO TCP:127.0.0.1:{port}");
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {

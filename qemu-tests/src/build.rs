@@ -1,0 +1,29 @@
+//! Images that tests build for themselves.
+
+use std::path::{Path, PathBuf};
+
+use crate::exec;
+
+/// The builder's command.
+pub fn chasi_bod() -> PathBuf {
+    std::env::var_os("CHASI_BOD_BIN").map_or_else(|| PathBuf::from("../target/release/chasi-bod"), PathBuf::from)
+}
+
+/// The folder of the shipped profiles.
+///
+/// # Panics
+/// When it is not there.
+pub fn profiles() -> PathBuf {
+    Path::new("../profiles").canonicalize().unwrap()
+}
+
+/// The raw image of the profile `NAME.yaml`, version 0.1.0, in a folder, built there.
+///
+/// # Panics
+/// When that fails, which fails the test.
+pub fn build(folder: &Path, name: &str) -> PathBuf {
+    let node = std::env::var("CHASI_BOD_NODE").expect("CHASI_BOD_NODE names the node's binary");
+    let (profile, output) = (folder.join(format!("{name}.yaml")).display().to_string(), folder.join("out").display().to_string());
+    exec::run(chasi_bod(), &["build", &profile, "--format", "raw", "--output", &output, "--node-binary", &node]).unwrap();
+    folder.join(format!("out/{name}/0.1.0/{name}-0.1.0.raw"))
+}

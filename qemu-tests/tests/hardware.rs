@@ -1,0 +1,45 @@
+//! The generic kernel with the layer `hardware`: `init` finds the root behind each kind of controller that QEMU has, by modalias alone.
+#![allow(clippy::unwrap_used)]
+
+use qemu_tests::build::{build, profiles};
+use qemu_tests::node::Node;
+use qemu_tests::vm::{Drive, Firmware};
+
+/// Kernel's name of the disk, and what QEMU makes of it.
+const DISKS: [(&str, &str); 8] = [
+    ("vda", "-device virtio-blk-pci,{}"),
+    ("sda", "-device ide-hd,{}"),
+    ("nvme0n1", "-device nvme,{}"),
+    ("sda", "-device qemu-xhci -device usb-storage,{}"),
+    ("sda", "-device virtio-scsi-pci -device scsi-hd,{}"),
+    ("sda", "-device megasas -device scsi-hd,{}"),
+    ("sda", "-device mptsas1068 -device scsi-hd,{}"),
+    ("sda", "-device pvscsi -device scsi-hd,{}"),
+];
+
+#[test]
+#[ignore = "soak: builds another image, eight boots"]
+fn soak_hardware_image_starts_from_virtio_sata_nvme_usb_and_scsi_disks() {
+    let folder = tempfile::tempdir().unwrap();
+    let minimal = profiles().join("minimal.yaml");
+    let profile = format!(
+        "extends: {}\nname: hardware\ndebian: {{components: [main, contrib, non-free-firmware]}}\nlayers: [hardware]\nboot: {{kernel: generic}}\n",
+        minimal.display()
+    );
+    std::fs::write(folder.path().join("hardware.yaml"), profile).unwrap();
+    let image = build(folder.path(), "hardware");
+    for (number, (name, device)) in DISKS.into_iter().enumerate() {
+        let own = folder.path().join(number.to_string());
+        std::fs::create_dir(&own).unwrap();
+        let disk = own.join("disk.raw");
+        qemu_tests::exec::run("cp", &["--sparse=always", image.to_str().unwrap(), disk.to_str().unwrap()]).unwrap();
+        let node = Node::of_disk(&own, Drive { device, ..Drive::raw(&disk) }).unwrap();
+        let (vm, seconds) = node.boot(if number % 2 == 0 { Firmware::Bios } else { Firmware::Uefi }).unwrap();
+        let told = node.ssh("lsblk -nro NAME,MOUNTPOINT | grep ' /var$'; systemctl --failed --no-legend --plain; chasi-bod disks").unwrap();
+        println!("{device}: ready after {seconds} s of the node's own time\n{told}");
+        assert!(told.starts_with(name), "{told}");
+        assert!(told.lines().nth(1).is_some_and(|line| line.contains(&format!("/dev/{name}"))), "{told}");
+        node.shut_down(vm).unwrap();
+        std::fs::remove_file(disk).unwrap();
+    }
+}
