@@ -10,7 +10,7 @@ NODE := target/node/$(CARGO_TARGET)/node/chasi-bod-node
 # Static, as an initramfs has no libraries; without paths of this machine, so that images do not carry them.
 NODE_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(HOME)/.cargo/registry/src=/crates --remap-path-prefix=$(CURDIR)=/src
 
-.PHONY: help setup tools image minimal standalone run test lint unit uml vm images soak fuzz bench bench-boot clean
+.PHONY: help setup tools image minimal standalone run test lint unit uml vm images soak fuzz bench bench-formats bench-boot pictures clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -78,9 +78,17 @@ bench: minimal ## measure against mmdebstrap in one run (JSON and a table in out
 	@scripts/bench
 	@scripts/bench-go
 
+bench-formats: standalone ## seconds for each output format of `standalone`, for all at once, and of qemu-img and xorriso on the same disk
+	@scripts/setup test
+	@scripts/bench-formats
+
 bench-boot: standalone ## seconds from power-on to a Ready cluster, ours and the usual way, in emulation; wants a quiet machine
 	@scripts/setup test
 	@scripts/bench-boot
+
+pictures: minimal ## screenshots of menu, installer and status screen from QEMU's display, to output/pictures
+	@scripts/setup test
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo run --quiet --locked --release -p qemu-tests --bin pictures -- output/pictures
 
 clean: ## remove build results; the store in CHASI_BOD_CACHE stays
 	@cargo clean
