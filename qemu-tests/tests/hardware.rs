@@ -35,10 +35,10 @@ fn soak_hardware_image_starts_from_virtio_sata_nvme_usb_and_scsi_disks() {
         qemu_tests::exec::run("cp", &["--sparse=always", image.to_str().unwrap(), disk.to_str().unwrap()]).unwrap();
         let node = Node::of_disk(&own, Drive { device, ..Drive::raw(&disk) }).unwrap();
         let (vm, seconds) = node.boot(if number % 2 == 0 { Firmware::Bios } else { Firmware::Uefi }).unwrap();
-        let told = node.ssh("lsblk -nro NAME,MOUNTPOINT | grep ' /var$'; systemctl --failed --no-legend --plain; chasi-bod disks").unwrap();
+        let told = node.ssh("findmnt -n -o SOURCE /var; systemctl --failed --no-legend --plain; chasi-bod disks").unwrap();
         println!("{device}: ready after {seconds} s of the node's own time\n{told}");
-        assert!(told.starts_with(name), "{told}");
-        assert!(told.lines().nth(1).is_some_and(|line| line.contains(&format!("/dev/{name}"))), "{told}");
+        let lines: Vec<_> = told.lines().collect();
+        assert!(lines[0].starts_with(&format!("/dev/{name}")) && lines[1].starts_with(&format!("/dev/{name} (16GiB, ")), "{told}");
         node.shut_down(vm).unwrap();
         std::fs::remove_file(disk).unwrap();
     }
