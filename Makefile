@@ -9,6 +9,10 @@ BIN  := target/release/chasi-bod
 NODE := target/node/$(CARGO_TARGET)/node/chasi-bod-node
 # Static, as an initramfs has no libraries; without paths of this machine, so that images do not carry them.
 NODE_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(HOME)/.cargo/registry/src=/crates --remap-path-prefix=$(CURDIR)=/src
+# Tests always ask cargo for the whole workspace: another selection has other features, and compiles every crate below them once more.
+COMPILE := -p builder --bin chasi-bod
+test lint unit vm uml images soak: export COMPILE := --workspace --all-targets
+TEST := cargo test --locked --release --workspace
 
 .PHONY: help setup tools image minimal standalone run test lint unit uml vm images soak fuzz bench bench-formats bench-boot pictures clean
 
@@ -20,7 +24,7 @@ setup: ## install what building needs (apt, as root or with sudo)
 
 tools: setup ## compile the chasi-bod command and the node's programs
 	@RUSTFLAGS="$(NODE_FLAGS)" cargo build --quiet --locked --profile node -p firstboot --bins --target $(CARGO_TARGET) --target-dir target/node
-	@cargo build --quiet --locked --release -p builder --bin chasi-bod
+	@cargo build --quiet --locked --release $(COMPILE)
 
 image: tools ## build PROFILE (default standalone) in FORMATS (default qcow2,raw) into output/
 	@$(BIN) build profiles/$(PROFILE).yaml --format $(FORMATS) --node-binary $(NODE)
@@ -53,22 +57,22 @@ lint: ## formatting, clippy without warnings, licences and advisories of depende
 	@scripts/deny
 
 unit: minimal standalone ## native tests, some of them on the built images' packages and programs
-	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --quiet --locked --release --no-fail-fast -p layers -p builder -p firstboot
+	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output $(TEST) --quiet --no-fail-fast --exclude qemu-tests
 
 vm: minimal standalone ## tests in QEMU (TCG)
-	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) cargo test --locked --release -p qemu-tests --lib --test grub --test init -- --test-threads=2
-	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test boot --test medium --test cluster -- --nocapture --test-threads=1 --skip uml_
+	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) $(TEST) --test serial --test grub --test init -- --test-threads=2
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output $(TEST) --test boot --test medium --test cluster -- --nocapture --test-threads=1 --skip uml_
 
 uml: minimal standalone ## tests under User-Mode Linux: the images' own userland without emulation, a node a core
-	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test uml --test power_cuts -- --nocapture --test-threads=2
-	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test cluster -- --nocapture --test-threads=2 uml_
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output $(TEST) --test uml --test power_cuts -- --nocapture --test-threads=2
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output $(TEST) --test cluster -- --nocapture --test-threads=2 uml_
 
 images: standalone ## the standalone image's own containerd with images of its root, natively (as root)
-	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release -p qemu-tests --test containerd
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output $(TEST) --test containerd
 
 soak: minimal standalone ## proofs too long for CI (tests named soak_…): run before resolving an issue
 	@scripts/setup test
-	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo test --locked --release --no-fail-fast --workspace -- --ignored --test-threads=1 soak_
+	@CHASI_BOD_NODE=$(CURDIR)/$(NODE) CHASI_BOD_IMAGE_DIR=$(CURDIR)/output $(TEST) --no-fail-fast -- --ignored --test-threads=1 soak_
 
 fuzz: ## fuzz each parser of foreign bytes for FUZZ_SECONDS (default 60); needs a nightly compiler
 	@scripts/fuzz
