@@ -10,7 +10,7 @@ NODE := target/node/$(CARGO_TARGET)/node/chasi-bod-node
 # Static, as an initramfs has no libraries; without paths of this machine, so that images do not carry them.
 NODE_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(HOME)/.cargo/registry/src=/crates --remap-path-prefix=$(CURDIR)=/src
 # Tests always ask cargo for the whole workspace: another selection has other features, and compiles every crate below them once more.
-COMPILE := -p builder --bin chasi-bod
+COMPILE ?= -p builder --bin chasi-bod
 test lint unit vm uml images soak: export COMPILE := --workspace --all-targets
 TEST := cargo test --locked --release --workspace
 

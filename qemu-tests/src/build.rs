@@ -17,13 +17,13 @@ pub fn profiles() -> PathBuf {
     Path::new("../profiles").canonicalize().unwrap()
 }
 
-/// The raw image of the profile `NAME.yaml`, version 0.1.0, in a folder, built there.
+/// The image of the profile `NAME.yaml`, version 0.1.0, in a folder, built there in a format.
 ///
 /// # Panics
 /// When that fails, which fails the test.
-pub fn build(folder: &Path, name: &str) -> PathBuf {
+pub fn build(folder: &Path, name: &str, format: &str) -> PathBuf {
     let node = std::env::var("CHASI_BOD_NODE").expect("CHASI_BOD_NODE names the node's binary");
     let (profile, output) = (folder.join(format!("{name}.yaml")).display().to_string(), folder.join("out").display().to_string());
-    exec::run(chasi_bod(), &["build", &profile, "--format", "raw", "--output", &output, "--node-binary", &node]).unwrap();
-    folder.join(format!("out/{name}/0.1.0/{name}-0.1.0.raw"))
+    exec::run(chasi_bod(), &["build", &profile, "--format", format, "--output", &output, "--node-binary", &node]).unwrap();
+    folder.join(format!("out/{name}/0.1.0/{name}-0.1.0.{format}"))
 }

@@ -38,7 +38,8 @@ pub fn artifact(folder: &Path, extension: &str) -> Result<PathBuf> {
 pub struct Node {
     /// Where its files lie.
     pub folder: PathBuf,
-    disk: Drive,
+    /// The disk that it starts from.
+    pub disk: Drive,
     port: u16,
     link: Option<uml::Link>,
     /// Memory in MiB.
@@ -49,6 +50,8 @@ pub struct Node {
     pub arguments: Vec<String>,
     /// More options for its user network, each with a comma before it.
     pub forwards: String,
+    /// QEMU's name of its network card.
+    pub card: &'static str,
     /// The public half of the key that `ssh` uses.
     pub public_key: String,
 }
@@ -58,8 +61,8 @@ impl Node {
     pub fn of_artifact(folder: &Path, artifact: &Path) -> Result<Self> {
         let disk = folder.join("disk.qcow2");
         let artifact = fs::canonicalize(artifact).context(|| format!("finding {}", artifact.display()))?;
-        let format = if artifact.extension().is_some_and(|e| e == "raw") { "raw" } else { "qcow2" };
-        exec::run("qemu-img", &["create", "-q", "-f", "qcow2", "-F", format, "-b", &text(&artifact), &text(&disk)])?;
+        let format = artifact.extension().map_or_else(|| "raw".into(), |extension| extension.display().to_string());
+        exec::run("qemu-img", &["create", "-q", "-f", "qcow2", "-F", &format, "-b", &text(&artifact), &text(&disk)])?;
         Self::of_disk(folder, Drive { format: "qcow2", ..Drive::raw(&disk) })
     }
 
@@ -79,6 +82,7 @@ impl Node {
             further: Vec::new(),
             arguments,
             forwards: String::new(),
+            card: "virtio-net-pci",
             public_key,
         })
     }
@@ -115,7 +119,7 @@ impl Node {
         machine.drives = [std::slice::from_ref(&self.disk), &self.further].concat();
         machine.arguments = self.arguments.clone();
         let net = format!("user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22{}", self.port, self.forwards);
-        machine.arguments.extend(["-netdev".into(), net, "-device".into(), "virtio-net-pci,netdev=n0".into()]);
+        machine.arguments.extend(["-netdev".into(), net, "-device".into(), format!("{},netdev=n0", self.card)]);
         machine.start(&self.folder)
     }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use layers::node::Slot;
+use qemu_tests::build::{build, profiles};
 use qemu_tests::exec::run;
 use qemu_tests::node::{Node, artifact, artifacts};
 use qemu_tests::slots;
@@ -99,6 +100,30 @@ fn serve(document: &'static str) -> (String, String) {
         }
     });
     (address, layers::units::Digest::of(document.as_bytes()).hex())
+}
+
+#[test]
+#[ignore = "soak: builds another artifact, two boots"]
+fn soak_d9_the_disk_of_an_ova_starts_as_its_descriptor_has_the_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = format!("extends: {}\nname: appliance\n", profiles().join("minimal.yaml").display());
+    std::fs::write(folder.path().join("appliance.yaml"), profile).unwrap();
+    let ova = build(folder.path(), "appliance", "ova").display().to_string();
+    run("tar", &["-C", folder.path().to_str().unwrap(), "-xf", &ova]).unwrap();
+    // UEFI, a SATA controller and VMXNET3, then BIOS and the controller that VMware's own guests move to.
+    for (firmware, device) in
+        [(Firmware::Uefi, "-device ich9-ahci,id=sata -device ide-hd,bus=sata.0,{}"), (Firmware::Bios, "-device pvscsi -device scsi-hd,{}")]
+    {
+        let own = tempfile::tempdir().unwrap();
+        let mut node = Node::of_artifact(own.path(), &folder.path().join("appliance-0.1.0-disk1.vmdk")).unwrap();
+        node.disk.device = device;
+        node.card = "vmxnet3";
+        let (vm, seconds) = node.boot(firmware).unwrap();
+        println!("OVA, {device}: ready after {seconds} s of the node's own time");
+        check(&node, Slot::A);
+        assert!(node.ssh("findmnt -n -o SOURCE /var; readlink -f /sys/class/net/e*/device/driver").unwrap().ends_with("/vmxnet3"));
+        node.shut_down(vm).unwrap();
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn soak_hardware_image_starts_from_virtio_sata_nvme_usb_and_scsi_disks() {
         minimal.display()
     );
     std::fs::write(folder.path().join("hardware.yaml"), profile).unwrap();
-    let image = build(folder.path(), "hardware");
+    let image = build(folder.path(), "hardware", "raw");
     for (number, (name, device)) in DISKS.into_iter().enumerate() {
         let own = folder.path().join(number.to_string());
         std::fs::create_dir(&own).unwrap();

@@ -68,7 +68,7 @@ pub enum Command {
         chasi-bod run site.yaml --print              # the QEMU command, for this or another machine\n\nLeave the machine with Ctrl-A X."
     )]
     // What boots here is a QCOW2 disk.
-    #[command(mut_arg("formats", |arg| arg.hide(true)), mut_arg("raw_sum", |arg| arg.hide(true)))]
+    #[command(mut_arg("formats", |arg| arg.hide(true)), mut_arg("raw_sum", |arg| arg.hide(true)), mut_arg("ova_key", |arg| arg.hide(true)))]
     Run(RunArgs),
     /// Show partitions, loaders, kernels, packages, images and charts of a disk image, or the files of its root file system.
     #[command(
@@ -236,6 +236,9 @@ pub struct BuildArgs {
     /// The node binary (`chasi-bod-node`, made by `make tools`); looked for beside this command when absent.
     #[arg(long, env = "CHASI_BOD_NODE", value_name = "FILE")]
     pub node_binary: Option<PathBuf>,
+    /// Sign the OVA: PEM file with an RSA key and its certificate, which importers show as the publisher.
+    #[arg(long, value_name = "FILE")]
+    pub ova_key: Option<PathBuf>,
 }
 
 /// Names of the formats, for help and completion too.

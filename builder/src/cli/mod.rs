@@ -10,6 +10,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, ValueEnum};
 use firstboot::verbs::{self, Place};
@@ -20,6 +21,7 @@ use serde::Serialize;
 use crate::assemble::scratch;
 use crate::compare::Level;
 use crate::emit::OutputFormat;
+use crate::emit::ova::signature::Signer;
 use crate::pipeline::{self, Build, Locking, Network, Outcome, RawSum, Reach};
 use crate::progress::Progress;
 use crate::publish::{self, Published};
@@ -156,6 +158,7 @@ fn request(args: &BuildArgs) -> Result<Build> {
         reach: reach(args.offline, &args.registries)?,
         raw_sum: if args.raw_sum { RawSum::Write } else { RawSum::Omit },
         node_binary: args.node_binary.clone(),
+        signer: args.ova_key.as_deref().map(Signer::read).transpose()?.map(Arc::new),
     })
 }
 

@@ -38,6 +38,20 @@ pub enum How {
     Changed,
 }
 
+impl How {
+    /// All, in the order in which they are told.
+    pub const ALL: [Self; 3] = [Self::Added, Self::Removed, Self::Changed];
+
+    /// Its word for people.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Removed => "removed",
+            Self::Changed => "changed",
+        }
+    }
+}
+
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -295,9 +295,8 @@ impl fmt::Display for Comparison {
 
 impl fmt::Display for Compared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = |how: How| self.changes.iter().filter(|c| c.change == how).count();
-        let counts = [(count(How::Added), "added"), (count(How::Removed), "removed"), (count(How::Changed), "changed")];
-        let mut told: Vec<_> = counts.into_iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
+        let counted = How::ALL.map(|how| (how, self.changes.iter().filter(|c| c.change == how).count()));
+        let mut told: Vec<_> = counted.iter().filter(|(_, n)| *n > 0).map(|(how, n)| format!("{n} {}", how.word())).collect();
         told.push(match (&self.not_compared, self.same) {
             (Some(why), _) => format!("not compared: {}", visible(why)),
             (None, Some(same)) => format!("{same} the same"),
@@ -306,8 +305,7 @@ impl fmt::Display for Compared {
         writeln!(f, "{}: {}", self.level.name(), told.join(", "))?;
         self.changes.iter().filter(|c| c.of.is_none()).try_for_each(|change| writeln!(f, "  {change}"))?;
         for (owner, counts) in files::by_owner(&self.changes) {
-            let words = [(How::Added, "added"), (How::Removed, "removed"), (How::Changed, "changed")];
-            let told: Vec<_> = words.iter().filter_map(|(how, word)| Some(format!("{} {word}", counts.get(how)?))).collect();
+            let told: Vec<_> = How::ALL.iter().filter_map(|how| Some(format!("{} {}", counts.get(how)?, how.word()))).collect();
             writeln!(f, "  files of {}: {}", visible(owner), told.join(", "))?;
         }
         Ok(())

@@ -140,6 +140,8 @@ pub struct Machine {
     pub has_cluster: bool,
     /// What a medium or a network boot starts with.
     pub start: Option<iso::Start>,
+    /// Who signs the appliance.
+    pub signer: Option<Arc<ova::signature::Signer>>,
 }
 
 /// What each disk format can do.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use layers::node::Slot;
+use layers::node::{Slot, partition};
 use layers::profile::Profile;
 use layers::units::{Bytes, Digest, Seed};
 use layers::{Error, Result, bootstate, medium};
 
+use super::Image;
 use super::grub::{self, Grub};
 use crate::assemble::editor::Editor;
 use crate::disk::file::{FileAt, Window};
@@ -82,7 +83,7 @@ pub fn command_line(profile: &Profile, root_hash: &Digest) -> String {
 }
 
 /// Where the disk has kernel and initramfs: those of slot A, in the ESP.
-pub fn places(files: &BootFiles, disk: &Disk, partition: &Partition) -> Result<Vec<Place>> {
+fn places(files: &BootFiles, disk: &Disk, partition: &Partition) -> Result<Vec<Place>> {
     let esp = Window::new(disk, partition.offset, partition.size);
     let place = |name: &str, path: &'static str, content: &Arc<Vec<u8>>| {
         let found = fat::place(&esp, &format!("slot-a/{name}"))?;
@@ -94,7 +95,8 @@ pub fn places(files: &BootFiles, disk: &Disk, partition: &Partition) -> Result<V
 }
 
 /// What a medium starts with.
-pub fn start(profile: &Profile, seed: &Seed, files: &BootFiles, places: Vec<Place>, root_hash: &Digest, grub: &grub::Medium, store: &Store) -> Start {
+pub fn start(profile: &Profile, seed: &Seed, image: &Image, grub: &grub::Medium, store: &Store) -> Result<Start> {
+    let Image { boot: files, root_hash, .. } = image;
     let command_line = command_line(profile, root_hash);
     // A profile that names the disk wants it installed to.
     let default = if profile.disk.target.is_some() { "install" } else { "live" };
@@ -107,10 +109,10 @@ pub fn start(profile: &Profile, seed: &Seed, files: &BootFiles, places: Vec<Plac
         ("version", profile.version.clone()),
         ("commandLine", command_line.clone()),
     ];
-    Start {
+    Ok(Start {
         kernel: files.kernel.clone(),
         initrd: files.initrd.clone(),
-        places,
+        places: places(files, &image.disk, image.layout.partition(partition::ESP)?)?,
         command_line,
         menu: values.iter().fold(MEDIUM_CFG.to_string(), |menu, (key, value)| menu.replace(&format!("{{{{{key}}}}}"), value)),
         root_hash: *root_hash,
@@ -119,7 +121,7 @@ pub fn start(profile: &Profile, seed: &Seed, files: &BootFiles, places: Vec<Plac
         efi: grub.efi.clone(),
         scratch: store.root().join("tmp"),
         made: Arc::default(),
-    }
+    })
 }
 
 /// What goes into an ESP.

@@ -32,6 +32,7 @@ use serde::Serialize;
 use crate::defs;
 use crate::disk::layout::Layout;
 use crate::disk::{Disk, ReadAt, bios, gpt};
+use crate::emit::ova::signature::Signer;
 use crate::emit::{self, Machine, OutputFormat};
 use crate::fs::{erofs, verity};
 use crate::inspect::Check;
@@ -106,6 +107,15 @@ pub struct Build {
     pub raw_sum: RawSum,
     /// The node binary; looked for beside this program when absent.
     pub node_binary: Option<PathBuf>,
+    /// Who signs an appliance.
+    pub signer: Option<Arc<Signer>>,
+}
+
+impl Build {
+    /// Who signs the artifact of a format.
+    fn signed_by(&self, format: OutputFormat) -> Option<Digest> {
+        self.signer.as_ref().filter(|_| format == OutputFormat::Ova).map(|signer| signer.fingerprint())
+    }
 }
 
 /// A profile with its plan.
@@ -291,16 +301,17 @@ fn finished(key: &Key<'_>, target: &Path, store: &Store) -> Result<Option<BuildR
     Ok((store.load::<Digest>("built", &place)? == Some(made_from)).then_some(record))
 }
 
-/// Whether a record has the artifact of a format, with a digest where one is asked for.
-fn holds(record: &BuildRecord, profile: &Profile, format: OutputFormat, raw_sum: RawSum) -> bool {
+/// Whether a record has the artifact of a format, with a digest and signed where that is asked for.
+fn holds(record: &BuildRecord, profile: &Profile, format: OutputFormat, request: &Build) -> bool {
     let name = file_name(profile, format);
-    record.artifacts.iter().any(|a| a.file == name && (a.sha256.is_some() || format != OutputFormat::Raw || raw_sum == RawSum::Omit))
+    let has_sum = |a: &Artifact| a.sha256.is_some() || format != OutputFormat::Raw || request.raw_sum == RawSum::Omit;
+    record.artifacts.iter().any(|a| a.file == name && has_sum(a) && a.signed_by == request.signed_by(format))
 }
 
 /// The finished folder, when a build would make the same and it holds every format asked for.
 fn unchanged(request: &Build, key: &Key<'_>, target: &Path, store: &Store) -> Result<Option<Outcome>> {
     let Some(record) = finished(key, target, store)? else { return Ok(None) };
-    if !request.formats.iter().all(|f| holds(&record, &key.planned.profile, *f, request.raw_sum)) {
+    if !request.formats.iter().all(|f| holds(&record, &key.planned.profile, *f, request)) {
         return Ok(None);
     }
     let files = record.artifacts.iter().map(|a| target.join(&a.file)).collect();
@@ -354,11 +365,9 @@ fn write(request: &Build, key: &Key<'_>, image: &Image, target: &Path, store: &S
         eprintln!("notice: replacing version {version} with content id {id} ({}): raise `version` for an image that is published", files.join(", "));
     }
     let staging = Staging::begin(target)?;
-    let mut machine = machine(key);
+    let mut machine = machine(request, key);
     if request.formats.iter().any(|format| [OutputFormat::Iso, OutputFormat::Pxe].contains(format)) {
-        let places = boot::places(&image.boot, &image.disk, image.layout.partition(partition::ESP)?)?;
-        let grub = grub::medium(store, &key.lock)?;
-        machine.start = Some(boot::start(&key.planned.profile, &key.planned.seed(), &image.boot, places, &image.root_hash, &grub, store));
+        machine.start = Some(boot::start(&key.planned.profile, &key.planned.seed(), image, &grub::medium(store, &key.lock)?, store)?);
     }
     let mut formats = request.formats.clone();
     formats.sort();
@@ -376,7 +385,7 @@ fn write(request: &Build, key: &Key<'_>, image: &Image, target: &Path, store: &S
 }
 
 /// What artifacts say of the machine.
-fn machine(key: &Key<'_>) -> Machine {
+fn machine(request: &Build, key: &Key<'_>) -> Machine {
     let Profile { name, version, machine, .. } = &key.planned.profile;
     Machine {
         name: name.clone(),
@@ -387,6 +396,7 @@ fn machine(key: &Key<'_>) -> Machine {
         memory: machine.memory,
         has_cluster: key.planned.roles.contains(CLUSTER_ROLE),
         start: None,
+        signer: request.signer.clone(),
     }
 }
 
@@ -405,7 +415,7 @@ fn artifact(request: &Build, machine: &Machine, format: OutputFormat, image: &Im
         OutputFormat::Raw => ((request.raw_sum == RawSum::Write).then(|| output::sha256(&path)).transpose()?, None),
         _ => output::sums(&path).map(|(sha256, check)| (Some(sha256), Some(check)))?,
     };
-    Ok(Artifact { file, size, sha256, check, block_map })
+    Ok(Artifact { file, size, sha256, check, block_map, signed_by: request.signed_by(format) })
 }
 
 /// Artifacts of the same image that this build was not asked for stay.

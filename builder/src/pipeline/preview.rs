@@ -130,7 +130,7 @@ pub fn preview(request: &Build, store: &Store) -> Result<Preview> {
     let key: Option<Key<'_>> = found.current().map(|lock| key(&planned, lock.clone(), &node)).transpose()?;
     let record = key.map(|key| finished(&key, &target, store)).transpose()?.flatten();
     let output = |format: &OutputFormat| {
-        let up_to_date = record.as_ref().is_some_and(|r| holds(r, &planned.profile, *format, request.raw_sum));
+        let up_to_date = record.as_ref().is_some_and(|r| holds(r, &planned.profile, *format, request));
         Output {
             file: target.join(file_name(&planned.profile, *format)),
             state: if up_to_date { OutputState::UpToDate } else { OutputState::WouldWrite },

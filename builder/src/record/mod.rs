@@ -122,6 +122,9 @@ pub struct Artifact {
     /// The block map beside a raw image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_map: Option<Named>,
+    /// SHA-256 of the certificate of who signed the appliance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<Digest>,
 }
 
 impl Artifact {

@@ -82,7 +82,7 @@ fn with_300_mb_more(folder: &Path) -> std::path::PathBuf {
         let target = folder.join("layer").join(name).display().to_string();
         exec::run("sh", &["-c", &format!("head -c 150000000 /dev/urandom > {target}")]).unwrap();
     }
-    build(folder, "more")
+    build(folder, "more", "raw")
 }
 
 #[test]

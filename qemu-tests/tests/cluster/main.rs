@@ -80,7 +80,7 @@ fn build_more(folder: &Path, name: &str, more: &str) -> PathBuf {
     let profile = folder.join(format!("{name}.yaml"));
     std::fs::write(&profile, format!("extends: {}\nname: {name}\n{more}", profiles().join("cluster.yaml").display())).unwrap();
     std::fs::copy(profiles().join("standalone.lock"), profile.with_extension("lock")).unwrap();
-    build(folder, name)
+    build(folder, name, "raw")
 }
 
 /// A program of the shipped image in a folder of this machine, under the name that it goes by.

@@ -23,8 +23,12 @@ const MOST: u64 = 4096;
 /// The disk inside a medium: what is packed, with the medium's files in their places.
 pub fn open(file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
     check_end(file.as_ref())?;
-    let packed = find(&file, DISK)?;
-    let text = find(&file, PLACES)?;
+    let device = Device { disk: file.as_ref(), file: None };
+    let mut iso =
+        IsoFs::mount(device, MountOptions::new().read_only()).map_err(|e| Error::input(format!("reading the ISO 9660 file system: {e}")))?;
+    let mut find = |path: &str| find(&mut iso, &file, path);
+    let packed = find(DISK)?;
+    let text = find(PLACES)?;
     if text.len() > MOST {
         return Err(Error::input(format!("reading /{PLACES} of the medium: it has {} bytes", text.len())));
     }
@@ -34,7 +38,7 @@ pub fn open(file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
     let mut disk = Disk::new(rest.len());
     let mut at = 0;
     for (offset, path) in places(&String::from_utf8_lossy(&bytes))? {
-        let content = find(&file, &path)?;
+        let content = find(&path)?;
         let end = offset.checked_add(content.len()).filter(|end| at <= offset && *end <= rest.len());
         let end = end.ok_or_else(|| Error::input(format!("reading /{PLACES} of the medium: {path} at {offset} lies over another one or the end")))?;
         disk.put(at, Arc::new(Window::new(rest.clone(), at, offset - at)))?;
@@ -46,10 +50,8 @@ pub fn open(file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
 }
 
 /// A file of the medium.
-fn find(medium: &Arc<dyn ReadAt>, path: &str) -> Result<Arc<dyn ReadAt>> {
+fn find(iso: &mut IsoFs<Device<'_>>, medium: &Arc<dyn ReadAt>, path: &str) -> Result<Arc<dyn ReadAt>> {
     let reading = || format!("reading /{path} of the medium");
-    let mut iso = IsoFs::mount(Device { disk: medium.as_ref(), file: None }, MountOptions::new().read_only())
-        .map_err(|e| Error::input(format!("reading the ISO 9660 file system: {e}")))?;
     let mut node = iso.root();
     for name in path.split('/') {
         node =

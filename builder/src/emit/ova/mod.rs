@@ -2,6 +2,7 @@
 
 pub mod descriptor;
 pub mod reader;
+pub mod signature;
 pub mod writer;
 
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! Reads the disk of an OVA, ours or foreign, after its manifest has been compared.
+//! Reads the disk of an OVA, ours or foreign, after its manifest and the manifest's signature have been compared.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use layers::units::Digest;
 use layers::{Context, Error, Fault, Result};
 
-use super::descriptor;
+use super::{descriptor, signature};
 use crate::disk::file::Window;
 use crate::disk::{ReadAt, sha256};
 use crate::emit::archive;
@@ -25,6 +25,9 @@ pub fn open(file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
     let part = files.get(&disk).ok_or_else(|| Error::input(format!("reading the OVA: `{disk}`, which its descriptor names, is missing")))?;
     if let Some((name, manifest)) = of_kind(".mf") {
         let manifest = text(file.as_ref(), manifest).context(|| format!("reading {name}"))?;
+        if let Some((_, certificate)) = of_kind(".cert") {
+            signature::compare(&text(file.as_ref(), certificate)?, name, &manifest)?;
+        }
         compare(file.as_ref(), &files, &manifest)?;
     }
     let window = Window::new(file, part.start, part.end - part.start);

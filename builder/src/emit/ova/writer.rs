@@ -1,7 +1,7 @@
 //! Writes OVA.
 //!
 //! ```text
-//! tar: descriptor | disk | manifest
+//! tar: descriptor | disk | manifest | certificate, when signed
 //! ```
 
 use std::fs::File;
@@ -41,10 +41,19 @@ pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
     put(out, &header(&format!("{name}.ovf"), room, machine.epoch)?, 0)?;
     put(out, text.as_bytes(), BLOCK)?;
     put(out, &header(&told.file, told.file_size, machine.epoch)?, BLOCK + room)?;
-    let entry = [header(&format!("{name}.mf"), manifest.len() as u64, machine.epoch)?.as_slice(), manifest.as_bytes()].concat();
-    put(out, &entry, end)?;
+    let mut texts = vec![(format!("{name}.mf"), manifest)];
+    if let Some(signer) = &machine.signer {
+        let (file, manifest) = &texts[0];
+        texts.push((format!("{name}.cert"), signer.certificate_file(file, manifest)?));
+    }
+    let mut at = end;
+    for (file, text) in texts {
+        put(out, &header(&file, text.len() as u64, machine.epoch)?, at)?;
+        put(out, text.as_bytes(), at + BLOCK)?;
+        at = (at + BLOCK + text.len() as u64).next_multiple_of(BLOCK);
+    }
     // An archive ends with two blocks of zeros.
-    let length = (end + entry.len() as u64).next_multiple_of(BLOCK) + 2 * BLOCK;
+    let length = at + 2 * BLOCK;
     out.set_len(length).fault(Fault::Environment, || format!("making room for {length} bytes"))
 }
 

@@ -43,6 +43,7 @@ pub fn machine() -> Machine {
         memory: Bytes(4 << 30),
         has_cluster: true,
         start: Some(start),
+        signer: None,
     }
 }
 

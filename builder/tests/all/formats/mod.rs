@@ -99,7 +99,7 @@ fn golden_digests_of_a_small_image() {
             "cf3cce1f4311b66b32fd36aa3fb53b2b50bd109da686d8e9fe10cd0aa59a211f",
             "e8452c554cfb2865cdedd0bce0a8b72bbf27cc99e36645bc2f4b4889c9f1393c",
             "ef81ab8dfe8a150263ac3ccef300190a8ccb2293c0a6da5290f1edf129b4e2c5",
-            "d879297e6000dfd0ea25c97d0d73fa6f36a55577f425f3763a71a7bfebc67e16",
+            "ec014e70817344f66c6d1ea86203c427504616366fa08e06e9b9167d585aba39",
             "92047d500e0b36929cda569df3d8df283210ab68c6f8e6a2bd6d90656ba790bf",
             "fdd4d9453ca53478e58a19e1bedd1589460616ec1a687988faf2b85fadd42f47",
             "acb041d600a98b0cb37a38762a6710850fa0b9f9dc033048eb6cb46e82ae4005"

@@ -1,9 +1,11 @@
 //! OVA against tar, sha256sum, qemu-img and the Common OVF Tool, and rows D6 of the fault list.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use builder::emit::ova::descriptor::{CLUSTER, NODE};
+use builder::emit::ova::signature::Signer;
 use builder::emit::{Machine, OutputFormat, emit, open};
 use layers::node::ImageRecord;
 use layers::settings::{Item, Settings};
@@ -106,6 +108,57 @@ fn error(dir: &Path, files: &[(&str, &[u8])]) -> String {
     }
     archive.into_inner().unwrap();
     open(&path).unwrap_err().to_string()
+}
+
+/// A file with a new key and its certificate.
+fn identity(dir: &Path, name: &str, algorithm: &str) -> PathBuf {
+    let (key, certificate, both) = (dir.join("key"), dir.join("crt"), dir.join(name));
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-nodes", "-subj", "/CN=Example Publisher", "-days", "30", "-newkey"]).args(algorithm.split(' '));
+    run(command.arg("-keyout").arg(&key).arg("-out").arg(&certificate));
+    std::fs::write(&both, [std::fs::read(key).unwrap(), std::fs::read(certificate).unwrap()].concat()).unwrap();
+    both
+}
+
+#[test]
+fn d6_an_appliance_is_signed_and_a_changed_manifest_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let pem = identity(dir.path(), "signer.pem", "rsa:2048");
+    let machine = Machine { signer: Some(Arc::new(Signer::read(&pem).unwrap())), ..machine() };
+    let ova = dir.path().join("site.ova");
+    emit(OutputFormat::Ova, &small(), &machine, &ova).unwrap();
+    let once = std::fs::read(&ova).unwrap();
+    emit(OutputFormat::Ova, &small(), &machine, &ova).unwrap();
+    assert!(once == std::fs::read(&ova).unwrap(), "signed twice, the bytes are not the same");
+    assert!(same(&small(), open(&ova).unwrap().1.as_ref()));
+    run(Command::new("tar").args(["-C"]).arg(dir.path()).arg("-xf").arg(&ova));
+    let text = std::fs::read_to_string(dir.path().join("site-1.2.3.cert")).unwrap();
+    let signature = text.lines().next().unwrap().strip_prefix("SHA256(site-1.2.3.mf)= ").unwrap();
+    std::fs::write(dir.path().join("signature"), hex::decode(signature).unwrap()).unwrap();
+    let judge = "openssl x509 -in site-1.2.3.cert -noout -pubkey > public &&
+        openssl dgst -sha256 -verify public -signature signature site-1.2.3.mf && openssl x509 -in site-1.2.3.cert -noout -subject";
+    let said = run(Command::new("sh").args(["-c", judge]).current_dir(dir.path()));
+    assert!(said.contains("Verified OK") && said.contains("Example Publisher"), "{said}");
+
+    let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+    let (ovf, disk, cert) = (read("site-1.2.3.ovf"), read("site-1.2.3-disk1.vmdk"), read("site-1.2.3.cert"));
+    let manifest = [&read("site-1.2.3.mf")[..], b"\n"].concat();
+    let files = [("site-1.2.3.ovf", &ovf[..]), ("site-1.2.3-disk1.vmdk", &disk), ("site-1.2.3.mf", &manifest), ("site-1.2.3.cert", &cert)];
+    assert!(error(dir.path(), &files).contains("its key has not signed `site-1.2.3.mf` as it is"));
+
+    let refused = |path: &Path| Signer::read(path).unwrap_err().to_string();
+    let (other, curve) = (identity(dir.path(), "other.pem", "rsa:2048"), identity(dir.path(), "curve.pem", "ec -pkeyopt ec_paramgen_curve:P-256"));
+    let certificate = dir.path().join("crt");
+    assert!(refused(&certificate).contains("it has no private key in PEM"));
+    assert!(refused(&dir.path().join("key")).contains("its key is no RSA key that can sign"));
+    assert!(refused(&curve).contains("curve.pem: its key is no RSA key that can sign"));
+    let (ours, theirs) = (std::fs::read_to_string(&pem).unwrap(), std::fs::read_to_string(&other).unwrap());
+    let begin = |text: &str| text.find("-----BEGIN CERTIFICATE").unwrap();
+    std::fs::write(&other, [&ours[..begin(&ours)], &theirs[begin(&theirs)..]].concat()).unwrap();
+    assert!(refused(&other).contains("its first certificate is that of another key"));
+    std::fs::write(&other, &ours[..begin(&ours)]).unwrap();
+    assert!(refused(&other).contains("it has no certificate in PEM"));
+    assert!(refused(&dir.path().join("none")).contains("No such file"));
 }
 
 #[test]
