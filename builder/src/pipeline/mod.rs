@@ -30,6 +30,7 @@ use layers::units::{Bytes, Digest, Seed};
 use layers::{Context, Error, Result};
 use serde::Serialize;
 
+use crate::assemble::scratch;
 use crate::defs;
 use crate::disk::layout::Layout;
 use crate::disk::{Disk, ReadAt, bios, gpt};
@@ -271,6 +272,8 @@ pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outco
         return Ok(outcome);
     }
     Staging::check(&target)?;
+    // A build that finds all else in the store lays out no root, which would look for what killed ones left, too.
+    scratch::remove_stale(&store);
     let lock = locking::ensure(&planned, request.locking, &request.reach, &store, progress)?;
     let key = match known {
         Some(key) if key.lock == lock => key,
