@@ -28,7 +28,7 @@ use qemu_tests::uml::Net;
 use qemu_tests::vm::Vm;
 
 /// Seconds until a cluster has formed on a machine that does other work, too.
-const FORMED: u64 = 600;
+const FORMED: u64 = 900;
 const ADMIN: &str = "export KUBECONFIG=/etc/kubernetes/admin.conf;";
 /// An image of the seed whose program is kubectl, too: it asks for a name by the cluster's DNS and for a Service by its address.
 const CLIENT: &str = "registry.k8s.io/kube-scheduler:v1.36.3";
