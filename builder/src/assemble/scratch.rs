@@ -82,7 +82,6 @@ pub fn use_executable(path: &Path) {
 impl Root {
     /// Writes a tree to a scratch folder: in memory where there is plenty, else in the store. Mount points of the sandbox are added where the tree has none.
     pub fn materialize(store: &Store, tree: &Tree) -> Result<Self> {
-        remove_stale(store);
         let dir = match workspace::roomy_memory(room(tree)) {
             Some(memory) => Scratch::new_in(memory),
             None => store.scratch(),

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::pulls::Renewal;
 use super::{Locking, Network, Planned, Reach, grub, pulls, seed, sources};
+use crate::assemble::scratch;
 use crate::progress::Progress;
 use crate::source::deb::{self, Archive, Fetched, Mirrors, Offline, Request, Update, Updates};
 use crate::source::http::{Client, Limits};
@@ -121,6 +122,7 @@ fn keyring(planned: &Planned) -> Result<PathBuf> {
 /// Makes the lock anew, offline from the indices that the store holds; returns the former one too. Without `update` packages keep their versions
 /// and images their digests where that is possible; with names those move that are named, with none all.
 pub fn relock(planned: &Planned, update: Option<&[String]>, reach: &Reach, store: &Store, progress: &Progress) -> Result<(Option<Lock>, Lock)> {
+    scratch::remove_stale(store);
     let before = existing(&path_of(&planned.path))?;
     let renewal = Renewal::of(update);
     let packages = update.map(|names| names.iter().filter(|name| !pulls::is_image(name)).cloned().collect::<Vec<_>>());

@@ -272,7 +272,7 @@ pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outco
         return Ok(outcome);
     }
     Staging::check(&target)?;
-    // A build that finds all else in the store lays out no root, which would look for what killed ones left, too.
+    // Also by a build that finds all else in the store and lays out no root itself.
     scratch::remove_stale(&store);
     let lock = locking::ensure(&planned, request.locking, &request.reach, &store, progress)?;
     let key = match known {

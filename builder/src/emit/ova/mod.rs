@@ -43,3 +43,14 @@ pub fn is_appliance(file: &dyn ReadAt) -> Result<bool> {
     let header = tar::Header::from_byte_slice(&head);
     Ok(header.as_ustar().is_some() && header.path_bytes().to_ascii_lowercase().ends_with(b".ovf"))
 }
+
+/// A line of a manifest or of its certificate file (DSP0243 1.1.0, 5.1): the digest or the signature of a file, in hexadecimal.
+fn line(file: &str, value: &str) -> String {
+    format!("SHA256({file})= {value}\n")
+}
+
+/// The file and the value of such a line; others, of digests that are not known, have none.
+fn parse_line(line: &str) -> Option<(&str, &str)> {
+    let (file, value) = line.strip_prefix("SHA256")?.trim_start().strip_prefix('(')?.split_once(")=")?;
+    Some((file, value.trim()))
+}

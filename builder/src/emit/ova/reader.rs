@@ -7,7 +7,7 @@ use std::sync::Arc;
 use layers::units::Digest;
 use layers::{Context, Error, Fault, Result};
 
-use super::{descriptor, signature};
+use super::{descriptor, parse_line, signature};
 use crate::disk::file::Window;
 use crate::disk::{ReadAt, sha256};
 use crate::emit::archive;
@@ -47,13 +47,11 @@ fn text(file: &dyn ReadAt, part: &Range<u64>) -> Result<String> {
 /// Compares the files with the manifest's SHA256 lines; other digests are not known and not compared.
 fn compare(file: &dyn ReadAt, files: &BTreeMap<String, Range<u64>>, manifest: &str) -> Result<()> {
     for line in manifest.lines() {
-        let Some((name, digest)) = line.strip_prefix("SHA256").and_then(|rest| rest.trim_start().strip_prefix('(')?.split_once(")=")) else {
-            continue;
-        };
+        let Some((name, digest)) = parse_line(line) else { continue };
         let refused = |why: String| Err(Error::input(format!("reading the OVA: {why}")));
         let Some(part) = files.get(name) else { return refused(format!("`{name}`, which its manifest names, is missing")) };
         let found = sha256(&Window::new(file, part.start, part.end - part.start))?;
-        match digest.trim().parse::<Digest>() {
+        match digest.parse::<Digest>() {
             Ok(expected) if expected == found => {}
             Ok(expected) => return refused(format!("`{name}` has SHA-256 {}, its manifest says {}", found.hex(), expected.hex())),
             Err(why) => return refused(format!("the manifest's digest of `{name}` is none: {why}")),

@@ -17,6 +17,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_cert::Certificate;
 use x509_cert::der::{Decode as _, EncodePem as _, pem::LineEnding};
 
+use super::{line, parse_line};
+
 /// Largest file of key and certificate, in bytes.
 const LARGEST: u64 = 64 << 10;
 
@@ -77,21 +79,19 @@ impl Signer {
             .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text.as_bytes(), &mut signature)
             .map_err(|_| Error::internal(format!("signing {manifest}")))?;
         let pem = self.certificate.to_pem(LineEnding::LF).map_err(|e| Error::internal(format!("writing the certificate: {e}")))?;
-        Ok(format!("SHA256({manifest})= {}\n{pem}", hex::encode(signature)))
+        Ok(line(manifest, &hex::encode(signature)) + &pem)
     }
 }
 
 /// Holds a manifest against its certificate file, if that has a SHA-256: whether the key of the certificate has signed it. Whose certificate it is, is not asked.
 pub fn compare(certificate_file: &str, manifest: &str, text: &str) -> Result<()> {
     let Some((said, pem)) = certificate_file.split_once('\n') else { return Ok(()) };
-    let Some((name, signature)) = said.strip_prefix("SHA256").and_then(|rest| rest.trim_start().strip_prefix('(')?.split_once(")=")) else {
-        return Ok(());
-    };
+    let Some((name, signature)) = parse_line(said) else { return Ok(()) };
     let refused = |why: &str| Error::input(format!("reading the OVA's certificate file: {why}"));
     if name != manifest {
         return Err(refused(&format!("it signs `{name}`, the manifest is `{manifest}`")));
     }
-    let signature = hex::decode(signature.trim()).map_err(|_| refused("its signature is not hexadecimal"))?;
+    let signature = hex::decode(signature).map_err(|_| refused("its signature is not hexadecimal"))?;
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| refused("it has no certificate in PEM"))?;
     let certificate = Certificate::from_der(&der).map_err(|e| refused(&e.to_string()))?;
     UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, public_key(&certificate))

@@ -10,6 +10,7 @@ use layers::units::Digest;
 use layers::{Context, Fault, Result};
 
 use super::descriptor::{self, Disk};
+use super::line;
 use crate::disk::file::{FileAt, Window};
 use crate::disk::{ReadAt, sha256};
 use crate::emit::archive::{BLOCK, header};
@@ -37,7 +38,7 @@ pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
     let file = FileAt::new(out.try_clone().fault(Fault::Environment, || "reading what was written".into())?, told.file.clone())?;
     let digest = sha256(&Window::new(&file as &dyn ReadAt, begin, told.file_size))?;
     let manifest: String =
-        [(format!("{name}.ovf"), Digest::of(text.as_bytes())), (told.file.clone(), digest)].map(|(file, digest)| line(&file, digest)).concat();
+        [(format!("{name}.ovf"), Digest::of(text.as_bytes())), (told.file.clone(), digest)].map(|(file, digest)| line(&file, &digest.hex())).concat();
     put(out, &header(&format!("{name}.ovf"), room, machine.epoch)?, 0)?;
     put(out, text.as_bytes(), BLOCK)?;
     put(out, &header(&told.file, told.file_size, machine.epoch)?, BLOCK + room)?;
@@ -55,9 +56,4 @@ pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
     // An archive ends with two blocks of zeros.
     let length = at + 2 * BLOCK;
     out.set_len(length).fault(Fault::Environment, || format!("making room for {length} bytes"))
-}
-
-/// A line of the manifest.
-fn line(file: &str, digest: Digest) -> String {
-    format!("SHA256({file})= {}\n", digest.hex())
 }
