@@ -1,7 +1,9 @@
 //! The built image under User-Mode Linux: our init, verity, state, systemd and agent without emulation.
 
-use qemu_tests::node::{Node, artifact, artifacts};
+use qemu_tests::exec;
+use qemu_tests::node::{Node, READY, artifact, artifacts};
 use qemu_tests::uml::Net;
+use qemu_tests::vm::Firmware;
 
 #[test]
 fn uml_the_image_boots_and_a_reboot_keeps_the_state() {
@@ -34,6 +36,38 @@ fn kernel_has_what_clusters_need(node: &Node) {
     node.ssh(&format!("{bridged} && {addressed} && ping -c 1 -W 10 10.9.0.2")).unwrap();
     node.ssh("ip netns del pod && ip link del b0 && ip link add vx0 type vxlan id 7 dstport 4789 dev vec0 && ip link del vx0").unwrap();
     assert_eq!(node.ssh("grep -c '^cpu MHz.*[0-9]' /proc/cpuinfo").unwrap(), "1");
+}
+
+/// Its card has a name of its own, which the harness otherwise gives an address.
+const BY_DHCP: &str = "chasi.set=network={interfaces:[{name:lan,match:{name:vec0},dhcp:true}]}";
+
+#[test]
+#[ignore = "soak: waits for five minutes"]
+fn soak_uml_f2_a_network_that_comes_late_or_has_only_ipv6_is_waited_for() {
+    let raw = artifact(&artifacts("minimal").unwrap(), "raw").unwrap();
+    let late = "--dhcp-range=10.77.0.11,10.77.0.11,1h";
+    for (options, delay, wanted) in [(late, 300, "vec0 10.77.0.11/24"), ("--dhcp-range=fd77::,ra-only --enable-ra", 10, "vec0 fd77::")] {
+        let (folder, net) = (tempfile::tempdir().unwrap(), Net::new(1).unwrap());
+        let (node, firmware) = Node::in_uml(folder.path(), &raw, &net, 1).unwrap();
+        let Firmware::Uml { kernel, initrd, command_line, link } = firmware else { unreachable!("a node of the UML lane") };
+        let mut vm = node.start(Firmware::Uml { kernel, initrd, command_line: format!("{command_line} {BY_DHCP}"), link: link.clone() }).unwrap();
+        vm.wait("network waiting no address yet", READY).unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(delay));
+        let leases = folder.path().join("leases");
+        let server = format!(
+            "dnsmasq --keep-in-foreground --port=0 --interface=br0 --user=root --leasefile-ro --dhcp-leasefile={} {options}",
+            leases.display()
+        );
+        node.beside("ip", &["addr", "add", "fd77::1/64", "dev", "br0", "nodad"]).unwrap();
+        let mut server = exec::start("nsenter", &link.inside(&server.split(' ').collect::<Vec<_>>())).unwrap();
+        let line = vm.wait("network done", 120).unwrap();
+        println!("{options}: {:.0} s after power-on: {line}", vm.age().as_secs_f64());
+        assert!(line.contains(wanted), "{line}");
+        vm.wait(" ready", 60).unwrap();
+        server.kill().unwrap();
+        server.wait().unwrap();
+        vm.kill();
+    }
 }
 
 #[test]

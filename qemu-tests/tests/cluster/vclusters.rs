@@ -264,7 +264,8 @@ fn an_application_changes_and_goes(node: &Node) {
 /// vcluster's own chart by itself, as a component: without the image volume its init container takes the same programs from the same image.
 fn upstreams_chart_alone_works_with_the_same_images(node: &Node) {
     let values = "{controlPlane: {statefulSet: {persistence: {binariesVolume: [{name: binaries, emptyDir: {}}]}}}}";
-    let spec = format!("source: {{chart: {{name: vcluster}}}}\n  target: {{namespace: plain}}\n  values: {values}");
+    let version = kube(node, "helm list -A --no-headers | grep -o 'vcluster-[0-9][0-9.]*' | head -n 1 | cut -d - -f 2");
+    let spec = format!("source: {{chart: {{name: vcluster, version: {version}}}}}\n  target: {{namespace: plain}}\n  values: {values}");
     let manifest = format!("apiVersion: chasi-bod.io/v1alpha1\nkind: Component\nmetadata: {{name: plain}}\nspec:\n  {spec}\n");
     kube(node, &format!("kubectl apply -f - <<'END'\n{manifest}END"));
     phase(node, "comp/plain", "READY");

@@ -31,10 +31,15 @@ fn setting(node: &mut Node, setting: &str) {
 
 /// Powers on and takes `Install` from GRUB's menu.
 fn install(node: &Node, firmware: Firmware) -> Vm {
+    choose(node, firmware, "i")
+}
+
+/// Powers on and takes the entry of a key from GRUB's menu.
+fn choose(node: &Node, firmware: Firmware, key: &str) -> Vm {
     let mut vm = node.start(firmware).unwrap();
     // The menu itself has no ends of lines.
     vm.wait("GNU GRUB", 60).unwrap();
-    vm.serial.send("i").unwrap();
+    vm.serial.send(key).unwrap();
     vm
 }
 
@@ -134,18 +139,41 @@ fn head(path: &Path) -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "soak: two boots"]
+#[ignore = "soak: four boots"]
 fn soak_d4_a_medium_that_cannot_be_read_is_named_and_the_disk_stays_as_it_is() {
+    const UNREAD: &str = "reading chasi/disk.zst of the medium /dev/vda";
     let folder = tempfile::tempdir().unwrap();
-    let (node, own) = roomy(folder.path(), Plugged::Stick);
+    let (mut node, own) = roomy(folder.path(), Plugged::Stick);
     another_system(&own);
     let before = head(&own);
+    let says = |node: &Node, key: &str, needle: &str| {
+        let mut vm = choose(node, Firmware::Bios, key);
+        let line = vm.wait(needle, STEP).unwrap();
+        vm.kill();
+        line
+    };
+    let line = says(&node, "k", "init checked");
+    assert!(line.ends_with("5 files are good"), "{line}");
+
     let medium = folder.path().join("medium.iso");
     let length = std::fs::metadata(&medium).unwrap().len();
-    File::options().write(true).open(&medium).unwrap().set_len(length / 2).unwrap();
-    let mut vm = install(&node, Firmware::Bios);
-    let line = vm.wait("init failed", STEP).unwrap();
-    assert!(line.contains("reading chasi/disk.zst of the medium /dev/vda"), "{line}");
-    vm.kill();
+    // One sector in the middle, which is in the packed disk, cannot be read.
+    let faults = folder.path().join("faults");
+    std::fs::write(&faults, format!("[inject-error]\nevent = \"read_aio\"\nerrno = \"5\"\nsector = \"{}\"\n", length / 1024)).unwrap();
+    node.disk.path = format!("blkdebug:{}:{}", faults.display(), medium.display()).into();
+    let line = says(&node, "i", "init failed");
+    assert!(line.contains(UNREAD), "{line}");
+    node.disk.path.clone_from(&medium);
+
+    let file = File::options().read(true).write(true).open(&medium).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, length / 2).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], length / 2).unwrap();
+    let line = says(&node, "k", "init failed");
+    assert!(line.contains(UNREAD) && line.contains("SHA256SUMS says"), "{line}");
+
+    file.set_len(length / 2).unwrap();
+    let line = says(&node, "i", "init failed");
+    assert!(line.contains(UNREAD), "{line}");
     assert!(head(&own) == before, "the disk was written to");
 }
