@@ -1,6 +1,6 @@
 //! What a medium carries, as the builder writes it and `init` reads it.
 //!
-//! The packed disk leaves out what the medium has as files already: kernel and initramfs. `chasi/PLACES` says where they belong on the disk, a line each:
+//! The packed disk leaves out what the medium has as files already: kernel and initramfs, or the unified kernel image. `chasi/PLACES` says where they belong on the disk, a line each:
 //!
 //! ```text
 //! <offset in bytes, decimal> <path on the medium>
@@ -20,6 +20,10 @@ pub const SUMS: &str = "chasi/SHA256SUMS";
 pub const KERNEL: &str = "boot/vmlinuz";
 /// The initramfs.
 pub const INITRD: &str = "boot/initrd";
+/// Both of them in one program, for Secure Boot.
+pub const UKI: &str = "boot/uki.efi";
+/// GRUB's signature of that.
+pub const UKI_SIGNATURE: &str = "boot/uki.efi.sig";
 
 /// The text of [`PLACES`].
 pub fn places_text<'a>(places: impl IntoIterator<Item = (u64, &'a str)>) -> String {

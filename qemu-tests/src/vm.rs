@@ -18,6 +18,8 @@ pub enum Firmware {
     Bios,
     /// OVMF with fresh variables.
     Uefi,
+    /// OVMF with Secure Boot on, and a copy of these variables, which hold the keys.
+    SecureBoot(PathBuf),
     /// A kernel by QEMU itself: no boot loader.
     Direct {
         /// The kernel.
@@ -109,11 +111,11 @@ impl Machine {
     fn firmware_arguments(&self, folder: &Path) -> Result<Vec<String>> {
         match &self.firmware {
             Firmware::Bios | Firmware::Uml { .. } => Ok(Vec::new()),
-            Firmware::Uefi => {
-                let variables = folder.join("ovmf-vars.fd");
-                std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &variables).context(|| "copying OVMF's variables".into())?;
-                let code = "-drive if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
-                Ok(words(&format!("{code} -drive if=pflash,format=raw,cache=unsafe,file={}", variables.display())))
+            Firmware::Uefi => ovmf("OVMF_CODE_4M.fd", Path::new("/usr/share/OVMF/OVMF_VARS_4M.fd"), folder),
+            Firmware::SecureBoot(variables) => {
+                // Only the firmware's own mode may write the variables.
+                let guarded = words("-machine smm=on -global driver=cfi.pflash01,property=secure,value=on");
+                Ok([guarded, ovmf("OVMF_CODE_4M.secboot.fd", variables, folder)?].concat())
             }
             Firmware::Direct { kernel, initrd, command_line } => {
                 let mut args = words(&format!("-kernel {} -initrd {} -append", kernel.display(), initrd.display()));
@@ -122,6 +124,13 @@ impl Machine {
             }
         }
     }
+}
+
+fn ovmf(code: &str, variables: &Path, folder: &Path) -> Result<Vec<String>> {
+    let own = folder.join("ovmf-vars.fd");
+    std::fs::copy(variables, &own).context(|| format!("copying {}", variables.display()))?;
+    let code = format!("-drive if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/{code}");
+    Ok(words(&format!("{code} -drive if=pflash,format=raw,cache=unsafe,file={}", own.display())))
 }
 
 const BASE: &str = "-machine q35 -smp 2 -display none -monitor none -no-reboot -no-user-config -serial stdio \

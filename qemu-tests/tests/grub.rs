@@ -13,7 +13,6 @@ use qemu_tests::{debs, exec};
 const ESP_START: u64 = 2 << 20;
 const ESP_SIZE: u64 = 64 << 20;
 const DISK: u64 = ESP_START + ESP_SIZE + (1 << 20);
-const SERIAL: &str = "CAFE-0001";
 
 struct Disk {
     folder: tempfile::TempDir,
@@ -26,8 +25,9 @@ struct Setup {
     slots: &'static [char],
 }
 
-fn render(text: &str) -> String {
-    text.replace("{{timeout}}", "0").replace("{{espSerial}}", SERIAL)
+fn menu() -> String {
+    let text = include_str!("../../layers/defs/boot/grub.cfg").replace("{{timeout}}", "0");
+    text.replace("{{start}}", include_str!("../../layers/defs/boot/start.cfg"))
 }
 
 fn modules(platform: &str) -> Vec<&'static str> {
@@ -39,12 +39,10 @@ fn modules(platform: &str) -> Vec<&'static str> {
 fn core_image(folder: &Path, platform: &str, prefix: &str) -> PathBuf {
     let root = debs::unpacked(&["libc6", "libdevmapper1.02.1", "liblzma5", "libselinux1", "libudev1", "libpcre2-8-0", "libcap2"]).unwrap();
     debs::unpacked(&["grub-common", "grub-pc-bin", "grub-efi-amd64-bin", "grub-efi-amd64-unsigned"]).unwrap();
-    let early = folder.join("early.cfg");
-    fs::write(&early, render(include_str!("../../layers/defs/boot/grub-early.cfg"))).unwrap();
     let out = folder.join(format!("core-{platform}"));
     let (loader, mut args) = debs::program(&root, "usr/bin/grub-mkimage");
-    let (directory, early, output) = (root.join("usr/lib/grub").join(platform), early.display().to_string(), out.display().to_string());
-    args.extend(["-O", platform, "-d", &directory.display().to_string(), "-p", prefix, "-c", &early, "-o", &output].map(String::from));
+    let (directory, output) = (root.join("usr/lib/grub").join(platform), out.display().to_string());
+    args.extend(["-O", platform, "-d", &directory.display().to_string(), "-p", prefix, "-o", &output].map(String::from));
     args.extend(modules(platform).into_iter().map(String::from));
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     exec::run(loader, &args).unwrap();
@@ -82,17 +80,16 @@ fn make(setup: &Setup) -> Disk {
 fn fill_esp(folder: &Path, disk: &Path, setup: &Setup) {
     let image = format!("{}@@{ESP_START}", disk.display());
     let offset = (ESP_START / 512).to_string();
-    let id = SERIAL.replace('-', "");
-    exec::run("mkfs.vfat", &["--offset", &offset, "-i", &id, "-F", "32", &disk.display().to_string(), &(ESP_SIZE >> 10).to_string()]).unwrap();
+    exec::run("mkfs.vfat", &["--offset", &offset, "-F", "32", &disk.display().to_string(), &(ESP_SIZE >> 10).to_string()]).unwrap();
     let efi = core_image(folder, "x86_64-efi", "/chasi");
-    let menu = folder.join("grub.cfg");
-    fs::write(&menu, render(include_str!("../../layers/defs/boot/grub.cfg"))).unwrap();
+    let config = folder.join("grub.cfg");
+    fs::write(&config, menu()).unwrap();
     for dir in ["EFI", "EFI/BOOT", "chasi"] {
         exec::run("mmd", &["-i", &image, &format!("::{dir}")]).unwrap();
     }
     let copy = |from: &Path, to: &str| exec::run("mcopy", &["-i", &image, &from.display().to_string(), &format!("::{to}")]).unwrap();
     copy(&efi, "EFI/BOOT/BOOTX64.EFI");
-    copy(&menu, "chasi/grub.cfg");
+    copy(&config, "chasi/grub.cfg");
     for (block, path) in setup.blocks.iter().zip(PATHS) {
         let from = folder.join("block");
         fs::write(&from, block).unwrap();

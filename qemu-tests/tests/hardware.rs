@@ -23,7 +23,7 @@ fn soak_hardware_image_starts_from_virtio_sata_nvme_usb_and_scsi_disks() {
     let folder = tempfile::tempdir().unwrap();
     let minimal = profiles().join("minimal.yaml");
     let profile = format!(
-        "extends: {}\nname: hardware\ndebian: {{components: [main, contrib, non-free-firmware]}}\nlayers: [hardware]\nboot: {{kernel: generic}}\n",
+        "extends: {}\nname: hardware\ndebian: {{components: [main, contrib, non-free-firmware]}}\nlayers: [hardware]\nboot: {{kernel: generic, secureBoot: debian-keys}}\n",
         minimal.display()
     );
     std::fs::write(folder.path().join("hardware.yaml"), profile).unwrap();

@@ -239,6 +239,13 @@ pub struct BuildArgs {
     /// Sign the OVA: PEM file with an RSA key and its certificate, which importers show as the publisher.
     #[arg(long, value_name = "FILE")]
     pub ova_key: Option<PathBuf>,
+    /// Sign what firmware starts, for a profile with `boot.secureBoot: own-keys`: PEM file with an RSA key and its certificate, which the firmware must know.
+    #[arg(long, env = "CHASI_BOD_SECURE_BOOT_KEY", value_name = "FILE")]
+    pub secure_boot_key: Option<PathBuf>,
+    /// Where the key lies elsewhere (PKCS #11, a key service): a shell command that reads a SHA-256, 32 bytes, and writes its RSASSA-PKCS1-v1_5
+    /// signature. The file then needs the certificate only.
+    #[arg(long, env = "CHASI_BOD_SECURE_BOOT_COMMAND", value_name = "COMMAND", requires = "secure_boot_key")]
+    pub secure_boot_command: Option<String>,
 }
 
 /// Names of the formats, for help and completion too.

@@ -21,10 +21,10 @@ use serde::Serialize;
 use crate::assemble::scratch;
 use crate::compare::Level;
 use crate::emit::OutputFormat;
-use crate::emit::ova::signature::Signer;
 use crate::pipeline::{self, Build, Locking, Network, Outcome, RawSum, Reach};
 use crate::progress::Progress;
 use crate::publish::{self, Published};
+use crate::signing::Signer;
 use crate::source::oci::Registries;
 use crate::store::Store;
 use crate::{exec, inspect};
@@ -158,7 +158,8 @@ fn request(args: &BuildArgs) -> Result<Build> {
         reach: reach(args.offline, &args.registries)?,
         raw_sum: if args.raw_sum { RawSum::Write } else { RawSum::Omit },
         node_binary: args.node_binary.clone(),
-        signer: args.ova_key.as_deref().map(Signer::read).transpose()?.map(Arc::new),
+        ova_signer: args.ova_key.as_deref().map(|path| Signer::read(path, None)).transpose()?.map(Arc::new),
+        boot_signer: args.secure_boot_key.as_deref().map(|path| Signer::read(path, args.secure_boot_command.as_deref())).transpose()?.map(Arc::new),
     })
 }
 

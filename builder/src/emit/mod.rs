@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use crate::disk::ReadAt;
 use crate::disk::file::FileAt;
+use crate::signing::Signer;
 
 /// A disk format that is written and read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -141,7 +142,7 @@ pub struct Machine {
     /// What a medium or a network boot starts with.
     pub start: Option<iso::Start>,
     /// Who signs the appliance.
-    pub signer: Option<Arc<ova::signature::Signer>>,
+    pub signer: Option<Arc<Signer>>,
 }
 
 /// What each disk format can do.

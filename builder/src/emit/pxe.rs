@@ -11,7 +11,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use layers::units::Bytes;
-use layers::{Context, Error, Fault, Result};
+use layers::{Context, Error, Fault, Result, medium};
 
 use super::archive::{self, BLOCK, header};
 use super::iso::Start;
@@ -41,8 +41,8 @@ impl Format for Pxe {
                 .with_hint("put fewer images into the profile, or start from a medium"));
         }
         let text = script(machine, &start.command_line);
-        let files: [(&str, Arc<dyn ReadAt>); 4] =
-            [(SCRIPT, Arc::new(text.into_bytes())), ("vmlinuz", start.kernel.clone()), ("initrd", start.initrd.clone()), (DISK, packed)];
+        let (kernel, initrd) = (start.file(medium::KERNEL)?, start.file(medium::INITRD)?);
+        let files: [(&str, Arc<dyn ReadAt>); 4] = [(SCRIPT, Arc::new(text.into_bytes())), ("vmlinuz", kernel), ("initrd", initrd), (DISK, packed)];
         let mut at = 0;
         for (name, file) in files {
             put(out, &header(name, file.len(), machine.epoch)?, at)?;

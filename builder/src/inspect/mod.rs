@@ -22,6 +22,7 @@ pub use superblock::{Erofs, Ext4, Verity};
 
 use crate::disk::file::Window;
 use crate::disk::{ReadAt, gpt};
+use crate::efi::{Pe, uki};
 use crate::emit::OutputFormat;
 use crate::fs::fat;
 use contents::Packages;
@@ -123,7 +124,7 @@ pub enum Content {
 pub struct SlotReport {
     /// Which slot.
     pub slot: Slot,
-    /// Text of its `boot.cfg`.
+    /// Text of its `boot.cfg`, or the command lines of its unified kernel image, a line for each profile.
     pub boot_cfg: String,
 }
 
@@ -214,8 +215,16 @@ impl Partition {
 }
 
 fn boot_cfg(esp: &dyn ReadAt, slot: Slot) -> Option<SlotReport> {
-    let text = fat::read(esp, &format!("slot-{}/boot.cfg", slot.letter())).ok()?;
-    Some(SlotReport { slot, boot_cfg: String::from_utf8_lossy(&text).into_owned() })
+    let read = |name: &str| fat::read(esp, &format!("slot-{}/{name}", slot.letter())).ok();
+    let of_uki = |bytes| {
+        let profiles = uki::profiles(&Pe::read(bytes).ok()?).ok()?;
+        Some(profiles.iter().map(|(id, line)| format!("{id}: {line}\n")).collect())
+    };
+    let boot_cfg = match read("boot.cfg") {
+        Some(text) => String::from_utf8_lossy(&text).into_owned(),
+        None => of_uki(read("uki.efi")?)?,
+    };
+    Some(SlotReport { slot, boot_cfg })
 }
 
 fn kind(guid: Uuid) -> String {

@@ -5,18 +5,20 @@ use std::sync::Arc;
 
 use layers::node::{Slot, partition};
 use layers::profile::Profile;
-use layers::units::{Bytes, Digest, Seed};
+use layers::units::{Bytes, Digest};
 use layers::{Error, Result, bootstate, medium};
 
-use super::Image;
-use super::grub::{self, Grub};
+use super::grub::{self, Grub, Signing};
+use super::{Image, Key};
 use crate::assemble::editor::Editor;
+use crate::disk::Disk;
 use crate::disk::file::{FileAt, Window};
 use crate::disk::layout::Partition;
-use crate::disk::{Disk, ReadAt};
-use crate::emit::iso::{Place, Start};
+use crate::efi::uki::{self, Parts};
+use crate::emit::iso::{BootFile, Start};
 use crate::fs::initramfs::Contents;
 use crate::fs::{cpio, fat, initramfs};
+use crate::signing::{authenticode, openpgp};
 use crate::store::Store;
 use crate::tree::{Kind, Tree, TreePath};
 
@@ -24,6 +26,24 @@ use crate::tree::{Kind, Tree, TreePath};
 const BOOT_DIR: &str = "usr/lib/chasi-bod/boot";
 const GRUB_CFG: &str = include_str!("../../../layers/defs/boot/grub.cfg");
 const MEDIUM_CFG: &str = include_str!("../../../layers/defs/boot/grub-medium.cfg");
+/// How GRUB starts a slot and a medium: kernel and initramfs, or the unified kernel image.
+const START: [&str; 2] = [include_str!("../../../layers/defs/boot/start.cfg"), include_str!("../../../layers/defs/boot/start-medium.cfg")];
+const START_UKI: [&str; 2] =
+    [include_str!("../../../layers/defs/boot/start-uki.cfg"), include_str!("../../../layers/defs/boot/start-medium-uki.cfg")];
+/// What BIOS finds on a disk or medium that is for Secure Boot.
+const ONLY_UEFI: &str = "echo \"chasi-bod: grub: this image carries own keys and starts under UEFI only\"\nsleep 600\n";
+/// Profiles of a unified kernel image, by name, with the words that GRUB would add; in the menus `{{name}}` is a profile's number.
+const PROFILES: [(&str, &str); 9] = [
+    ("slot-a", "chasi.slot=a"),
+    ("slot-a-trial", "chasi.slot=a chasi.trial=1"),
+    ("slot-b", "chasi.slot=b"),
+    ("slot-b-trial", "chasi.slot=b chasi.trial=1"),
+    ("live", "chasi.live"),
+    ("install", "chasi.live systemd.unit=chasi-bod-install.target"),
+    ("screen", "chasi.live console=tty0 chasi.debug"),
+    ("serial", "chasi.live console=ttyS0,115200 chasi.debug"),
+    ("check", "chasi.check"),
+];
 
 /// Kernel and initramfs of an image.
 #[derive(Clone, Debug)]
@@ -82,97 +102,127 @@ pub fn command_line(profile: &Profile, root_hash: &Digest) -> String {
     fixed.into_iter().chain(consoles).chain(profile.boot.command_line.clone()).collect::<Vec<_>>().join(" ")
 }
 
-/// Where the disk has kernel and initramfs: those of slot A, in the ESP.
-fn places(files: &BootFiles, disk: &Disk, partition: &Partition) -> Result<Vec<Place>> {
+/// A slot's files in the ESP.
+#[derive(Clone, Debug)]
+pub struct SlotFile {
+    /// Name below `slot-a/` and `slot-b/`.
+    name: &'static str,
+    /// Where a medium has it too.
+    on_medium: Option<&'static str>,
+    content: Arc<Vec<u8>>,
+}
+
+/// What GRUB reads of a slot: kernel, initramfs and their command line, or all of them in one program that our key has signed.
+pub fn slot(key: &Key<'_>, boot: &BootFiles, root_hash: &Digest, store: &Store) -> Result<Vec<SlotFile>> {
+    let profile = &key.planned.profile;
+    let command_line = command_line(profile, root_hash);
+    let file = |name, on_medium, content| SlotFile { name, on_medium, content };
+    if let Signing::Own(signer) = key.signing {
+        let parts = Parts {
+            stub: grub::stub(store, &key.lock)?,
+            os_release: format!("ID={}\nVERSION_ID={}\n", profile.name, profile.version),
+            kernel: &boot.kernel,
+            initrd: &boot.initrd,
+            profiles: PROFILES.iter().map(|(name, words)| ((*name).to_string(), format!("{command_line} {words}"))).collect(),
+        };
+        let uki = authenticode::sign(uki::compose(parts)?, signer)?;
+        let signature = openpgp::detached(&uki, signer, key.lock.epoch)?;
+        return Ok(vec![file("uki.efi", Some(medium::UKI), Arc::new(uki)), file("uki.efi.sig", Some(medium::UKI_SIGNATURE), Arc::new(signature))]);
+    }
+    if command_line.contains(['"', '\'', '\\', '$', '\n']) {
+        return Err(Error::input(format!("writing boot.cfg: the kernel command line `{command_line}` holds a character that GRUB would interpret"))
+            .with_hint("leave quotes, backslashes and `$` out of boot.commandLine"));
+    }
+    let cfg = format!("set chasi_cmdline=\"{command_line}\"\n");
+    Ok(vec![
+        file("vmlinuz", Some(medium::KERNEL), boot.kernel.clone()),
+        file("initrd", Some(medium::INITRD), boot.initrd.clone()),
+        file("boot.cfg", None, Arc::new(cfg.into_bytes())),
+    ])
+}
+
+/// The files of slot A that a medium has too.
+fn on_medium(slot: &[SlotFile], disk: &Disk, partition: &Partition) -> Result<Vec<BootFile>> {
     let esp = Window::new(disk, partition.offset, partition.size);
-    let place = |name: &str, path: &'static str, content: &Arc<Vec<u8>>| {
-        let found = fat::place(&esp, &format!("slot-a/{name}"))?;
-        Ok::<_, Error>(Place { offset: partition.offset + found.start, path, content: content.clone() })
+    let shared = slot.iter().filter_map(|file| Some((file, file.on_medium?)));
+    let one = |(file, path): (&SlotFile, &'static str)| {
+        let found = fat::place(&esp, &format!("slot-a/{}", file.name))?;
+        Ok(BootFile { path, content: file.content.clone(), on_disk: Some(partition.offset + found.start) })
     };
-    let mut places = vec![place("vmlinuz", medium::KERNEL, &files.kernel)?, place("initrd", medium::INITRD, &files.initrd)?];
-    places.sort_by_key(|place| place.offset);
-    Ok(places)
+    shared.map(one).collect()
+}
+
+/// A menu with its values in it.
+fn filled(menu: &str, values: &[(&str, String)]) -> String {
+    let numbers = PROFILES.iter().enumerate().map(|(number, (name, _))| (*name, number.to_string()));
+    let all = values.iter().cloned().chain(numbers);
+    all.fold(menu.to_string(), |menu, (key, value)| menu.replace(&format!("{{{{{key}}}}}"), &value))
+}
+
+/// GRUB's menu on a disk.
+pub fn menu(key: &Key<'_>) -> String {
+    let [start, _] = if key.is_signed() { START_UKI } else { START };
+    filled(GRUB_CFG, &[("start", start.trim_end().into()), ("timeout", key.planned.profile.boot.timeout.to_string())])
 }
 
 /// What a medium starts with.
-pub fn start(profile: &Profile, seed: &Seed, image: &Image, grub: &grub::Medium, store: &Store) -> Result<Start> {
-    let Image { boot: files, root_hash, .. } = image;
-    let command_line = command_line(profile, root_hash);
+pub fn start(key: &Key<'_>, image: &Image, store: &Store) -> Result<Start> {
+    let (profile, root_hash) = (&key.planned.profile, image.root_hash);
+    let command_line = command_line(profile, &root_hash);
     // A profile that names the disk wants it installed to.
     let default = if profile.disk.target.is_some() { "install" } else { "live" };
+    let [_, start] = if key.is_signed() { START_UKI } else { START };
     let values = [
+        ("start", start.trim_end().into()),
         ("default", default.into()),
-        ("espSerial", grub::serial_words(grub::esp_serial(seed))),
+        ("espSerial", grub::serial_words(grub::esp_serial(&key.planned.seed()))),
         ("timeout", profile.boot.timeout.to_string()),
         ("id", root_hash.hex()),
         ("name", profile.name.clone()),
         ("version", profile.version.clone()),
         ("commandLine", command_line.clone()),
     ];
+    let menu = filled(MEDIUM_CFG, &values);
+    let grub = grub::medium(store, &key.lock, key.signing, &menu)?;
+    let id_signature = match key.signing {
+        Signing::Own(signer) => Some(openpgp::detached(b"", signer, key.lock.epoch)?),
+        _ => None,
+    };
     Ok(Start {
-        kernel: files.kernel.clone(),
-        initrd: files.initrd.clone(),
-        places: places(files, &image.disk, image.layout.partition(partition::ESP)?)?,
+        files: on_medium(&image.slot, &image.disk, image.layout.partition(partition::ESP)?)?,
         command_line,
-        menu: values.iter().fold(MEDIUM_CFG.to_string(), |menu, (key, value)| menu.replace(&format!("{{{{{key}}}}}"), value)),
-        root_hash: *root_hash,
-        boot_img: grub.boot_img.clone(),
-        bios: grub.bios.clone(),
-        efi: grub.efi.clone(),
+        menu: if key.is_signed() { ONLY_UEFI.into() } else { menu },
+        root_hash,
+        id_signature,
+        boot_img: grub.boot_img,
+        bios: grub.bios,
+        efi: grub.efi,
         scratch: store.root().join("tmp"),
         made: Arc::default(),
     })
 }
 
-/// What goes into an ESP.
-#[derive(Debug)]
-pub struct Esp<'a> {
-    /// The profile.
-    pub profile: &'a Profile,
-    /// Where the serial number comes from.
-    pub seed: &'a Seed,
-    /// Loaders.
-    pub grub: &'a Grub,
-    /// Kernel and initramfs of slot A.
-    pub files: &'a BootFiles,
-    /// dm-verity root hash of slot A.
-    pub root_hash: &'a Digest,
-    /// Where it will lie.
-    pub partition: &'a Partition,
-    /// Time of all files in seconds since 1970.
-    pub epoch: i64,
-}
-
 /// The ESP as it lies on a fresh disk: loader, menu, boot state, slot A.
-pub fn esp(parts: &Esp<'_>, store: &Store) -> Result<FileAt> {
-    let Esp { profile, seed, grub, files: boot, root_hash, partition, epoch } = *parts;
-    let command_line = command_line(profile, root_hash);
-    if command_line.contains(['"', '\'', '\\', '$', '\n']) {
-        return Err(Error::input(format!("writing boot.cfg: the kernel command line `{command_line}` holds a character that GRUB would interpret"))
-            .with_hint("leave quotes, backslashes and `$` out of boot.commandLine"));
-    }
-    let menu = GRUB_CFG.replace("{{timeout}}", &profile.boot.timeout.to_string());
+pub fn esp(key: &Key<'_>, grub: &Grub, slot: &[SlotFile], partition: &Partition, store: &Store) -> Result<FileAt> {
+    let menu = if key.is_signed() { ONLY_UEFI.into() } else { menu(key) };
     let mut files: fat::Files = BTreeMap::new();
-    files.insert("EFI/BOOT/BOOTX64.EFI".into(), Arc::new(grub.efi.clone()));
     files.insert("chasi/grub.cfg".into(), Arc::new(menu.into_bytes()));
+    for (path, bytes) in &grub.efi {
+        files.insert(path.clone(), Arc::new(bytes.clone()));
+    }
     for (path, block) in bootstate::PATHS.iter().zip(bootstate::BootState::initial(Slot::A)) {
         files.insert((*path).into(), Arc::new(block.to_vec()));
     }
-    for (name, bytes) in slot_files(boot, &command_line) {
-        files.insert(format!("slot-a/{name}"), bytes);
+    for file in slot {
+        files.insert(format!("slot-a/{}", file.name), file.content.clone());
     }
     let options = fat::Options {
         kind: fat::FatKind::Fat32,
         size: Bytes(partition.size),
         label: "ESP".into(),
-        serial: grub::esp_serial(seed),
-        epoch,
+        serial: grub::esp_serial(&key.planned.seed()),
+        epoch: key.lock.epoch,
         offset: partition.offset,
     };
     fat::build(&options, &files, &store.root().join("tmp"))
-}
-
-fn slot_files(boot: &BootFiles, command_line: &str) -> [(&'static str, Arc<dyn ReadAt>); 3] {
-    let cfg = format!("set chasi_cmdline=\"{command_line}\"\n");
-    [("vmlinuz", boot.kernel.clone()), ("initrd", boot.initrd.clone()), ("boot.cfg", Arc::new(cfg.into_bytes()))]
 }

@@ -81,7 +81,7 @@ pub fn request(planned: &Planned) -> Request {
         architecture: planned.profile.architecture.debian().into(),
         base: deb::solve::Base::Minbase,
         packages: planned.plan.packages(),
-        tools: grub::TOOLS.map(String::from).to_vec(),
+        tools: grub::tools(planned.profile.boot.secure_boot),
         assumed: planned
             .plan
             .assumed()

@@ -25,7 +25,7 @@ use layers::layer::LoadedLayer;
 use layers::lock::Lock;
 use layers::node::partition;
 use layers::plan::Plan;
-use layers::profile::{self, Diagnostics, Document, Loaded, Profile};
+use layers::profile::{self, Diagnostics, Document, Loaded, Profile, SecureBoot};
 use layers::units::{Bytes, Digest, Seed};
 use layers::{Context, Error, Result};
 use serde::Serialize;
@@ -35,12 +35,13 @@ use crate::defs;
 use crate::disk::layout::Layout;
 use crate::disk::{Disk, ReadAt, bios, gpt};
 use crate::emit::OutputFormat;
-use crate::emit::ova::signature::Signer;
 use crate::fs::{erofs, verity};
 use crate::progress::Progress;
 use crate::record::{Artifact, BuildRecord, spdx};
+use crate::signing::Signer;
 use crate::source::{go, oci::Registries};
 use crate::store::Store;
+use grub::Signing;
 use locking::Found;
 pub use locking::{Change, changes, locks_below, path_of, read_lock, relock, write_lock};
 use node::Programs;
@@ -109,13 +110,33 @@ pub struct Build {
     /// The node binary; looked for beside this program when absent.
     pub node_binary: Option<PathBuf>,
     /// Who signs an appliance.
-    pub signer: Option<Arc<Signer>>,
+    pub ova_signer: Option<Arc<Signer>>,
+    /// Who signs what firmware starts.
+    pub boot_signer: Option<Arc<Signer>>,
 }
 
 impl Build {
     /// Who signs the artifact of a format.
     fn signed_by(&self, format: OutputFormat) -> Option<Digest> {
-        self.signer.as_ref().filter(|_| format == OutputFormat::Ova).map(|signer| signer.fingerprint())
+        self.ova_signer.as_ref().filter(|_| format == OutputFormat::Ova).map(|signer| signer.fingerprint())
+    }
+
+    /// Whose signatures the firmware of this profile's machines asks for; an error where they cannot be given.
+    fn signing(&self, planned: &Planned) -> Result<Signing<'_>> {
+        let asked = planned.profile.boot.secure_boot;
+        match (asked, &self.boot_signer) {
+            (SecureBoot::OwnKeys, Some(_)) if self.formats.contains(&OutputFormat::Pxe) => Err(Error::input(
+                "writing pxe.tar: a network boot hands over the disk beside the initramfs, which an image with own keys does not allow",
+            )
+            .with_hint("leave the format out, or start from a medium")),
+            (SecureBoot::OwnKeys, Some(signer)) => Ok(Signing::Own(signer)),
+            (SecureBoot::OwnKeys, None) => Err(Error::input(format!("{}: boot.secureBoot is own-keys, and no key is given", planned.path.display()))
+                .with_hint("name a PEM file with an RSA key and its certificate by --secure-boot-key")),
+            (_, Some(_)) => Err(Error::input(format!("{}: --secure-boot-key is given, and boot.secureBoot is not own-keys", planned.path.display()))
+                .with_hint("say `boot: {secureBoot: own-keys}` in the profile")),
+            (SecureBoot::DebianKeys, None) => Ok(Signing::Debian),
+            (SecureBoot::None, None) => Ok(Signing::None),
+        }
     }
 }
 
@@ -230,6 +251,7 @@ fn check_kernel(loaded: &Loaded, roles: &BTreeSet<String>) -> Result<()> {
 /// Everything that decides an image, by digest.
 struct Key<'a> {
     planned: &'a Planned,
+    signing: Signing<'a>,
     lock: Lock,
     node: &'a Programs,
     resolved: String,
@@ -239,14 +261,21 @@ struct Key<'a> {
     program: Digest,
 }
 
-fn key<'a>(planned: &'a Planned, lock: Lock, node: &'a Programs) -> Result<Key<'a>> {
+impl Key<'_> {
+    /// Whether our own key signs what is started.
+    fn is_signed(&self) -> bool {
+        matches!(self.signing, Signing::Own(_))
+    }
+}
+
+fn key<'a>(planned: &'a Planned, signing: Signing<'a>, lock: Lock, node: &'a Programs) -> Result<Key<'a>> {
     let resolved = profile::to_yaml(&planned.profile)?;
     let lock_text = lock.to_yaml()?;
     let plan = planned.plan.digest();
-    let parts = [env!("CARGO_PKG_VERSION").as_bytes(), resolved.as_bytes(), lock_text.as_bytes(), &plan.0, &node.digest().0];
+    let parts = [env!("CARGO_PKG_VERSION").as_bytes(), resolved.as_bytes(), lock_text.as_bytes(), &plan.0, &node.digest().0, &signing.key()];
     let image = Digest::of_parts(parts);
     let program = Digest::of(&fs::read("/proc/self/exe").context(|| "reading this program".into())?);
-    Ok(Key { planned, lock, node, resolved, lock_digest: Digest::of(lock_text.as_bytes()), image, program })
+    Ok(Key { planned, signing, lock, node, resolved, lock_digest: Digest::of(lock_text.as_bytes()), image, program })
 }
 
 fn folder(request: &Build, profile: &Profile) -> PathBuf {
@@ -260,10 +289,11 @@ fn file_name(profile: &Profile, format: OutputFormat) -> String {
 /// Builds the image of a profile, or finds that nothing changed.
 pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outcome> {
     let planned = plan(&request.profile)?;
+    let signing = request.signing(&planned)?;
     let node = node::programs(request.node_binary.as_deref())?;
     let target = folder(request, &planned.profile);
     let known = match locking::found(&planned)? {
-        Found::Current(lock) => Some(key(&planned, lock, &node)?),
+        Found::Current(lock) => Some(key(&planned, signing, lock, &node)?),
         _ => None,
     };
     if let Some(key) = &known
@@ -277,7 +307,7 @@ pub fn build(request: &Build, store: Store, progress: &Progress) -> Result<Outco
     let lock = locking::ensure(&planned, request.locking, &request.reach, &store, progress)?;
     let key = match known {
         Some(key) if key.lock == lock => key,
-        _ => key(&planned, lock, &node)?,
+        _ => key(&planned, signing, lock, &node)?,
     };
     go::licence::doubts(&key.lock).iter().for_each(|doubt| eprintln!("warning: {doubt}"));
     let store = Arc::new(store);
@@ -328,6 +358,7 @@ struct Image {
     root_hash: Digest,
     entries: u64,
     boot: boot::BootFiles,
+    slot: Vec<boot::SlotFile>,
     holdings: spdx::Holdings,
 }
 
@@ -335,7 +366,7 @@ fn assemble(key: &Key<'_>, store: &Arc<Store>, progress: &Progress) -> Result<Im
     let (profile, seed, epoch) = (&key.planned.profile, key.planned.seed(), key.lock.epoch);
     // dpkg works on one core; GRUB's images need nothing of it.
     let (built, grub) = std::thread::scope(|scope| {
-        let grub = scope.spawn(|| grub::images(store, &key.lock, &seed));
+        let grub = scope.spawn(|| grub::images(store, &key.lock, &seed, key.signing, &boot::menu(key)));
         let built = root::build(key.planned, &key.lock, key.node, store, progress);
         (built, grub.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
@@ -348,8 +379,8 @@ fn assemble(key: &Key<'_>, store: &Arc<Store>, progress: &Progress) -> Result<Im
         eprintln!("warning: {warning}");
     }
     let esp = layout.partition(partition::ESP)?;
-    let esp_image =
-        boot::esp(&boot::Esp { profile, seed: &seed, grub: &grub, files: &built.boot, root_hash: &verity.root_hash, partition: esp, epoch }, store)?;
+    let slot = boot::slot(key, &built.boot, &verity.root_hash, store)?;
+    let esp_image = boot::esp(key, &grub, &slot, esp, store)?;
     let mut disk = Disk::new(layout.size);
     let boot_code = bios::put(&layout, &grub.boot_img, grub.core_img.clone(), &mut disk)?;
     gpt::put(&layout, Some(&boot_code), &mut disk)?;
@@ -357,5 +388,5 @@ fn assemble(key: &Key<'_>, store: &Arc<Store>, progress: &Progress) -> Result<Im
     disk.put(layout.partition(partition::ROOT_A)?.offset, root)?;
     disk.put(layout.partition(partition::VERITY_A)?.offset, Arc::new(verity.tree))?;
     let entries = built.tree.entries.len() as u64;
-    Ok(Image { disk, layout, root_hash: verity.root_hash, entries, boot: built.boot, holdings: built.holdings })
+    Ok(Image { disk, layout, root_hash: verity.root_hash, entries, boot: built.boot, slot, holdings: built.holdings })
 }

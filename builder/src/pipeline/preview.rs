@@ -116,6 +116,7 @@ pub fn packages(lock: &Lock, store: &Store) -> Packages {
 /// Says what a build would do; fails where the build would fail before it fetches anything.
 pub fn preview(request: &Build, store: &Store) -> Result<Preview> {
     let planned = plan(&request.profile)?;
+    let signing = request.signing(&planned)?;
     let node = node::programs(request.node_binary.as_deref())?;
     let target = folder(request, &planned.profile);
     let found = locking::found(&planned)?;
@@ -127,7 +128,7 @@ pub fn preview(request: &Build, store: &Store) -> Result<Preview> {
     }
     let packed = |lock: &Lock| lock.packages.iter().map(|p| p.size.0).chain(lock.images.iter().flat_map(|i| &i.layers).map(|l| l.size.0)).sum();
     let sizes: u64 = found.lock().map_or(0, packed);
-    let key: Option<Key<'_>> = found.current().map(|lock| key(&planned, lock.clone(), &node)).transpose()?;
+    let key: Option<Key<'_>> = found.current().map(|lock| key(&planned, signing, lock.clone(), &node)).transpose()?;
     let record = key.map(|key| finished(&key, &target, store)).transpose()?.flatten();
     let output = |format: &OutputFormat| {
         let up_to_date = record.as_ref().is_some_and(|r| holds(r, &planned.profile, *format, request));

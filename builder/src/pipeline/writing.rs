@@ -10,7 +10,7 @@ use layers::{Context, Error, Result};
 use serde::Serialize;
 
 use super::output::{self, Staging};
-use super::{Build, CLUSTER_ROLE, Image, Key, Outcome, RawSum, State, boot, grub};
+use super::{Build, CLUSTER_ROLE, Image, Key, Outcome, RawSum, State, boot};
 use crate::emit::{self, Machine, OutputFormat};
 use crate::inspect::Check;
 use crate::record::{self, Artifact, BuildRecord, Inputs, Named, spdx};
@@ -26,7 +26,7 @@ pub fn write(request: &Build, key: &Key<'_>, image: &Image, target: &Path, store
     let staging = Staging::begin(target)?;
     let mut machine = machine(request, key);
     if request.formats.iter().any(|format| [OutputFormat::Iso, OutputFormat::Pxe].contains(format)) {
-        machine.start = Some(boot::start(&key.planned.profile, &key.planned.seed(), image, &grub::medium(store, &key.lock)?, store)?);
+        machine.start = Some(boot::start(key, image, store)?);
     }
     let mut formats = request.formats.clone();
     formats.sort();
@@ -55,7 +55,7 @@ fn machine(request: &Build, key: &Key<'_>) -> Machine {
         memory: machine.memory,
         has_cluster: key.planned.roles.contains(CLUSTER_ROLE),
         start: None,
-        signer: request.signer.clone(),
+        signer: request.ova_signer.clone(),
     }
 }
 

@@ -24,5 +24,6 @@ mod own_layer;
 mod packages;
 mod publish;
 mod scratch;
+mod signing;
 mod upstream;
 mod url_source;

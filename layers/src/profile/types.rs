@@ -223,11 +223,14 @@ pub struct Boot {
     /// Seconds that the boot menu waits, 0 to 600.
     #[schemars(range(min = 0, max = 600))]
     pub timeout: u16,
+    /// Whose signatures the image carries for firmware that asks for them.
+    pub secure_boot: SecureBoot,
 }
 
 impl Default for Boot {
     fn default() -> Self {
-        Self { kernel: KernelFlavour::default(), console: vec!["tty0".into(), "ttyS0,115200".into()], command_line: Vec::new(), timeout: 1 }
+        let console = vec!["tty0".into(), "ttyS0,115200".into()];
+        Self { kernel: KernelFlavour::default(), console, command_line: Vec::new(), timeout: 1, secure_boot: SecureBoot::default() }
     }
 }
 
@@ -240,6 +243,19 @@ pub enum KernelFlavour {
     Cloud,
     /// Debian's generic kernel: bare metal too.
     Generic,
+}
+
+/// Whose signatures an image carries for UEFI Secure Boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecureBoot {
+    /// None: starts where Secure Boot is off, under UEFI and BIOS.
+    #[default]
+    None,
+    /// The builder's own key, which the firmware must know: kernel, initramfs, command line and root are all anchored in it. UEFI only.
+    OwnKeys,
+    /// Microsoft's and Debian's: starts where Secure Boot is on, but nothing of it protects initramfs, command line and root.
+    DebianKeys,
 }
 
 /// A user account.

@@ -3,12 +3,12 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `boot/vmlinuz`, `boot/initrd` | what GRUB starts |
+//! | `boot/vmlinuz`, `boot/initrd` | what GRUB starts; under own keys `boot/uki.efi` with `boot/uki.efi.sig` |
 //! | `boot/grub/grub.cfg` | the menu; in the EFI system partition a short one that leads to it |
 //! | `chasi/disk.zst` | the image's disk as in `raw.zst`, without kernel and initramfs |
 //! | `chasi/PLACES` | where those belong on it |
 //! | `chasi/SHA256SUMS` | digests of the files above |
-//! | `chasi/ID` | empty; named by the content id, by which GRUB and `init` know the medium |
+//! | `chasi/ID` | empty; named by the content id, by which GRUB and `init` know the medium; under own keys with `chasi/ID.sig` |
 
 mod reader;
 mod writer;
@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use layers::units::{Bytes, Digest};
-use layers::{Context, Fault, Result};
+use layers::{Context, Error, Fault, Result};
 
 use super::raw_zst::{self, RawZst};
 use super::{Format, Machine};
@@ -27,18 +27,14 @@ use crate::disk::file::FileAt;
 
 /// First bytes of the volume descriptors, and where they are.
 const DESCRIPTOR: (u64, [u8; 5]) = (32769, *b"CD001");
-/// Size of the EFI system partition.
+/// The least size of the EFI system partition.
 const ESP: Bytes = Bytes::mib(4);
 
 /// What a medium starts with, beside the disk that it carries.
 #[derive(Clone, Debug)]
 pub struct Start {
-    /// The kernel.
-    pub kernel: Arc<Vec<u8>>,
-    /// The initramfs.
-    pub initrd: Arc<Vec<u8>>,
-    /// Where these two lie on the disk too, in the order of the disk.
-    pub places: Vec<Place>,
+    /// Kernel and initramfs, or the unified kernel image.
+    pub files: Vec<BootFile>,
     /// The kernel's command line, without the words of the medium's menu.
     pub command_line: String,
     /// GRUB's menu.
@@ -49,26 +45,34 @@ pub struct Start {
     pub boot_img: Vec<u8>,
     /// GRUB for BIOS.
     pub bios: Vec<u8>,
-    /// GRUB for UEFI.
-    pub efi: Vec<u8>,
+    /// Files of the EFI system partition.
+    pub efi: Vec<(String, Vec<u8>)>,
+    /// GRUB's signature of the file that is named by the content id.
+    pub id_signature: Option<Vec<u8>>,
     /// Folder for files under way.
     pub scratch: PathBuf,
     /// The packed disk, once it was asked for.
     pub made: Arc<Mutex<Option<Arc<FileAt>>>>,
 }
 
-/// A file of the medium that lies on the disk too.
+/// A file that GRUB starts.
 #[derive(Clone, Debug)]
-pub struct Place {
-    /// Where, in bytes.
-    pub offset: u64,
+pub struct BootFile {
     /// Its path on the medium.
     pub path: &'static str,
     /// What is in it.
     pub content: Arc<Vec<u8>>,
+    /// Where the disk has it too, in bytes.
+    pub on_disk: Option<u64>,
 }
 
 impl Start {
+    /// What is in a file that GRUB starts.
+    pub fn file(&self, path: &str) -> Result<Arc<Vec<u8>>> {
+        let found = self.files.iter().find(|file| file.path == path);
+        found.map(|file| file.content.clone()).ok_or_else(|| Error::internal(format!("starting without a disk: there is no {path}")))
+    }
+
     /// The most space that the packed disk takes, with kernel, initramfs and loaders, which are far smaller.
     pub fn room(disk: &dyn ReadAt) -> Result<Bytes> {
         Ok(Bytes(RawZst.layout(disk)?.0 + (256 << 20)))

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use hadris_fs::{Content, DateTime, Node, SetAttr, Tree, host};
 use hadris_iso::{AppendedPartition, BootEntry, BootInfo, ElTorito, Hybrid, IsoId, IsoLevel, IsoOptions};
-use layers::medium::{DISK, INITRD, KERNEL, PLACES, SUMS, places_text};
-use layers::units::Digest;
+use layers::medium::{DISK, PLACES, SUMS, places_text};
+use layers::units::{Bytes, Digest};
 use layers::{Context, Error, Fault, Result};
 
-use super::{ESP, Place, Start};
+use super::{BootFile, ESP, Start};
 use crate::disk::file::FileAt;
 use crate::disk::{ReadAt, sha256};
 use crate::emit::frames::{Table, Writer, compress, packer};
@@ -44,16 +44,23 @@ pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
         let node = Node::file(content).with_attrs(attributes);
         tree.insert(path, node).map_err(|e| Error::internal(format!("placing {path} on the medium: {e}")))
     };
-    let places = places_text(start.places.iter().map(|place| (place.offset, place.path))).into_bytes();
+    let mut places: Vec<_> = start.files.iter().filter_map(|file| Some((file.on_disk?, file.path))).collect();
+    places.sort_unstable();
+    let places = places_text(places).into_bytes();
     let menu = start.menu.clone().into_bytes();
-    for (path, bytes) in [(KERNEL, start.kernel.as_ref()), (INITRD, start.initrd.as_ref()), ("boot/grub/grub.cfg", &menu), (PLACES, &places)] {
+    let files = start.files.iter().map(|file| (file.path, file.content.as_ref()));
+    for (path, bytes) in files.chain([("boot/grub/grub.cfg", &menu), (PLACES, &places)]) {
         sums += &format!("{}  {path}\n", Digest::of(bytes).hex());
         insert(path, Content::bytes(bytes.clone()))?;
     }
     insert(BIOS, Content::bytes(start.bios.clone()))?;
     insert(DISK, host::file(rest.path()).fault(Fault::Environment, || "reading the packed disk".into())?)?;
     insert(SUMS, Content::bytes(sums.into_bytes()))?;
-    insert(&format!("chasi/{}", start.root_hash.hex()), Content::empty())?;
+    let id = format!("chasi/{}", start.root_hash.hex());
+    insert(&id, Content::empty())?;
+    if let Some(signature) = &start.id_signature {
+        insert(&format!("{id}.sig"), Content::bytes(signature.clone()))?;
+    }
 
     let boot = ElTorito::new()
         .with_entry(BootEntry::bios(BIOS).with_load_size(4).with_boot_info(BootInfo::Grub2))
@@ -88,8 +95,11 @@ fn without_files(start: &Start, disk: &dyn ReadAt, out: &File) -> Result<()> {
     for frame in 0..table.frames() {
         let (source, part) = (table.packed(frame), table.unpacked(frame));
         let size = part.end - part.start;
-        let shared = |place: &Place| place.offset.max(part.start)..(place.offset + place.content.len() as u64).min(part.end);
-        let holes: Vec<_> = start.places.iter().map(shared).filter(|hole| hole.start < hole.end).collect();
+        let shared = |file: &BootFile| {
+            let offset = file.on_disk?;
+            Some(offset.max(part.start)..(offset + file.content.len() as u64).min(part.end))
+        };
+        let holes: Vec<_> = start.files.iter().filter_map(shared).filter(|hole| hole.start < hole.end).collect();
         if holes.is_empty() {
             let mut bytes = vec![0; (source.end - source.start) as usize];
             packed.read_at(&mut bytes, source.start)?;
@@ -110,18 +120,18 @@ fn label(machine: &Machine) -> String {
     text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(32).collect()
 }
 
-/// The EFI system partition: GRUB, and a menu that leads to the medium's.
+/// The EFI system partition: the loaders, and a menu that leads to the medium's.
 fn fat_partition(start: &Start, machine: &Machine) -> Result<FileAt> {
     let id = start.root_hash.hex();
     let menu = format!("search --no-floppy --file --set=root /chasi/{id}\nset prefix=($root)/boot/grub\nconfigfile ($root)/boot/grub/grub.cfg\n");
-    let files: fat::Files = [
-        ("EFI/BOOT/BOOTX64.EFI".to_string(), Arc::new(start.efi.clone()) as Arc<dyn ReadAt>),
-        ("boot/grub/grub.cfg".to_string(), Arc::new(menu.into_bytes())),
-    ]
-    .into();
+    let lead = ("boot/grub/grub.cfg".to_string(), menu.into_bytes());
+    let files: Vec<_> = start.efi.iter().cloned().chain([lead]).collect();
     let serial = machine.uuid.as_fields().0;
+    // With room for the file system's own tables.
+    let size = ESP.max(Bytes(files.iter().map(|(_, bytes)| bytes.len() as u64 + (64 << 10)).sum::<u64>().next_multiple_of(1 << 20)));
+    let files = files.into_iter().map(|(path, bytes)| (path, Arc::new(bytes) as Arc<dyn ReadAt>)).collect();
     fat::build(
-        &fat::Options { kind: fat::FatKind::Fat16, size: ESP, label: "MEDIUM".into(), serial, epoch: machine.epoch, offset: 0 },
+        &fat::Options { kind: fat::FatKind::Fat16, size, label: "MEDIUM".into(), serial, epoch: machine.epoch, offset: 0 },
         &files,
         &start.scratch,
     )

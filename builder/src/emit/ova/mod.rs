@@ -1,8 +1,8 @@
 //! A virtual appliance (DMTF DSP0243 1.1, OVF, as one file): VMware's and VirtualBox' importers make a virtual machine of it.
 
+pub mod certificate;
 pub mod descriptor;
 pub mod reader;
-pub mod signature;
 pub mod writer;
 
 use std::fs::File;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use layers::units::Digest;
 use layers::{Context, Error, Fault, Result};
 
-use super::{descriptor, parse_line, signature};
+use super::{certificate, descriptor, parse_line};
 use crate::disk::file::Window;
 use crate::disk::{ReadAt, sha256};
 use crate::emit::archive;
@@ -25,8 +25,8 @@ pub fn open(file: Arc<dyn ReadAt>) -> Result<Arc<dyn ReadAt>> {
     let part = files.get(&disk).ok_or_else(|| Error::input(format!("reading the OVA: `{disk}`, which its descriptor names, is missing")))?;
     if let Some((name, manifest)) = of_kind(".mf") {
         let manifest = text(file.as_ref(), manifest).context(|| format!("reading {name}"))?;
-        if let Some((_, certificate)) = of_kind(".cert") {
-            signature::compare(&text(file.as_ref(), certificate)?, name, &manifest)?;
+        if let Some((_, signed)) = of_kind(".cert") {
+            certificate::compare(&text(file.as_ref(), signed)?, name, &manifest)?;
         }
         compare(file.as_ref(), &files, &manifest)?;
     }

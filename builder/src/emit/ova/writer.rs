@@ -10,7 +10,7 @@ use layers::units::Digest;
 use layers::{Context, Fault, Result};
 
 use super::descriptor::{self, Disk};
-use super::line;
+use super::{certificate, line};
 use crate::disk::file::{FileAt, Window};
 use crate::disk::{ReadAt, sha256};
 use crate::emit::archive::{BLOCK, header};
@@ -45,7 +45,7 @@ pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
     let mut texts = vec![(format!("{name}.mf"), manifest)];
     if let Some(signer) = &machine.signer {
         let (file, manifest) = &texts[0];
-        texts.push((format!("{name}.cert"), signer.certificate_file(file, manifest)?));
+        texts.push((format!("{name}.cert"), certificate::write(signer, file, manifest)?));
     }
     let mut at = end;
     for (file, text) in texts {

@@ -11,27 +11,28 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use builder::emit::Machine;
-use builder::emit::iso::Start;
+use builder::emit::iso::{BootFile, Start};
 use builder::progress::Progress;
 use builder::source::deb::{Archive, Mirrors, Offline};
 use builder::source::http::{Client, Limits};
 use builder::store::Store;
+use layers::medium;
 use layers::units::{Bytes, Digest, Seed};
 
 /// What artifacts say beside the disk. A medium of it has all that it needs, but nothing on it would start.
 pub fn machine() -> Machine {
     let bytes = |seed: u8, len: usize| (0..len).map(|n| (n as u8).wrapping_mul(seed)).collect::<Vec<u8>>();
+    let file = |path, content| BootFile { path, content: Arc::new(content), on_disk: None };
     let start = Start {
-        kernel: Arc::new(bytes(3, 300_000)),
-        initrd: Arc::new(bytes(5, 70_001)),
         command_line: "roothash=abab quiet".into(),
         menu: "menuentry live { true }\n".into(),
         root_hash: Digest([0xab; 32]),
         boot_img: bytes(7, 512),
         bios: bytes(11, 40_000),
-        efi: bytes(13, 600_000),
+        efi: vec![("EFI/BOOT/BOOTX64.EFI".into(), bytes(13, 600_000))],
+        id_signature: None,
         scratch: std::env::temp_dir(),
-        places: Vec::new(),
+        files: vec![file(medium::KERNEL, bytes(3, 300_000)), file(medium::INITRD, bytes(5, 70_001))],
         made: Arc::default(),
     };
     Machine {
@@ -45,6 +46,16 @@ pub fn machine() -> Machine {
         start: Some(start),
         signer: None,
     }
+}
+
+/// A file with a new key and its certificate.
+pub fn identity(dir: &Path, name: &str, algorithm: &str) -> PathBuf {
+    let (key, certificate, both) = (dir.join("key"), dir.join("crt"), dir.join(name));
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-nodes", "-subj", "/CN=Example Publisher", "-days", "30", "-newkey"]).args(algorithm.split(' '));
+    builder::exec::run(command.arg("-keyout").arg(&key).arg("-out").arg(&certificate)).unwrap();
+    std::fs::write(&both, [std::fs::read(key).unwrap(), std::fs::read(certificate).unwrap()].concat()).unwrap();
+    both
 }
 
 pub const BIN: &str = env!("CARGO_BIN_EXE_chasi-bod");

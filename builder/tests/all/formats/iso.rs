@@ -1,10 +1,11 @@
 //! The medium against xorriso and sgdisk; its own reader is in the tests of all formats, and QEMU starts from it in `qemu-tests`.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
 use builder::disk::Disk;
-use builder::emit::iso::Place;
+use builder::emit::iso::BootFile;
 use builder::emit::{OutputFormat, emit, open};
 
 use super::{disk, noise, run, same, write};
@@ -60,27 +61,29 @@ fn a_medium_has_kernel_and_initramfs_once() {
     disk.put(at[0], kernel.clone()).unwrap();
     disk.put(at[1] - 7, Arc::new(noise(7, 4))).unwrap();
     disk.put(at[1], initrd.clone()).unwrap();
-    let place = |offset, path, content: &Arc<Vec<u8>>| Place { offset, path, content: content.clone() };
-    let with = |places| {
+    let file = |path, content: &Arc<Vec<u8>>, on_disk| BootFile { path, content: content.clone(), on_disk };
+    let with = |on_disk: [Option<u64>; 2]| {
         let mut machine = machine();
-        let start = machine.start.as_mut().unwrap();
-        (start.kernel, start.initrd, start.places) = (kernel.clone(), initrd.clone(), places);
+        machine.start.as_mut().unwrap().files = vec![file("boot/vmlinuz", &kernel, on_disk[0]), file("boot/initrd", &initrd, on_disk[1])];
         machine
     };
-    let write = |name: &str, places| {
+    let write = |name: &str, on_disk| {
         let path = dir.path().join(name);
-        emit(OutputFormat::Iso, &disk, &with(places), &path).unwrap();
+        emit(OutputFormat::Iso, &disk, &with(on_disk), &path).unwrap();
         assert!(same(&disk, open(&path).unwrap().1.as_ref()));
         std::fs::metadata(&path).unwrap().len()
     };
-    let (twice, once) =
-        (write("twice", Vec::new()), write("once", vec![place(at[0], "boot/vmlinuz", &kernel), place(at[1], "boot/initrd", &initrd)]));
+    let (twice, once) = (write("twice", [None; 2]), write("once", at.map(Some)));
     assert!(once + 14_000_000 < twice + 4096, "{once}, {twice}");
     // A list that cannot be right is refused.
-    for odd in [place(at[0], "boot/none", &kernel), place((64 << 20) - 5, "boot/initrd", &initrd)] {
-        let path = dir.path().join("odd");
-        emit(OutputFormat::Iso, &disk, &with(vec![odd]), &path).unwrap();
-        let error = open(&path).unwrap_err().to_string();
-        assert!(error.contains("boot/none") || error.contains("/chasi/PLACES of the medium: boot/initrd at 67108859 lies over"), "{error}");
-    }
+    let refused = |path: &Path| open(path).unwrap_err().to_string();
+    let odd = dir.path().join("odd");
+    emit(OutputFormat::Iso, &disk, &with([None, Some((64 << 20) - 5)]), &odd).unwrap();
+    assert!(refused(&odd).contains("/chasi/PLACES of the medium: boot/initrd at 67108859 lies over"), "{}", refused(&odd));
+    let mut bytes = std::fs::read(dir.path().join("once")).unwrap();
+    let list = b"10485760 boot/initrd\n";
+    let found = bytes.windows(list.len()).position(|window| window == list).unwrap();
+    bytes[found..found + list.len()].copy_from_slice(b"10485760 boot/nowher\n");
+    std::fs::write(&odd, bytes).unwrap();
+    assert!(refused(&odd).contains("boot/nowher"), "{}", refused(&odd));
 }

@@ -1,16 +1,16 @@
 //! OVA against tar, sha256sum, qemu-img and the Common OVF Tool, and rows D6 of the fault list.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
 use builder::emit::ova::descriptor::{CLUSTER, NODE};
-use builder::emit::ova::signature::Signer;
 use builder::emit::{Machine, OutputFormat, emit, open};
+use builder::signing::Signer;
 use layers::node::ImageRecord;
 use layers::settings::{Item, Settings};
 
-use crate::common::{cache, machine};
+use crate::common::{cache, identity, machine};
 
 use super::{disk, run, same, small, write};
 
@@ -110,21 +110,11 @@ fn error(dir: &Path, files: &[(&str, &[u8])]) -> String {
     open(&path).unwrap_err().to_string()
 }
 
-/// A file with a new key and its certificate.
-fn identity(dir: &Path, name: &str, algorithm: &str) -> PathBuf {
-    let (key, certificate, both) = (dir.join("key"), dir.join("crt"), dir.join(name));
-    let mut command = Command::new("openssl");
-    command.args(["req", "-x509", "-nodes", "-subj", "/CN=Example Publisher", "-days", "30", "-newkey"]).args(algorithm.split(' '));
-    run(command.arg("-keyout").arg(&key).arg("-out").arg(&certificate));
-    std::fs::write(&both, [std::fs::read(key).unwrap(), std::fs::read(certificate).unwrap()].concat()).unwrap();
-    both
-}
-
 #[test]
 fn d6_an_appliance_is_signed_and_a_changed_manifest_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let pem = identity(dir.path(), "signer.pem", "rsa:2048");
-    let machine = Machine { signer: Some(Arc::new(Signer::read(&pem).unwrap())), ..machine() };
+    let machine = Machine { signer: Some(Arc::new(Signer::read(&pem, None).unwrap())), ..machine() };
     let ova = dir.path().join("site.ova");
     emit(OutputFormat::Ova, &small(), &machine, &ova).unwrap();
     let once = std::fs::read(&ova).unwrap();
@@ -146,7 +136,7 @@ fn d6_an_appliance_is_signed_and_a_changed_manifest_is_refused() {
     let files = [("site-1.2.3.ovf", &ovf[..]), ("site-1.2.3-disk1.vmdk", &disk), ("site-1.2.3.mf", &manifest), ("site-1.2.3.cert", &cert)];
     assert!(error(dir.path(), &files).contains("its key has not signed `site-1.2.3.mf` as it is"));
 
-    let refused = |path: &Path| Signer::read(path).unwrap_err().to_string();
+    let refused = |path: &Path| Signer::read(path, None).unwrap_err().to_string();
     let (other, curve) = (identity(dir.path(), "other.pem", "rsa:2048"), identity(dir.path(), "curve.pem", "ec -pkeyopt ec_paramgen_curve:P-256"));
     let certificate = dir.path().join("crt");
     assert!(refused(&certificate).contains("it has no private key in PEM"));

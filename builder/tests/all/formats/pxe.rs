@@ -23,7 +23,7 @@ fn d9_tar_and_zstd_take_the_archive_apart_and_the_script_names_what_is_in_it() {
     run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(dir.path()));
     let file = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
     let start = machine().start.unwrap();
-    assert!(file("vmlinuz") == *start.kernel && file("initrd") == *start.initrd);
+    assert!(file("vmlinuz") == *start.files[0].content && file("initrd") == *start.files[1].content);
     let script = String::from_utf8(file("boot.ipxe")).unwrap();
     let wanted = [
         "#!ipxe",
