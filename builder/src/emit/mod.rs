@@ -12,6 +12,7 @@ pub mod pxe;
 pub mod qcow2;
 pub mod raw;
 pub mod raw_zst;
+pub mod vhdx;
 pub mod vma;
 pub mod vmdk;
 
@@ -43,6 +44,8 @@ pub enum OutputFormat {
     Qcow2,
     /// VMDK, stream-optimized.
     Vmdk,
+    /// VHDX, dynamic.
+    Vhdx,
     /// Virtual appliance: such a VMDK with the description of a virtual machine.
     Ova,
     /// Proxmox' backup archive of a virtual machine, packed with zstd.
@@ -57,7 +60,7 @@ pub enum OutputFormat {
 
 impl OutputFormat {
     /// All formats.
-    pub const ALL: [Self; 8] = [Self::Raw, Self::RawZst, Self::Qcow2, Self::Vmdk, Self::Ova, Self::Vma, Self::Iso, Self::Pxe];
+    pub const ALL: [Self; 9] = [Self::Raw, Self::RawZst, Self::Qcow2, Self::Vmdk, Self::Vhdx, Self::Ova, Self::Vma, Self::Iso, Self::Pxe];
 
     /// File name extension, which is also the name in profiles and on the command line.
     pub fn extension(self) -> &'static str {
@@ -66,6 +69,7 @@ impl OutputFormat {
             Self::RawZst => "raw.zst",
             Self::Qcow2 => "qcow2",
             Self::Vmdk => "vmdk",
+            Self::Vhdx => "vhdx",
             Self::Ova => "ova",
             Self::Vma => "vma.zst",
             Self::Iso => "iso",
@@ -80,6 +84,7 @@ impl OutputFormat {
             Self::RawZst => &raw_zst::RawZst,
             Self::Qcow2 => &qcow2::Qcow2,
             Self::Vmdk => &vmdk::Vmdk,
+            Self::Vhdx => &vhdx::Vhdx,
             Self::Ova => &ova::Ova,
             Self::Vma => &vma::Vma,
             Self::Iso => &iso::Iso,
@@ -96,6 +101,7 @@ impl OutputFormat {
         Ok(match magic {
             qcow2::format::MAGIC => Self::Qcow2,
             vmdk::format::MAGIC => Self::Vmdk,
+            vhdx::format::MAGIC => Self::Vhdx,
             vma::format::MAGIC => Self::Vma,
             // What cannot be read in parts is told by whoever opens it.
             frames::MAGIC => match frames::Reader::open(file.clone()) {
@@ -249,6 +255,6 @@ mod tests {
         for format in OutputFormat::ALL {
             assert_eq!(format.extension().parse::<OutputFormat>().unwrap(), format);
         }
-        assert_eq!("vdi".parse::<OutputFormat>().unwrap_err().hint(), Some("known are raw, raw.zst, qcow2, vmdk, ova, vma.zst, iso, pxe.tar"));
+        assert_eq!("vdi".parse::<OutputFormat>().unwrap_err().hint(), Some("known are raw, raw.zst, qcow2, vmdk, vhdx, ova, vma.zst, iso, pxe.tar"));
     }
 }

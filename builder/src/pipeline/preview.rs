@@ -156,7 +156,7 @@ fn state(found: &Found) -> LockState {
 /// Measured on the shipped profile: packages unpack to 3.5 times their size, of which QCOW2's compression leaves 1.3 times.
 fn about(format: OutputFormat, packages: u64, profile: &Profile) -> Bytes {
     let tenths = match format {
-        OutputFormat::Raw => 35,
+        OutputFormat::Raw | OutputFormat::Vhdx => 35,
         OutputFormat::Qcow2 | OutputFormat::RawZst | OutputFormat::Vma | OutputFormat::Iso | OutputFormat::Pxe => 13,
         OutputFormat::Vmdk | OutputFormat::Ova => 15,
     };
