@@ -39,7 +39,7 @@ fn kernel_has_what_clusters_need(node: &Node) {
 }
 
 /// Its card has a name of its own, which the harness otherwise gives an address.
-const BY_DHCP: &str = "chasi.set=network={interfaces:[{name:lan,match:{name:vec0},dhcp:true}]}";
+const BY_DHCP: &str = "chasi.set=network={interfaces:%20[{name:%20lan,%20match:%20{name:%20vec0},%20dhcp:%20true}]}";
 
 #[test]
 #[ignore = "soak: waits for five minutes"]
@@ -62,7 +62,8 @@ fn soak_uml_f2_a_network_that_comes_late_or_has_only_ipv6_is_waited_for() {
         let mut server = exec::start("nsenter", &link.inside(&server.split(' ').collect::<Vec<_>>())).unwrap();
         let line = vm.wait("network done", 120).unwrap();
         println!("{options}: {:.0} s after power-on: {line}", vm.age().as_secs_f64());
-        assert!(line.contains(wanted), "{line}");
+        let uptime: f64 = line.split("chasi-bod: ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        assert!(line.contains(wanted) && uptime > delay as f64, "{line}");
         vm.wait(" ready", 60).unwrap();
         server.kill().unwrap();
         server.wait().unwrap();

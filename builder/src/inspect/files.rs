@@ -349,7 +349,7 @@ pub(super) fn disk_of(path: &Path) -> Result<(OutputFormat, Arc<dyn ReadAt>, gpt
         Err(_) => {
             let found = known_magic(disk.as_ref()).map(|name| format!(" (it looks like {name})")).unwrap_or_default();
             let what = match format {
-                OutputFormat::Raw => "it has neither the magic of QCOW2, VMDK, OVA, VMA or zstd nor a GUID partition table",
+                OutputFormat::Raw => "it has neither the magic of QCOW2, VMDK, VHDX, OVA, VMA or zstd nor a GUID partition table",
                 _ => "the disk in it has no GUID partition table",
             };
             Err(Error::input(format!("reading {}: this is not a disk image that chasi-bod can read: {what}{found}", path.display())).with_hint(
@@ -368,9 +368,8 @@ fn has_table(disk: &dyn ReadAt) -> bool {
 
 /// What a file is by its first bytes, for those that people mistake for disks.
 fn known_magic(file: &dyn ReadAt) -> Option<&'static str> {
-    const KNOWN: [(usize, &[u8], &str); 9] = [
+    const KNOWN: [(usize, &[u8], &str); 8] = [
         (0, b"# Disk DescriptorFile", "the descriptor of a VMDK disk"),
-        (0, b"vhdxfile", "a VHDX disk"),
         (0, b"conectix", "a VHD disk"),
         (0, b"<<< Oracle VM VirtualBox", "a VDI disk"),
         (0, &[0x1f, 0x8b], "a gzip file: unpack it first"),

@@ -160,9 +160,11 @@ fn what_is_missing_here_is_named_with_the_next_step() {
     assert!(code == 3 && text.contains("chasi-bod lock PROFILE") && text.contains("cache export"), "{text}");
     let (code, _, text) = said(&store, &["build", profile, "--offline"]);
     assert!(code == 3 && text.contains("lacks") && text.contains("cache export"), "{text}");
-    for (bytes, what) in
-        [(b"vhdxfile".as_slice(), "VHDX"), (b"\x1f\x8b", "gzip"), (b"#!/bin/sh\n", "neither the magic of QCOW2, VMDK, OVA, VMA or zstd nor a GUID")]
-    {
+    for (bytes, what) in [
+        (b"conectix".as_slice(), "VHD"),
+        (b"\x1f\x8b", "gzip"),
+        (b"#!/bin/sh\n", "neither the magic of QCOW2, VMDK, VHDX, OVA, VMA or zstd nor a GUID"),
+    ] {
         fs::write(&file, [bytes, &[0; 4096]].concat()).unwrap();
         let (code, _, text) = said(&store, &["inspect", file.to_str().unwrap()]);
         assert!(code == 1 && text.contains("not a disk image") && text.contains(what) && text.contains("hint:"), "{text}");
