@@ -13,7 +13,7 @@ use super::mapped::Kept;
 use super::put;
 use crate::disk::{ReadAt, is_zero};
 
-/// zstd's level, QCOW2's.
+/// zstd's level: frames are far larger than QCOW2's clusters, and what travels is worth the time.
 const LEVEL: i32 = 9;
 /// Unpacked frames that a reader keeps: one for each thread that reads in parts.
 const RECENT: usize = 16;
