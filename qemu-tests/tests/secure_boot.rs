@@ -82,6 +82,8 @@ fn soak_secure_boot_with_own_keys_starts_what_was_signed_and_nothing_else() {
     let folder = folder.path();
     let [pem, certificate] = identity(folder);
     let [disk, medium] = images(folder, "own-keys", &["--secure-boot-key", text(&pem)]);
+    let told = String::from_utf8(exec::run(chasi_bod(), &["inspect", text(&disk)]).unwrap().stdout).unwrap();
+    assert!(told.lines().any(|line| line.trim_start().starts_with("slot-b-trial: roothash=")), "{told}");
     let variables = folder.join("variables.fd");
     let owner = "11111111-2222-3333-4444-555555555555";
     let keys = [["--set-pk", owner, text(&certificate)], ["--add-kek", owner, text(&certificate)], ["--add-db", owner, text(&certificate)]].concat();

@@ -9,9 +9,12 @@
 use layers::{Error, Result};
 
 use super::{Pe, SECTION};
+use crate::disk::ReadAt;
 
 /// Initialised data that can be read.
 const FLAGS: u32 = 0x4000_0040;
+/// Most that is read of the headers and of a text, in bytes.
+const LARGEST_PART: u64 = 64 << 10;
 
 /// What goes into a unified kernel image.
 #[derive(Clone, Debug)]
@@ -70,17 +73,21 @@ fn append(mut pe: Pe, sections: &[(&str, &[u8])]) -> Result<Pe> {
     Ok(pe)
 }
 
-/// Name and command line of each profile of an image that [`compose`] has made.
-pub fn profiles(pe: &Pe) -> Result<Vec<(String, String)>> {
+/// Name and command line of each profile of an image that [`compose`] has made; kernel and initramfs are not read.
+pub fn profiles(image: &dyn ReadAt) -> Result<Vec<(String, String)>> {
+    let part = |offset: u64, size: u64| {
+        let mut bytes = vec![0; size.min(LARGEST_PART) as usize];
+        image.read_at(&mut bytes, offset).map(|()| bytes)
+    };
     let (mut out, mut id) = (Vec::new(), String::new());
-    for section in pe.sections()? {
+    for section in Pe::read(part(0, image.len())?)?.sections()? {
         let text = || {
-            let bytes = pe.bytes.get(section.offset as usize..).and_then(|rest| rest.get(..section.size as usize)).unwrap_or_default();
-            String::from_utf8_lossy(bytes).trim_end_matches(['\0', '\n']).to_string()
+            let bytes = part(section.offset.into(), section.size.into())?;
+            Ok::<_, Error>(String::from_utf8_lossy(&bytes).trim_end_matches(['\0', '\n']).to_string())
         };
         match &section.name {
-            b".profile" => id = text().trim_start_matches("ID=").into(),
-            b".cmdline" => out.push((std::mem::take(&mut id), text())),
+            b".profile" => id = text()?.trim_start_matches("ID=").into(),
+            b".cmdline" => out.push((std::mem::take(&mut id), text()?)),
             _ => {}
         }
     }

@@ -22,7 +22,7 @@ pub use superblock::{Erofs, Ext4, Verity};
 
 use crate::disk::file::Window;
 use crate::disk::{ReadAt, gpt};
-use crate::efi::{Pe, uki};
+use crate::efi::uki;
 use crate::emit::OutputFormat;
 use crate::fs::fat;
 use contents::Packages;
@@ -215,14 +215,15 @@ impl Partition {
 }
 
 fn boot_cfg(esp: &dyn ReadAt, slot: Slot) -> Option<SlotReport> {
-    let read = |name: &str| fat::read(esp, &format!("slot-{}/{name}", slot.letter())).ok();
-    let of_uki = |bytes| {
-        let profiles = uki::profiles(&Pe::read(bytes).ok()?).ok()?;
+    let path = |name: &str| format!("slot-{}/{name}", slot.letter());
+    let of_uki = || {
+        let place = fat::place(esp, &path("uki.efi")).ok()?;
+        let profiles = uki::profiles(&Window::new(esp, place.start, place.end - place.start)).ok()?;
         Some(profiles.iter().map(|(id, line)| format!("{id}: {line}\n")).collect())
     };
-    let boot_cfg = match read("boot.cfg") {
-        Some(text) => String::from_utf8_lossy(&text).into_owned(),
-        None => of_uki(read("uki.efi")?)?,
+    let boot_cfg = match fat::read(esp, &path("boot.cfg")) {
+        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+        Err(_) => of_uki()?,
     };
     Some(SlotReport { slot, boot_cfg })
 }

@@ -104,7 +104,7 @@ fn a_unified_kernel_image_has_its_parts_as_sections() {
     let profiles: Vec<_> = ["a", "b"].map(|slot| (format!("slot-{slot}"), format!("roothash=ab chasi.slot={slot}"))).into();
     let parts = Parts { stub: loader(), os_release: "ID=site\n".into(), kernel: &[7; 70_001], initrd: &[9; 5000], profiles: profiles.clone() };
     let pe = uki::compose(parts).unwrap();
-    assert_eq!(uki::profiles(&pe).unwrap(), profiles);
+    assert_eq!(uki::profiles(&pe.bytes).unwrap(), profiles);
     let path = dir.path().join("uki.efi");
     fs::write(&path, &pe.bytes).unwrap();
     let said = run(Command::new("objdump").args(["-h", "-w"]).arg(&path));
