@@ -22,8 +22,18 @@ pub fn profiles() -> PathBuf {
 /// # Panics
 /// When that fails, which fails the test.
 pub fn build(folder: &Path, name: &str, format: &str) -> PathBuf {
+    let [path] = build_all(folder, name, [format], &[]);
+    path
+}
+
+/// The same in some formats, with more options.
+///
+/// # Panics
+/// When that fails, which fails the test.
+pub fn build_all<const N: usize>(folder: &Path, name: &str, formats: [&str; N], more: &[&str]) -> [PathBuf; N] {
     let node = std::env::var("CHASI_BOD_NODE").expect("CHASI_BOD_NODE names the node's binary");
     let (profile, output) = (folder.join(format!("{name}.yaml")).display().to_string(), folder.join("out").display().to_string());
-    exec::run(chasi_bod(), &["build", &profile, "--format", format, "--output", &output, "--node-binary", &node]).unwrap();
-    folder.join(format!("out/{name}/0.1.0/{name}-0.1.0.{format}"))
+    let args = ["build", &profile, "--format", &formats.join(","), "--output", &output, "--node-binary", &node];
+    exec::run(chasi_bod(), &[&args[..], more].concat()).unwrap();
+    formats.map(|format| folder.join(format!("out/{name}/0.1.0/{name}-0.1.0.{format}")))
 }

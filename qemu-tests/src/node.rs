@@ -34,6 +34,12 @@ pub fn artifact(folder: &Path, extension: &str) -> Result<PathBuf> {
     found.ok_or_else(|| Error::environment(format!("looking for a .{extension} in {}: none", folder.display())))
 }
 
+/// The seconds that the node had counted when it said a line.
+pub fn uptime(line: &str) -> Result<f64> {
+    let found = line.split("chasi-bod: ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+    found.ok_or_else(|| Error::environment(format!("reading the uptime from `{line}`")))
+}
+
 /// A machine's disk, ssh key and forwarded port; it can be booted again and again.
 pub struct Node {
     /// Where its files lie.
@@ -127,9 +133,7 @@ impl Node {
     pub fn boot(&self, firmware: Firmware) -> Result<(Vm, f64)> {
         let mut vm = self.start(firmware)?;
         let line = vm.wait(" ready", READY)?;
-        let uptime = line.split("chasi-bod: ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
-        let uptime = uptime.ok_or_else(|| Error::environment(format!("reading the uptime from `{line}`")))?;
-        Ok((vm, uptime))
+        Ok((vm, uptime(&line)?))
     }
 
     /// Runs a program of this machine where the node can be reached.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use qemu_tests::build::{chasi_bod, profiles};
+use qemu_tests::build::{build_all, chasi_bod, profiles};
 use qemu_tests::exec;
 use qemu_tests::node::Node;
 use qemu_tests::vm::{Drive, Firmware};
@@ -20,14 +20,11 @@ fn text(path: &Path) -> &str {
 
 /// The profile `minimal` with signatures, as disk and medium; the lock is that of `minimal` with the tools that signing needs.
 fn images(folder: &Path, signatures: &str, more: &[&str]) -> [PathBuf; 2] {
-    let (profile, output) = (folder.join("secure.yaml"), folder.join("out"));
+    let profile = folder.join("secure.yaml");
     let minimal = profiles().join("minimal.yaml");
     fs::write(&profile, format!("extends: {}\nname: secure\nboot: {{secureBoot: {signatures}}}\n", minimal.display())).unwrap();
     fs::copy(minimal.with_extension("lock"), profile.with_extension("lock")).unwrap();
-    let node = std::env::var("CHASI_BOD_NODE").expect("CHASI_BOD_NODE names the node's binary");
-    let args = ["build", text(&profile), "--format", "raw,iso", "--output", text(&output), "--node-binary", &node];
-    exec::run(chasi_bod(), &[&args[..], more].concat()).unwrap();
-    ["raw", "iso"].map(|format| output.join(format!("secure/0.1.0/secure-0.1.0.{format}")))
+    build_all(folder, "secure", ["raw", "iso"], more)
 }
 
 /// A key with its certificate, in a file and apart.

@@ -1,7 +1,7 @@
 //! The built image under User-Mode Linux: our init, verity, state, systemd and agent without emulation.
 
 use qemu_tests::exec;
-use qemu_tests::node::{Node, READY, artifact, artifacts};
+use qemu_tests::node::{Node, READY, artifact, artifacts, uptime};
 use qemu_tests::uml::Net;
 use qemu_tests::vm::Firmware;
 
@@ -59,8 +59,7 @@ fn soak_uml_f2_a_network_that_comes_late_or_has_only_ipv6_is_waited_for() {
         let mut server = exec::start("nsenter", &link.inside(&server.split(' ').collect::<Vec<_>>())).unwrap();
         let line = vm.wait("network done", 120).unwrap();
         println!("{options}: {:.0} s after power-on: {line}", vm.age().as_secs_f64());
-        let uptime: f64 = line.split("chasi-bod: ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
-        assert!(line.contains(wanted) && uptime > delay as f64, "{line}");
+        assert!(line.contains(wanted) && uptime(&line).unwrap() > delay as f64, "{line}");
         server.kill().unwrap();
         server.wait().unwrap();
         vm.kill();

@@ -32,7 +32,7 @@ const START_UKI: [&str; 2] =
     [include_str!("../../../layers/defs/boot/start-uki.cfg"), include_str!("../../../layers/defs/boot/start-medium-uki.cfg")];
 /// What BIOS finds on a disk or medium that is for Secure Boot.
 const ONLY_UEFI: &str = "echo \"chasi-bod: grub: this image carries own keys and starts under UEFI only\"\nsleep 600\n";
-/// Profiles of a unified kernel image, by name, with the words that GRUB would add; in the menus `{{name}}` is a profile's number.
+/// Words of the menus' entries for the kernel, by name; each is a profile of a unified kernel image. In the menus `{{name}}` is its number, `{{name.words}}` the words.
 const PROFILES: [(&str, &str); 9] = [
     ("slot-a", "chasi.slot=a"),
     ("slot-a-trial", "chasi.slot=a chasi.trial=1"),
@@ -113,13 +113,13 @@ pub struct SlotFile {
 }
 
 /// What GRUB reads of a slot: kernel, initramfs and their command line, or all of them in one program that our key has signed.
-pub fn slot(key: &Key<'_>, boot: &BootFiles, root_hash: &Digest, store: &Store) -> Result<Vec<SlotFile>> {
+pub fn slot(key: &Key<'_>, grub: &Grub, boot: &BootFiles, root_hash: &Digest) -> Result<Vec<SlotFile>> {
     let profile = &key.planned.profile;
     let command_line = command_line(profile, root_hash);
     let file = |name, on_medium, content| SlotFile { name, on_medium, content };
-    if let Signing::Own(signer) = key.signing {
+    if let (Signing::Own(signer), Some(stub)) = (key.signing, &grub.stub) {
         let parts = Parts {
-            stub: grub::stub(store, &key.lock)?,
+            stub: stub.clone(),
             os_release: format!("ID={}\nVERSION_ID={}\n", profile.name, profile.version),
             kernel: &boot.kernel,
             initrd: &boot.initrd,
@@ -154,9 +154,9 @@ fn on_medium(slot: &[SlotFile], disk: &Disk, partition: &Partition) -> Result<Ve
 
 /// A menu with its values in it.
 fn filled(menu: &str, values: &[(&str, String)]) -> String {
-    let numbers = PROFILES.iter().enumerate().map(|(number, (name, _))| (*name, number.to_string()));
-    let all = values.iter().cloned().chain(numbers);
-    all.fold(menu.to_string(), |menu, (key, value)| menu.replace(&format!("{{{{{key}}}}}"), &value))
+    let put = |menu: String, key: &str, value: &str| menu.replace(&format!("{{{{{key}}}}}"), value);
+    let menu = values.iter().fold(menu.to_string(), |menu, (key, value)| put(menu, key, value));
+    PROFILES.iter().enumerate().fold(menu, |menu, (number, (name, words))| put(put(menu, name, &number.to_string()), &format!("{name}.words"), words))
 }
 
 /// GRUB's menu on a disk.

@@ -75,6 +75,8 @@ pub struct Grub {
     pub core_img: Vec<u8>,
     /// Files of the EFI system partition.
     pub efi: Vec<(String, Vec<u8>)>,
+    /// The stub of unified kernel images, where our key signs them.
+    pub stub: Option<Vec<u8>>,
 }
 
 /// What GRUB needs on a medium, where it reads its menu from `/boot/grub`.
@@ -101,26 +103,26 @@ pub fn serial_words(serial: u32) -> String {
 
 /// Makes the images, or takes them from the store when nothing that goes in changed. `menu` is what a GRUB with our signature carries inside it.
 pub fn images(store: &Store, lock: &Lock, seed: &Seed, signing: Signing<'_>, menu: &str) -> Result<Grub> {
-    let serial = serial_words(esp_serial(seed));
-    kept(store, lock, [b"grub v3", &signing.key(), serial.as_bytes(), menu.as_bytes()], |tools| {
+    // With a menu inside, GRUB takes that for the place where all files are.
+    let early = format!("search.fs_uuid {} root\n", serial_words(esp_serial(seed)));
+    kept(store, lock, "grub v4", signing, [&early, menu], |tools| {
         // Under BIOS the ESP is the first partition of the disk that GRUB came from; under UEFI it is where GRUB itself lies.
         let core_img = tools.image("i386-pc", &Image { prefix: "(,gpt1)/chasi", ..Image::of("i386-pc") })?;
         let image = Image { prefix: "/chasi", ..Image::of("x86_64-efi") };
         let efi = match signing {
             Signing::None => vec![(LOADER.into(), tools.image("x86_64-efi", &image)?)],
-            // With a menu inside, GRUB takes that for the place where all files are.
-            Signing::Own(signer) => tools.signed(image, &format!("search.fs_uuid {serial} root\n"), menu, signer)?,
+            Signing::Own(signer) => tools.signed(image, &early, menu, signer)?,
             // Debian's image looks for its menu there.
             Signing::Debian => [tools.debian("grubx64.efi.signed")?, vec![("EFI/debian/grub.cfg".into(), LEAD.into())]].concat(),
         };
-        Ok(Grub { boot_img: tools.read(BOOT_IMG)?, core_img, efi })
+        let stub = matches!(signing, Signing::Own(_)).then(|| tools.read(STUB)).transpose()?;
+        Ok(Grub { boot_img: tools.read(BOOT_IMG)?, core_img, efi, stub })
     })
 }
 
 /// Makes the images of a medium, or takes them from the store.
 pub fn medium(store: &Store, lock: &Lock, signing: Signing<'_>, menu: &str) -> Result<Medium> {
-    let menu = if matches!(signing, Signing::Own(_)) { menu } else { "" };
-    kept(store, lock, [b"grub medium v2", &signing.key(), b"", menu.as_bytes()], |tools| {
+    kept(store, lock, "grub medium v3", signing, ["", menu], |tools| {
         // The disc or disk that GRUB came from, and the EFI system partition that it lies in.
         let image = |target| Image { prefix: "/boot/grub", more: &["iso9660"], ..Image::of(target) };
         let bios = tools.image("i386-pc", &image("i386-pc-eltorito"))?;
@@ -133,15 +135,20 @@ pub fn medium(store: &Store, lock: &Lock, signing: Signing<'_>, menu: &str) -> R
     })
 }
 
-/// The stub of unified kernel images.
-pub fn stub(store: &Store, lock: &Lock) -> Result<Vec<u8>> {
-    read(store, &tool_tree(store, lock)?, STUB)
-}
-
-/// What was made from the same tools and parts before, or made now.
-fn kept<T: Serialize + DeserializeOwned>(store: &Store, lock: &Lock, parts: [&[u8]; 4], make: impl FnOnce(&Tools<'_>) -> Result<T>) -> Result<T> {
+/// What was made from the same tools before, or made now. `inside` is what only a GRUB with our signature carries: others do not depend on it.
+fn kept<T: Serialize + DeserializeOwned>(
+    store: &Store,
+    lock: &Lock,
+    name: &str,
+    signing: Signing<'_>,
+    inside: [&str; 2],
+    make: impl FnOnce(&Tools<'_>) -> Result<T>,
+) -> Result<T> {
     let tools = lock.tools.iter().map(|p| p.sha256.0.as_slice());
-    let key = Digest::of_parts(parts.into_iter().chain([MODULES.as_bytes()]).chain(tools));
+    let inside = if matches!(signing, Signing::Own(_)) { inside } else { [""; 2] };
+    let own = signing.key();
+    let parts = [name.as_bytes(), &own, inside[0].as_bytes(), inside[1].as_bytes(), MODULES.as_bytes()];
+    let key = Digest::of_parts(parts.into_iter().chain(tools));
     if let Some(made) = store.load("grub", &key)? {
         return Ok(made);
     }
@@ -192,7 +199,10 @@ impl<'a> Tools<'a> {
     }
 
     fn read(&self, path: &str) -> Result<Vec<u8>> {
-        read(self.store, &self.tree, path)
+        match self.tree.at(path).map(|n| &n.kind) {
+            Some(Kind::File(content)) => self.store.read(content),
+            _ => Err(Error::internal(format!("making the loaders: the tool root has no /{path}"))),
+        }
     }
 
     /// GRUB with our signature. It carries its menu inside, where nobody can change it, and asks for our signature on whatever else it reads.
@@ -234,13 +244,6 @@ impl<'a> Tools<'a> {
         }
         let path = work.path().join("grub.img");
         fs::read(&path).context(|| format!("reading {}", path.display()))
-    }
-}
-
-fn read(store: &Store, tree: &Tree, path: &str) -> Result<Vec<u8>> {
-    match tree.at(path).map(|n| &n.kind) {
-        Some(Kind::File(content)) => store.read(content),
-        _ => Err(Error::internal(format!("making the loaders: the tool root has no /{path}"))),
     }
 }
 

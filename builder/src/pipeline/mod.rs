@@ -379,7 +379,7 @@ fn assemble(key: &Key<'_>, store: &Arc<Store>, progress: &Progress) -> Result<Im
         eprintln!("warning: {warning}");
     }
     let esp = layout.partition(partition::ESP)?;
-    let slot = boot::slot(key, &built.boot, &verity.root_hash, store)?;
+    let slot = boot::slot(key, &grub, &built.boot, &verity.root_hash)?;
     let esp_image = boot::esp(key, &grub, &slot, esp, store)?;
     let mut disk = Disk::new(layout.size);
     let boot_code = bios::put(&layout, &grub.boot_img, grub.core_img.clone(), &mut disk)?;

@@ -7,31 +7,17 @@ use builder::disk::{Disk, ReadAt as _};
 use builder::emit::vhdx::reader::Reader;
 use builder::emit::{OutputFormat, emit, open};
 
-use super::{disk, run, same, small, write};
+use super::{qemu_agrees, reads_qemus_own, run, same, small, write};
 use crate::common::machine;
 
 #[test]
 fn d9_qemu_img_finds_no_fault_and_the_same_bytes() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = disk();
-    let (vhdx, raw) = (write(&disk, dir.path(), OutputFormat::Vhdx), write(&disk, dir.path(), OutputFormat::Raw));
-    run(Command::new("qemu-img").args(["check", "-f", "vhdx"]).arg(&vhdx));
-    let said = run(Command::new("qemu-img").args(["compare", "-f", "vhdx", "-F", "raw"]).args([&vhdx, &raw]));
-    assert!(said.contains("identical"), "{said}");
-    let (format, back) = open(&vhdx).unwrap();
-    assert!(format == OutputFormat::Vhdx && same(&disk, back.as_ref()));
+    qemu_agrees(tempfile::tempdir().unwrap().path(), OutputFormat::Vhdx);
 }
 
 #[test]
 fn qemus_own_files_read_back() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = disk();
-    let raw = write(&disk, dir.path(), OutputFormat::Raw);
-    for form in ["dynamic", "fixed"] {
-        let path = dir.path().join("theirs.vhdx");
-        run(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "vhdx", "-o", &format!("subformat={form}")]).args([&raw, &path]));
-        assert!(same(&disk, open(&path).unwrap().1.as_ref()), "{form}");
-    }
+    reads_qemus_own(tempfile::tempdir().unwrap().path(), OutputFormat::Vhdx, ["dynamic", "fixed"]);
 }
 
 /// More blocks than go between two entries of the table for sectors' states, and than are read of it at once.
