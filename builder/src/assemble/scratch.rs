@@ -92,6 +92,7 @@ impl Root {
             let path = TreePath::new(dir).map_err(Error::internal)?;
             tree.entries.entry(path).or_insert_with(|| Node::new(Kind::Directory, 0o755, 0));
         }
+        fs::create_dir(root.work()).context(|| "making the scratch root's work folder".into())?;
         write_tree(store, &tree, &root.path()).context(|| "writing the scratch root".into())?;
         let special: Vec<_> = tree
             .entries
@@ -116,7 +117,8 @@ impl Root {
         self.start(argv, None, options)
     }
 
-    /// Runs a command with `work` shown at /work, where it may read and write.
+    /// Runs a command with `work` shown at /work, where it may read and write. Under the root user another id owns that folder meanwhile, so
+    /// it is never a scratch folder itself: of those only its own are a killed command's.
     pub fn run_with_work(&self, argv: &[&str], work: &Path, options: &Options) -> Result<Output> {
         let base = ids()?.root_as;
         own_below(work, base)?;
@@ -149,6 +151,11 @@ impl Root {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
             other => other.context(|| format!("reading /{path}")),
         }
+    }
+
+    /// A folder for what goes into the sandbox and comes out of it, empty at first.
+    pub fn work(&self) -> PathBuf {
+        self.dir.path().join("work")
     }
 
     fn path(&self) -> PathBuf {

@@ -227,8 +227,8 @@ impl<'a> Tools<'a> {
     }
 
     fn image(&self, platform: &str, image: &Image<'_>) -> Result<Vec<u8>> {
-        let work = self.store.scratch()?;
-        let put = |name: &str, bytes: &[u8]| fs::write(work.path().join(name), bytes).context(|| format!("writing {name} for GRUB's image"));
+        let work = self.root.work();
+        let put = |name: &str, bytes: &[u8]| fs::write(work.join(name), bytes).context(|| format!("writing {name} for GRUB's image"));
         let mut argv = vec!["grub-mkimage", "-O", image.target, "-o", "/work/grub.img", "-p", image.prefix];
         if let Some(Own { key, early, menu }) = &image.own {
             put("key", key)?;
@@ -238,11 +238,11 @@ impl<'a> Tools<'a> {
         }
         argv.extend(modules(platform).into_iter().filter(|module| image.own.is_none() || *module != "linux"));
         argv.extend(image.more);
-        let done = self.root.run_with_work(&argv, work.path(), &Options::new(self.epoch))?;
+        let done = self.root.run_with_work(&argv, &work, &Options::new(self.epoch))?;
         if done.status != 0 {
             return Err(Error::internal(format!("making GRUB's {} image: exit status {}\n{}", image.target, done.status, done.log)));
         }
-        let path = work.path().join("grub.img");
+        let path = work.join("grub.img");
         fs::read(&path).context(|| format!("reading {}", path.display()))
     }
 }

@@ -470,6 +470,19 @@ fn a_tool_runs_in_an_unpacked_root_with_a_work_folder_and_a_time_limit() {
     assert_eq!((output.status, output.log.as_str()), (7, "said\n"));
     assert_eq!(fs::read_to_string(work.join("out")).unwrap(), "bytesbytes");
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(work.join("out")).unwrap()), rustix::process::getuid().as_raw());
+    // Killed meanwhile, its scratch folder would be found by its owner.
+    let said = std::thread::scope(|threads| {
+        let wait = "> /work/begun; until test -e /work/seen; do sleep 0.1; done";
+        let running = threads.spawn(|| root.run_with_work(&["sh", "-c", wait], &root.work(), &options));
+        let work = root.work();
+        while !work.join("begun").exists() && !running.is_finished() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(work.parent().unwrap()).unwrap());
+        fs::write(work.join("seen"), "").unwrap();
+        (owner, running.join().unwrap().unwrap().status)
+    });
+    assert_eq!(said, (rustix::process::getuid().as_raw(), 0));
     let short = scratch::Options { limit: std::time::Duration::from_millis(300), ..options.clone() };
     let error = root.run(&["sh", "-c", "echo begun; sleep 1000"], &short).unwrap_err().to_string();
     assert!(error.contains("no end after") && error.contains("begun"), "{error}");

@@ -121,10 +121,9 @@ fn origin<'a>(plan: &'a Plan, path: &str) -> Option<(&'a str, Option<&'a str>)> 
     None
 }
 
-/// A root with helm, kubeadm and, when there are kustomizations, kubectl; and a folder that is /work in it.
+/// A root with helm, kubeadm and, when there are kustomizations, kubectl.
 struct Kitchen {
     root: Root,
-    work: crate::workspace::Scratch,
 }
 
 impl Kitchen {
@@ -139,13 +138,13 @@ impl Kitchen {
             tree.ensure_parents(&path, 0);
             tree.insert(path, Node::new(Kind::File(content), 0o755, 0));
         }
-        Ok(Self { root: Root::materialize(store, &tree)?, work: store.scratch()? })
+        Ok(Self { root: Root::materialize(store, &tree)? })
     }
 
     fn run(&self, argv: &[&str]) -> Result<String> {
         let env = [("HOME", "/tmp"), ("HELM_CACHE_HOME", "/tmp/cache"), ("HELM_CONFIG_HOME", "/tmp/config"), ("HELM_DATA_HOME", "/tmp/data")];
         let env = env.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-        let done = self.root.run_with_work(argv, self.work.path(), &Options { limit: LIMIT, epoch: 0, env })?;
+        let done = self.root.run_with_work(argv, &self.root.work(), &Options { limit: LIMIT, epoch: 0, env })?;
         if done.status == 0 {
             return Ok(done.log);
         }
@@ -168,7 +167,7 @@ impl Kitchen {
     /// The archive that helm takes: of a kustomization that of the chart that it becomes.
     fn chart(&self, form: &Form, archive: Vec<u8>) -> Result<Vec<u8>> {
         let Form::Kustomize(folder) = form else { return Ok(archive) };
-        let place = tempfile::tempdir_in(self.work.path()).context(|| "creating a scratch folder".into())?;
+        let place = tempfile::tempdir_in(self.root.work()).context(|| "creating a scratch folder".into())?;
         for (path, bytes) in bundle::kustomization(&archive)? {
             let path = place.path().join(path);
             let above = path.parent().unwrap_or(place.path());
@@ -178,7 +177,7 @@ impl Kitchen {
         let made = self.run(&["/bin/kubectl", "kustomize", &format!("{inside}{folder}"), "--output", "/work/rendered.yaml"]);
         // Its files by the names that their author knows.
         made.map_err(|error| Error::input(error.to_string().replace(&inside, "")))?;
-        let path = self.work.path().join("rendered.yaml");
+        let path = self.root.work().join("rendered.yaml");
         bundle::rendered(&archive, fs::read(&path).context(|| format!("reading {}", path.display()))?)
     }
 
@@ -186,8 +185,8 @@ impl Kitchen {
     fn render(&self, asker: &Asker<'_>, archive: &[u8], version: &str, found: &mut Askers) -> Result<()> {
         let Asker { who, values, images, .. } = asker;
         let folder = who.replace(' ', "-");
-        let out = self.work.path().join(&folder);
-        let write = |name: &str, bytes: &[u8]| fs::write(self.work.path().join(name), bytes).context(|| format!("writing {name}"));
+        let out = self.root.work().join(&folder);
+        let write = |name: &str, bytes: &[u8]| fs::write(self.root.work().join(name), bytes).context(|| format!("writing {name}"));
         write("chart.tgz", archive)?;
         write("values.json", &serde_json::to_vec(values).map_err(|e| Error::internal(format!("encoding values: {e}")))?)?;
         let rendered = format!("/work/{folder}");
