@@ -1,6 +1,6 @@
 //! What a virtual cluster is on its host: a namespace of its own, a release of vcluster's chart in it, and what its syncer copies there.
 
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -131,11 +131,17 @@ impl<'a> Place<'a> {
             return Ok(Some(Lack::ControlPlane));
         }
         let Some(kubeconfig) = self.kubeconfig().await? else { return Ok(Some(Lack::Syncer)) };
+        let pods = self.api::<Pod>().list(&ListParams::default().labels(&format!("{DNS},{}", managed(self.name)))).await;
+        let pods = pods.fault(Fault::Environment, || format!("listing pods of {}", self.namespace))?.items;
+        if !pods.iter().any(is_ready) {
+            return Ok(Some(Lack::Dns));
+        }
+        // What the virtual cluster itself says of them may be from before it slept or was restored: only a syncer that runs has told it of these containers.
         let inside = connect(kubeconfig, PATIENCE).await.context(|| format!("reading the credentials of {}", self.namespace))?;
-        // The syncer copies the pods' conditions back: without it nothing of this becomes true.
-        let dns = Api::<Deployment>::namespaced(inside, "kube-system").get_opt("coredns").await;
-        let serves = dns.ok().flatten().and_then(|dns| dns.status?.available_replicas).unwrap_or(0) > 0;
-        Ok((!serves).then_some(Lack::Dns))
+        let known = Api::<Pod>::namespaced(inside, "kube-system").list(&ListParams::default().labels(DNS)).await;
+        let known = known.map(|list| list.items).unwrap_or_default();
+        let is_told = pods.iter().any(|pod| is_ready(pod) && known.iter().any(|copy| is_of(copy, pod)));
+        Ok((!is_told).then_some(Lack::Syncer))
     }
 
     /// The syncer's kubeconfig as it wrote it, and the address of the virtual cluster's Service: each as soon as it is there.
@@ -178,6 +184,27 @@ pub fn members(set: &StatefulSet) -> Option<i64> {
     list.split(',').count().try_into().ok()
 }
 
+/// Whether a kubelet says that a pod serves.
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
+    pod.metadata.deletion_timestamp.is_none() && conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Whether a virtual cluster's pod is the one that the host runs as this pod, with the containers that run now.
+fn is_of(copy: &Pod, pod: &Pod) -> bool {
+    let containers = |pod: &Pod| -> Vec<_> {
+        let all = pod.status.iter().filter_map(|status| status.container_statuses.as_ref()).flatten();
+        all.filter_map(|container| container.container_id.clone()).collect()
+    };
+    let running = containers(pod);
+    pod.annotations().get(COPY_OF).is_some_and(|name| *name == copy.name_any()) && !running.is_empty() && containers(copy) == running
+}
+
+/// The label of the pods of a virtual cluster's DNS, in it and on the host.
+pub const DNS: &str = "k8s-app=vcluster-kube-dns";
+/// The annotation with the name that a pod of the host has in its virtual cluster.
+const COPY_OF: &str = "vcluster.loft.sh/object-name";
+
 /// The label of what the syncer copied to the host.
 fn managed(name: &str) -> String {
     format!("vcluster.loft.sh/managed-by={name}")
@@ -211,7 +238,7 @@ impl Lack {
     pub fn text(self) -> &'static str {
         match self {
             Self::ControlPlane => "its control plane is not ready",
-            Self::Syncer => "its syncer has not written its credentials yet",
+            Self::Syncer => "its syncer does not run yet",
             Self::Dns => "its DNS does not serve yet",
         }
     }

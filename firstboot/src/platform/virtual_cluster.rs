@@ -23,7 +23,8 @@ use layers::units::Digest;
 use layers::{Context as _, Error, Fault, Result};
 use serde_json::{Value, json};
 
-use super::host::{Lack, Place, members, owner};
+use super::component;
+use super::host::{DNS, Lack, Place, members, owner};
 use super::report::{self, Voice};
 use super::{certificates, copy, isolation};
 use super::{finalize, fresh, unfinalize};
@@ -74,6 +75,7 @@ pub async fn run(host: Host, client: Client, patient: Client, voice: Voice, Imag
     let events = controller
         .watches(Api::<StatefulSet>::all(patient.clone()), config().labels("app in (vcluster, vcluster-etcd)"), move |set| of_place(set.namespace()))
         .watches(Api::<Pod>::all(patient.clone()), config().labels(&format!("app={}", copy::APP)), move |pod| of_place(pod.namespace()))
+        .watches(Api::<Pod>::all(patient.clone()), config().labels(DNS), move |pod| of_place(pod.namespace()))
         .watches(Api::<Snapshot>::all(patient.clone()), config(), |object| Some(ObjectRef::new(&object.spec.virtual_cluster)))
         .watches(Api::<Restore>::all(patient.clone()), config(), |object| Some(ObjectRef::new(&object.spec.virtual_cluster)))
         .watches(Api::<VirtualClusterTemplate>::all(patient), config(), all)
@@ -295,6 +297,9 @@ impl Site {
             DeletionPolicy::Delete => place.remove().await?,
             DeletionPolicy::Retain => place.sets().await?.is_empty() && place.is_empty().await?,
         };
+        if gone {
+            self.host.remove(&component::credentials_file(&object.name_any()))?;
+        }
         Ok(if gone { Done::Gone } else { Done::Going(None, None) })
     }
 }
@@ -403,8 +408,8 @@ mod tests {
             [
                 "ControlPlaneReady=True ",
                 "DNSReady=Unknown ",
-                "Ready=False its syncer has not written its credentials yet",
-                "SyncerReady=False its syncer has not written its credentials yet"
+                "Ready=False its syncer does not run yet",
+                "SyncerReady=False its syncer does not run yet"
             ]
         );
         status.phase = Phase::Running;

@@ -134,14 +134,16 @@ impl Bench {
         let addresses = json!({"status": node.status});
         nodes.patch_status("node", &PatchParams::default(), &Patch::Merge(addresses)).await.map(|_: k8s_openapi::api::core::v1::Node| ()).unwrap();
         // All virtual APIs are this one, as their control planes are pods that nobody runs.
-        let labels = json!({"app": "coredns"});
-        let pod = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "coredns", "image": "coredns"}]}});
-        let dns = json!({"metadata": {"name": "coredns"}, "spec": {"selector": {"matchLabels": labels}, "template": pod}});
-        let dns: k8s_openapi::api::apps::v1::Deployment = serde_json::from_value(dns).unwrap();
-        Api::namespaced(self.client.clone(), "kube-system").create(&PostParams::default(), &dns).await.unwrap();
+        let (pods, dns) = (Api::namespaced(self.client.clone(), "kube-system"), kubelet::dns("coredns", "coredns", &json!({})));
+        // Pods are refused until the namespace has its account.
+        while pods.create(&PostParams::default(), &dns).await.is_err() {
+            sleep(Duration::from_millis(100)).await;
+        }
         let mut virtual_api: Value = serde_saphyr::from_str(&fs::read_to_string(self.path("virtual.conf")).unwrap()).unwrap();
         virtual_api["clusters"][0]["cluster"]["tls-server-name"] = "kubernetes".into();
-        self.script.change(|parts| (parts.credentials, parts.virtual_api) = (virtual_api.to_string(), format!("{NODE}:6444")));
+        self.script.change(|parts| {
+            (parts.credentials, parts.virtual_api, parts.dns) = (virtual_api.to_string(), format!("{NODE}:6444"), "coredns".into());
+        });
         tokio::spawn(kubelet::keep(self.client.clone(), self.script.clone()));
         tokio::spawn(kubelet::services(self.script.clone()));
     }

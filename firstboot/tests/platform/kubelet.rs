@@ -1,4 +1,5 @@
-//! What stands for nodes here: pods that become ready, the only thing that is scripted, and addresses of services that lead somewhere.
+//! What stands for nodes here: pods that become ready, addresses of services that lead somewhere, and what the syncer of a virtual cluster does whose
+//! control plane is such a pod: it writes credentials and has the host run the pod of its DNS.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -7,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
@@ -31,6 +32,8 @@ pub struct Parts {
     pub held: BTreeSet<String>,
     /// What each syncer writes once its control plane is ready.
     pub credentials: String,
+    /// The pod of each one's DNS by its name in there.
+    pub dns: String,
     /// Who answers at the services of virtual clusters.
     pub virtual_api: String,
     /// The virtual cluster whose syncer is a real one.
@@ -77,11 +80,22 @@ pub async fn keep(client: Client, script: Script) {
             if let Some((name, credentials)) = script.credentials(&pod).filter(|_| ready) {
                 let secret = json!({"metadata": {"name": format!("vc-{name}")}, "stringData": {"config": credentials}});
                 let secret: Secret = serde_json::from_value(secret).unwrap();
-                let _ = Api::namespaced(client.clone(), &pod.namespace().unwrap()).create(&PostParams::default(), &secret).await;
+                let space = pod.namespace().unwrap();
+                let _ = Api::namespaced(client.clone(), &space).create(&PostParams::default(), &secret).await;
+                let copy_of = script.0.lock().unwrap().dns.clone();
+                let dns = dns(&format!("coredns-x-kube-system-x-{name}"), &copy_of, &json!({"vcluster.loft.sh/managed-by": name}));
+                let _ = Api::namespaced(client.clone(), &space).create(&PostParams::default(), &dns).await;
             }
         }
         sleep(Duration::from_millis(400)).await;
     }
+}
+
+/// The pod of a virtual cluster's DNS: there, or on the host as the copy of one.
+pub fn dns(name: &str, copy_of: &str, more: &Value) -> Pod {
+    let mut metadata = json!({"name": name, "labels": more, "annotations": {"vcluster.loft.sh/object-name": copy_of}});
+    metadata["labels"]["k8s-app"] = "vcluster-kube-dns".into();
+    serde_json::from_value(json!({"metadata": metadata, "spec": {"containers": [{"name": "coredns", "image": "coredns"}]}})).unwrap()
 }
 
 fn is_ready(pod: &Pod) -> bool {
@@ -93,10 +107,11 @@ async fn mark(client: &Client, pod: &Pod, ready: bool) -> kube::Result<Pod> {
     let says = if ready { "True" } else { "False" };
     let conditions = ["Initialized", "ContainersReady", "Ready"].map(|kind| json!({"type": kind, "status": says}));
     let mut status = json!({"phase": "Running", "conditions": conditions, "podIP": "10.244.0.9"});
+    let container = |name: &str, ready: bool, state: Value| json!([{"name": name, "image": "", "imageID": "", "containerID": "scripted://1", "ready": ready, "restartCount": 0, "state": state}]);
+    status["containerStatuses"] = container(&pod.spec.as_ref().unwrap().containers[0].name, ready, json!({"running": {}}));
     if pod.labels().get("app").is_some_and(|app| app == "vcluster-copy") {
         let ended = json!({"exitCode": 0, "message": format!("{SIZE} {DIGEST}  /claim/copy.tar.gz")});
-        let container = json!({"name": "keeper", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": ended}});
-        (status["phase"], status["containerStatuses"]) = ("Succeeded".into(), json!([container]));
+        (status["phase"], status["containerStatuses"]) = ("Succeeded".into(), container("keeper", false, json!({"terminated": ended})));
     }
     let patch = Patch::Strategic(json!({"status": status}));
     Api::<Pod>::namespaced(client.clone(), &pod.namespace().unwrap()).patch_status(&pod.name_any(), &PatchParams::default(), &patch).await

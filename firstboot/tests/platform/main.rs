@@ -11,6 +11,7 @@ mod kept;
 mod kills;
 mod kubelet;
 mod locking;
+mod order;
 mod plane;
 mod programs;
 mod rates;
@@ -69,6 +70,11 @@ fn soak_f8_nothing_is_lost_when_the_api_is_away_for_ten_minutes() {
 #[test]
 fn components_of_manifests_and_kustomizations_come_change_are_healed_and_go() {
     apart("components_of_manifests_and_kustomizations_come_change_are_healed_and_go", bundles::come_change_and_go);
+}
+
+#[test]
+fn components_come_in_their_order_with_values_of_objects_are_rolled_back_and_go_in_reverse() {
+    apart("components_come_in_their_order_with_values_of_objects_are_rolled_back_and_go_in_reverse", order::come_and_go);
 }
 
 #[test]

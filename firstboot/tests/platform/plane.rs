@@ -7,8 +7,8 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::Api;
-use kube::{Client, Config};
+use kube::api::{Api, ListParams};
+use kube::{Client, Config, ResourceExt as _};
 use layers::platform::component::ComponentPhase;
 use layers::platform::{Component, Phase, VirtualCluster};
 use serde_json::{Value, json};
@@ -190,10 +190,15 @@ async fn sleeps_and_wakes(bench: &mut Bench, plane: &mut Plane) {
     println!("SUSPENDED after {:.1} s", bench.rests(NAME, Phase::Suspended).await);
     let pods: Value = bench.client.request(http(&format!("/api/v1/namespaces/{SPACE}/pods"))).await.unwrap();
     assert_eq!(pods["items"], json!([]));
+    bench.script.hold("vcluster-biz/coredns");
     bench.change::<VirtualCluster>(NAME, json!({"suspended": false})).await.unwrap();
     pod(bench, "biz-0", true).await;
     plane.start(bench).await;
     bench.script.release("vcluster-biz/biz-0");
+    // What the virtual cluster says of its DNS is from before it slept.
+    says(bench, "DNSReady", "False").await;
+    bench.reaches(NAME, Phase::Resuming).await;
+    bench.script.release("vcluster-biz/coredns");
     println!("RUNNING again after {:.1} s", bench.rests(NAME, Phase::Running).await);
     bench.until::<Component>("note", "READY", is_ready).await;
 }
@@ -220,7 +225,10 @@ pub async fn at_rest(mut bench: Bench) {
     let mut credentials: Value = serde_saphyr::from_str(std::str::from_utf8(&config.data.unwrap()["config"].0).unwrap()).unwrap();
     // Each has an address of its own, which the one certificate does not name.
     credentials["clusters"][0]["cluster"]["tls-server-name"] = "localhost".into();
-    bench.script.change(|parts| parts.credentials = credentials.to_string());
+    // The pod of the one DNS that there is stands for that of each.
+    let dns = Api::<Pod>::namespaced(bench.client.clone(), SPACE).list(&ListParams::default().labels("k8s-app=vcluster-kube-dns")).await.unwrap();
+    let dns = dns.items[0].annotations()["vcluster.loft.sh/object-name"].clone();
+    bench.script.change(|parts| (parts.credentials, parts.dns) = (credentials.to_string(), dns));
     rates::fill(&bench, clusters - 1, components).await;
     rates::rest(&mut bench, clusters + components, 120).await;
     plane.kill();

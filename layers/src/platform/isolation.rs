@@ -1,6 +1,7 @@
 //! What may reach a virtual cluster's pods and what they may reach: NetworkPolicies (`networking.k8s.io/v1`) of its host namespace, for all pods in it,
 //! the control plane's among them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
@@ -40,6 +41,12 @@ pub fn policies(name: &str, network: Option<&Network>, host: &Host) -> Vec<Value
     // CoreDNS listens on its pod's port; a service's is translated before a policy sees it.
     let dns = json!({"to": [dns], "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]});
     let mut egress = vec![json!({"to": [{"podSelector": {}}]}), dns];
+    let offered = network.and_then(|network| network.host_services.as_deref()).unwrap_or_default();
+    let offered: BTreeSet<_> = offered.iter().filter_map(|service| Some(service.from.split_once('/')?.0)).collect();
+    if !offered.is_empty() {
+        // A policy sees the pod behind a service. By the namespace, as the service may come later.
+        egress.push(json!({"to": [{"namespaceSelector": {"matchExpressions": [{"key": NAMESPACE, "operator": "In", "values": offered}]}}]}));
+    }
     if plane == Plane::Isolated {
         let ranges = [host.pods, host.services].map(|range| range.to_string());
         let nodes = host.nodes.iter().filter(|node| node.is_ipv4()).map(|node| format!("{node}/32"));
@@ -99,6 +106,14 @@ mod tests {
         assert_eq!(made[1]["spec"]["podSelector"], json!({"matchLabels": {"release": "biz"}, "matchExpressions": app}));
         let api = json!([{"to": [{"ipBlock": {"cidr": "192.0.2.1/32"}}], "ports": [{"protocol": "TCP", "port": 6443}]}]);
         assert_eq!(made[1]["spec"]["egress"], api);
+    }
+
+    #[test]
+    fn services_of_the_host_that_are_offered_open_the_way_to_their_namespaces() {
+        let made = of("{plane: closed, hostServices: [{from: db/main, to: web/db}, {from: db/other}, {from: mail/smtp}]}");
+        let spaces = json!({"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["db", "mail"]});
+        assert_eq!(made[0]["spec"]["egress"][2], json!({"to": [{"namespaceSelector": {"matchExpressions": [spaces]}}]}));
+        assert_eq!(made[0]["spec"]["egress"].as_array().unwrap().len(), 3);
     }
 
     #[test]

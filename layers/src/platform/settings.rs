@@ -156,9 +156,26 @@ pub struct Network {
     /// Namespaces of the host whose pods may reach the virtual cluster, such as an ingress controller's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_namespaces: Option<Vec<String>>,
+    /// Services of the host that the virtual cluster's applications know by a name of their own. From an isolated one they reach the pods in those services'
+    /// namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_services: Option<Vec<HostService>>,
     /// How the virtual cluster's API is reached from outside the host; only from within when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exposure: Option<Exposure>,
+}
+
+/// A service of the host in the virtual cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "HostService")]
+pub struct HostService {
+    /// Namespace and name on the host, such as `databases/main`.
+    #[schemars(length(max = 127), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    pub from: String,
+    /// Namespace and name in the virtual cluster; the same when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 127), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    pub to: Option<String>,
 }
 
 /// What may reach whom.
@@ -166,7 +183,7 @@ pub struct Network {
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "VirtualPlane")]
 pub enum Plane {
-    /// Nothing but the own pods, the host's DNS and what `fromNamespaces` names; out of the cluster all. Nodes may reach it.
+    /// Nothing but the own pods, the host's DNS and what `fromNamespaces` and `hostServices` name; out of the cluster all. Nodes may reach it.
     Isolated,
     /// As `isolated`, and nothing out of the cluster.
     Closed,

@@ -8,7 +8,7 @@ use crate::profile::suggest;
 use crate::{Error, Result};
 
 /// What only the paid product honours: the open one fails or, worse, goes on without a word. `*` is any key.
-const PAID: [&str; 19] = [
+const PAID: [&str; 27] = [
     "controlPlane.advanced.kubeVip",
     "controlPlane.advanced.registry",
     "controlPlane.backingStore.database.external",
@@ -16,18 +16,26 @@ const PAID: [&str; 19] = [
     "controlPlane.coredns.embedded",
     "controlPlane.hostPathMapper",
     "controlPlane.standalone",
+    "deletion",
     "experimental.denyProxyRequests",
     "experimental.proxy",
     "external",
+    "integrations.certManager",
+    "integrations.externalSecrets",
+    "integrations.istio",
+    "integrations.kubeVirt",
+    "integrations.netris",
     "networking.resolveDNS",
     "platform",
     "policies.centralAdmission",
     "privateNodes",
+    "sleep",
     "sleepMode",
     "snapshots",
     "sync.*.customResources",
-    "sync.toHost.*.patches",
+    "sync.*.*.patches",
     "sync.toHost.namespaces",
+    "sync.toHost.pods.hybridScheduling",
 ];
 
 /// Kinds that vcluster copies to the host.
@@ -63,6 +71,12 @@ const FROM_HOST: [&str; 10] = [
 /// The registry and repository of the images with the programs of control planes; the tag is the Kubernetes version.
 pub const BINARIES: (&str, &str) = ("chasi-bod.internal", "vcluster-binaries");
 
+/// Where the chart has what control plane and etcd keep.
+const KEPT: [&str; 2] = ["controlPlane.statefulSet.persistence", "controlPlane.backingStore.etcd.deploy.statefulSet.persistence"];
+/// Where it has the settings of the virtual cluster's DNS and the domain.
+const COREFILE: &str = "/controlPlane/coredns/overwriteConfig";
+const DOMAIN: &str = "/networking/advanced/clusterDomain";
+
 /// The usual ingress class of controllers that know ingress-nginx's annotations.
 const PASSTHROUGH: &str = "nginx";
 
@@ -74,8 +88,27 @@ pub fn values(image: &Value, settings: &Settings) -> Result<Value> {
     if let Some(paid) = PAID.iter().find_map(|path| paid(&own, path)) {
         return Err(Error::input(format!("spec.values.{paid}: only vcluster's paid product honours it")));
     }
-    merge(&mut out, Value::Object(own));
+    let own = Value::Object(own);
+    if let Some(field) = KEPT.iter().find_map(|path| loses(&own, path)) {
+        return Err(Error::input(format!("spec.values.{field}: what a virtual cluster keeps is always on a volume claim")));
+    }
+    // Theirs is theirs; the image's knows one domain.
+    if own.pointer(COREFILE).is_none()
+        && let Some(domain) = [&own, &out].iter().find_map(|values| values.pointer(DOMAIN)?.as_str().map(str::to_string))
+        && let Some(Value::String(text)) = out.pointer_mut(COREFILE)
+    {
+        *text = text.replace("kubernetes cluster.local ", &format!("kubernetes {domain} cluster.local "));
+    }
+    merge(&mut out, own);
     Ok(out)
+}
+
+/// The field that takes the volume claim away.
+fn loses(own: &Value, path: &str) -> Option<String> {
+    let at = |field: &str| own.pointer(&format!("/{}/{field}", path.replace('.', "/")));
+    let without = at("volumeClaim/enabled").is_some_and(|enabled| *enabled != true).then_some("volumeClaim.enabled");
+    let field = without.or(at("dataVolume").is_some_and(is_on).then_some("dataVolume"))?;
+    Some(format!("{path}.{field}"))
 }
 
 fn of_settings(settings: &Settings) -> Result<Value> {
@@ -154,6 +187,10 @@ fn addresses(network: &Network) -> Value {
     network.pod_cidr.iter().for_each(|range| put(json!({"networking": {"podCIDR": range}})));
     network.service_cidr.iter().for_each(|range| put(json!({"networking": {"serviceCIDR": range}})));
     network.domain.iter().for_each(|domain| put(json!({"networking": {"advanced": {"clusterDomain": domain}}})));
+    if let Some(services) = &network.host_services {
+        let copies: Vec<_> = services.iter().map(|one| json!({"from": one.from, "to": one.to.as_ref().unwrap_or(&one.from)})).collect();
+        put(json!({"networking": {"replicateServices": {"fromHost": copies}}}));
+    }
     if let Some(exposure) = &network.exposure {
         // The chart's annotations, those of ingress-nginx, ask for TLS to be led through: the API sees the client's certificate, the client the API's.
         let spec = json!({"ingressClassName": exposure.class.as_deref().unwrap_or(PASSTHROUGH)});
@@ -237,7 +274,7 @@ mod tests {
     #[test]
     fn settings_reach_the_values_of_the_chart_and_own_values_go_over_them() {
         let made = of("{version: v1.35.4, replicas: 3, store: etcd, storage: {class: fast, size: 2Gi}, quota: {pods: 20}, podSecurity: baseline,
-            controlPlane: {env: {GOGC: '40'}, nodeSelector: {disk: ssd}}, network: {domain: a.test, exposure: {host: a.example.org}},
+            controlPlane: {env: {GOGC: '40'}, nodeSelector: {disk: ssd}}, network: {domain: a.test, exposure: {host: a.example.org}, hostServices: [{from: db/main, to: web/db}, {from: mail/smtp}]},
             sync: {toHost: {ingresses: true}, fromHost: {events: false}}, featureGates: {X: true, Y: false}, admissionPlugins: {enable: [P, Q]},
             containerDefaults: {limits: {memory: 1Gi}, requests: {cpu: 10m}}, values: {controlPlane: {statefulSet: {highAvailability: {replicas: 5}}}}}")
         .unwrap();
@@ -258,6 +295,7 @@ mod tests {
             ("/controlPlane/ingress", json!({"enabled": true, "host": "a.example.org", "spec": {"ingressClassName": "nginx"}})),
             ("/controlPlane/proxy/extraSANs", json!(["a.example.org"])),
             ("/networking/advanced/clusterDomain", json!("a.test")),
+            ("/networking/replicateServices/fromHost", json!([{"from": "db/main", "to": "web/db"}, {"from": "mail/smtp", "to": "mail/smtp"}])),
             ("/policies/resourceQuota", json!({"enabled": true, "quota": {"pods": "20"}})),
             ("/policies/limitRange", json!({"enabled": true, "default": {"memory": "1Gi"}, "defaultRequest": {"cpu": "10m"}})),
             ("/policies/podSecurityStandard", json!("baseline")),
@@ -280,6 +318,11 @@ mod tests {
         for (settings, said) in [
             ("{values: {privateNodes: {enabled: true}}}", "spec.values.privateNodes: only vcluster's paid"),
             ("{values: {sync: {toHost: {pods: {patches: [{path: a}]}}}}}", "spec.values.sync.toHost.pods.patches: only"),
+            ("{values: {sync: {fromHost: {configMaps: {patches: [{path: a}]}}}}}", "spec.values.sync.fromHost.configMaps.patches: only"),
+            ("{values: {sync: {toHost: {pods: {hybridScheduling: {enabled: true}}}}}}", "spec.values.sync.toHost.pods.hybridScheduling: only"),
+            ("{values: {sleep: {auto: {afterInactivity: 1h}}}}", "spec.values.sleep: only"),
+            ("{values: {deletion: {prevent: true}}}", "spec.values.deletion: only"),
+            ("{values: {integrations: {certManager: {enabled: true}}}}", "spec.values.integrations.certManager: only"),
             ("{values: {sync: {fromHost: {customResources: {x: {enabled: true}}}}}}", "spec.values.sync.fromHost.customResources: only"),
             ("{values: {controlPlane: {backingStore: {etcd: {embedded: {enabled: true}}}}}}", "controlPlane.backingStore.etcd.embedded: only"),
             ("{sync: {toHost: {ingress: true}}}", "spec.sync.toHost.ingress: vcluster does not copy"),
@@ -288,5 +331,36 @@ mod tests {
             assert!(error.starts_with("spec.") && error.contains(said), "{settings}: {error}");
         }
         assert!(of("{values: {privateNodes: {enabled: false}, snapshots: {}, sleepMode: {enabled: false}}}").is_ok());
+    }
+
+    #[test]
+    fn what_a_virtual_cluster_keeps_stays_on_a_volume_claim() {
+        let persistence = "controlPlane.statefulSet.persistence";
+        for (settings, field) in [
+            ("{volumeClaim: {enabled: false}}", "volumeClaim.enabled"),
+            ("{volumeClaim: {enabled: auto}}", "volumeClaim.enabled"),
+            ("{dataVolume: [{name: data, emptyDir: {}}]}", "dataVolume"),
+        ] {
+            let error = of(&format!("{{values: {{controlPlane: {{statefulSet: {{persistence: {settings}}}}}}}}}")).unwrap_err().to_string();
+            assert_eq!(error, format!("spec.values.{persistence}.{field}: what a virtual cluster keeps is always on a volume claim"));
+        }
+        let etcd =
+            "{store: etcd, values: {controlPlane: {backingStore: {etcd: {deploy: {statefulSet: {persistence: {volumeClaim: {enabled: false}}}}}}}}}";
+        assert!(
+            of(etcd).unwrap_err().to_string().starts_with("spec.values.controlPlane.backingStore.etcd.deploy.statefulSet.persistence.volumeClaim")
+        );
+        assert!(of("{values: {controlPlane: {statefulSet: {persistence: {volumeClaim: {enabled: true, size: 9Gi}, dataVolume: []}}}}}").is_ok());
+    }
+
+    #[test]
+    fn the_dns_serves_the_clusters_own_domain() {
+        let file = |settings: &str| {
+            let image = json!({"controlPlane": {"coredns": {"overwriteConfig": "    kubernetes cluster.local in-addr.arpa {\n"}}});
+            values(&image, &serde_saphyr::from_str(settings).unwrap()).unwrap().pointer(COREFILE).unwrap().as_str().unwrap().trim().to_string()
+        };
+        assert_eq!(file("{}"), "kubernetes cluster.local in-addr.arpa {");
+        assert_eq!(file("{network: {domain: a.test}}"), "kubernetes a.test cluster.local in-addr.arpa {");
+        assert_eq!(file("{values: {networking: {advanced: {clusterDomain: b.test}}}}"), "kubernetes b.test cluster.local in-addr.arpa {");
+        assert_eq!(file("{network: {domain: a.test}, values: {controlPlane: {coredns: {overwriteConfig: own}}}}"), "own");
     }
 }

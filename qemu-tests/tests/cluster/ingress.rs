@@ -7,7 +7,7 @@ use qemu_tests::exec;
 use qemu_tests::node::Node;
 use qemu_tests::uml::Net;
 
-use super::vclusters::{inside, phase};
+use super::vclusters::{inside, nothing_is_left, phase};
 use super::{account, build_more, formed, kube, profiles, program, seed};
 
 /// The first of the pool.
@@ -165,5 +165,9 @@ fn soak_uml_applications_of_two_virtual_clusters_answer_by_an_ingress_from_outsi
     let mut vm = node.start(firmware).unwrap();
     formed(&node, &mut vm);
     answers(&node, &format!("http://{ADDRESS}/"), &["--header", "Host: two.apps.example.org"], "In two");
+    // The template `network` has rights beyond its namespace.
+    assert!(kube(&node, "kubectl get clusterroles -o name").contains("-one"));
+    kube(&node, "chasi-bod vcluster delete one --yes --wait");
+    nothing_is_left(&node, "one");
     node.shut_down(vm).unwrap();
 }

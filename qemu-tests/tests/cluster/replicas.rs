@@ -5,7 +5,7 @@ use std::time::Instant;
 use qemu_tests::node::{Node, artifact, artifacts};
 use qemu_tests::uml::Net;
 
-use super::vclusters::{inside, phase, within};
+use super::vclusters::{inside, nothing_is_left, phase, within};
 use super::{formed, kube, seed};
 
 /// What asks for them; the quota of the template would do for one.
@@ -59,6 +59,6 @@ fn soak_uml_f1_three_replicas_go_on_without_one() {
         assert_eq!(inside(&node, "three", "get configmap meanwhile -o jsonpath='{.data.word}'"), "meanwhile");
     }
     kube(&node, "chasi-bod vcluster delete three --yes --wait");
-    assert_eq!(kube(&node, "kubectl get namespaces,pv -o name | grep three || true"), "");
+    nothing_is_left(&node, "three");
     node.shut_down(vm).unwrap();
 }

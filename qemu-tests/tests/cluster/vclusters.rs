@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use qemu_tests::node::Node;
 use qemu_tests::uml::Net;
+use serde_json::json;
 
 use super::{account, applications, build_more, formed, kube, operations, profiles, seed};
 
@@ -107,47 +108,104 @@ fn the_seed_comes_by_itself(node: &Node) {
     assert!(inside(node, "biz", read).contains("In biz"));
 }
 
-/// What an application and its cluster must not reach: the host's pods, API and objects, and another virtual cluster.
+/// A page of its own in the second virtual cluster, whose word comes from a Secret there; and what it may see of its host by the names that it was given.
+fn what_is_offered_is_there(node: &Node) {
+    let container = json!({"name": "probe", "image": "chasi-bod.internal/busybox:1.37", "command": ["httpd", "-f", "-p", "8080", "-h", "/etc"],
+        "envFrom": [{"secretRef": {"name": "word"}}]});
+    let pod =
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe", "labels": {"app": "probe"}}, "spec": {"containers": [container]}});
+    inside(node, "other", "create secret generic word --from-literal=word=secret");
+    inside(node, "other", &format!("apply -f - <<'END'\n{pod}\nEND"));
+    inside(node, "other", "expose pod probe --port 80 --target-port 8080");
+    inside(node, "other", "wait pod/probe --for=condition=Ready --timeout=300s");
+    assert_eq!(inside(node, "other", "exec probe -- printenv word"), "secret");
+    let page = |name: &str| inside(node, "other", &format!("exec probe -- wget -T 20 -qO- http://{name}/"));
+    assert!(page("front.offered.svc.other.test").contains("On the host"), "a service of the host by the name that it was given");
+    let own = inside(node, "other", "exec probe -- nslookup probe.default.svc.other.test");
+    assert!(own.contains(&inside(node, "other", "get service probe -o jsonpath='{.spec.clusterIP}'")), "{own}");
+}
+
+/// What an application and its cluster must not reach: the host's pods, API and objects, and another virtual cluster. Whoever is let through gets an answer,
+/// if only a refusal by the program there; others get none at all.
 fn they_are_apart(node: &Node) {
     let service = |namespace: &str, name: &str| kube(node, &format!("kubectl -n {namespace} get service {name} -o jsonpath='{{.spec.clusterIP}}'"));
     let pod =
         |namespace: &str, which: &str| kube(node, &format!("kubectl -n {namespace} get pod -l {which} -o jsonpath='{{.items[0].status.podIP}}'"));
-    let from_page =
-        |url: &str| node.ssh(&format!("{} kubectl -n vcluster-biz exec {} -- wget -T 5 --no-check-certificate -qO- {url}", super::ADMIN, page(node)));
-    let from_host = |url: &str| node.ssh(&format!("{} kubectl -n front exec deployment/front -- wget -T 5 -qO- {url}", super::ADMIN));
-    // What is open shows that the tools work.
-    let (own, front) = (pod("vcluster-biz", "vcluster.loft.sh/managed-by=biz,vcluster.loft.sh/namespace=web"), service("front", "front"));
-    assert!(from_page(&format!("http://{own}:8080/")).unwrap().contains("In biz"));
-    assert!(from_host(&format!("http://{front}/")).unwrap().contains("On the host"));
-    let api = service("default", "kubernetes");
-    let (other_api, other_pod) = (service("vcluster-other", "other"), pod("vcluster-other", "vcluster.loft.sh/managed-by=other"));
-    for url in [
-        format!("http://{front}/"),
-        format!("https://{api}/version"),
-        format!("https://{other_api}/version"),
-        format!("http://{other_pod}:8080/health"),
+    let from = |whom: &str, url: &str| {
+        let ask = format!("{} kubectl {whom} -- wget -T 5 --no-check-certificate -qO- {url} 2>&1 || true", super::ADMIN);
+        let said = node.ssh(&ask).unwrap();
+        println!("{whom}: {url}: {}", said.lines().next().unwrap_or_default());
+        !said.contains("timed out")
+    };
+    let (page, front, probe) =
+        (format!("-n vcluster-biz exec {}", page(node)), "-n front exec deployment/front", "-n vcluster-other exec probe-x-default-x-other");
+    let (own, other) = (pod("vcluster-biz", "vcluster.loft.sh/managed-by=biz,vcluster.loft.sh/namespace=web"), pod("vcluster-other", "app=probe"));
+    let (api, host_page) = (service("default", "kubernetes"), service("front", "front"));
+    let (biz_api, other_api) = (service("vcluster-biz", "biz"), service("vcluster-other", "other"));
+    let (biz_dns, other_dns) = (pod("vcluster-biz", "k8s-app=vcluster-kube-dns"), pod("vcluster-other", "k8s-app=vcluster-kube-dns"));
+    let services = |name: &str| kube(node, &format!("kubectl -n vcluster-{name} get services -o name | grep -E '/(page|probe)-x-' | cut -d / -f 2"));
+    let (page_service, probe_service) = (service("vcluster-biz", &services("biz")), service("vcluster-other", &services("other")));
+    for (whom, url) in [
+        (page.as_str(), format!("http://{own}:8080/")),
+        (&page, format!("http://{page_service}/")),
+        (&page, format!("https://{biz_api}/version")),
+        (&page, format!("http://{biz_dns}:8080/health")),
+        (probe, format!("http://{other}:8080/passwd")),
+        (probe, format!("http://{probe_service}/passwd")),
+        (probe, format!("https://{other_api}/version")),
+        (front, format!("http://{host_page}/")),
+        (front, format!("https://{api}/version")),
     ] {
-        assert!(from_page(&url).is_err(), "an application of biz reaches {url}");
+        assert!(from(whom, &url), "{whom} does not reach {url}");
     }
-    let biz_api = pod("vcluster-biz", "app=vcluster");
-    for url in [format!("http://{own}:8080/"), format!("https://{biz_api}:8443/version")] {
-        assert!(from_host(&url).is_err(), "a pod of the host reaches {url}");
-    }
-    for (account, verb, what) in [
-        ("vc-biz", "get", "secrets -n kube-system"),
-        ("vc-biz", "get", "secrets -n vcluster-other"),
-        ("vc-biz", "create", "pods -n vcluster-other"),
-        ("vc-biz", "list", "nodes"),
-        ("vc-workload-biz", "get", "secrets -n vcluster-biz"),
-        ("vc-workload-biz", "list", "pods -n vcluster-biz"),
+    for (whom, url) in [
+        (page.as_str(), format!("http://{host_page}/")),
+        (&page, format!("https://{api}/version")),
+        (&page, format!("https://{other_api}/version")),
+        (&page, format!("http://{other_dns}:8080/health")),
+        (&page, format!("http://{other}:8080/passwd")),
+        (&page, format!("http://{probe_service}/passwd")),
+        (probe, format!("https://{api}/version")),
+        (probe, format!("https://{biz_api}/version")),
+        (probe, format!("http://{biz_dns}:8080/health")),
+        (probe, format!("http://{own}:8080/")),
+        (probe, format!("http://{page_service}/")),
+        (front, format!("http://{own}:8080/")),
+        (front, format!("http://{page_service}/")),
+        (front, format!("https://{biz_api}/version")),
+        (front, format!("http://{biz_dns}:8080/health")),
     ] {
-        let asked = kube(node, &format!("kubectl auth can-i {verb} {what} --as=system:serviceaccount:vcluster-biz:{account} || true"));
-        assert_eq!(asked.lines().last(), Some("no"), "{account} may {verb} {what}");
+        assert!(!from(whom, &url), "{whom} reaches {url}");
     }
+    accounts_have_few_rights(node);
     let host_path = r#"{"spec":{"containers":[{"name":"x","image":"registry.k8s.io/pause:3.10.2","volumeMounts":[{"name":"h","mountPath":"/h"}]}],"volumes":[{"name":"h","hostPath":{"path":"/"}}]}}"#;
     let refused =
         inside(node, "biz", &format!("run reaches-out --image=registry.k8s.io/pause:3.10.2 --overrides='{host_path}' 2>&1 && exit 1 || true"));
     assert!(refused.contains("violates PodSecurity \"baseline:latest\": hostPath volumes"), "{refused}");
+}
+
+/// With the tokens of the syncer and of the workloads, as whoever has broken out of one would.
+fn accounts_have_few_rights(node: &Node) {
+    for (account, what, may) in [
+        ("vc-biz", "get pods -n vcluster-biz", true),
+        ("vc-biz", "get secrets -n vcluster-biz", true),
+        ("vc-biz", "get secrets -n kube-system", false),
+        ("vc-biz", "get secrets -n vcluster-other", false),
+        ("vc-biz", "get pods -n vcluster-other", false),
+        ("vc-biz", "run taken --image=registry.k8s.io/pause:3.10.2 -n vcluster-other", false),
+        ("vc-biz", "get nodes", false),
+        ("vc-biz", "get namespaces", false),
+        ("vc-workload-biz", "get secrets -n vcluster-biz", false),
+        ("vc-workload-biz", "get pods -n vcluster-biz", false),
+    ] {
+        let token = format!("$(kubectl -n vcluster-biz create token {account})");
+        let ask = format!(
+            "kubectl --kubeconfig /dev/null --server https://10.96.0.1 --certificate-authority /etc/kubernetes/pki/ca.crt --token {token} {what}"
+        );
+        let said = kube(node, &format!("{ask} 2>&1 || true"));
+        assert_eq!(said.contains("(Forbidden)"), !may, "{account}: {what}: {said}");
+        assert!(!may || said.contains("NAME"), "{account}: {what}: {said}");
+    }
 }
 
 /// The host's name of the page's pod.
@@ -171,7 +229,9 @@ fn a_mistake_is_told_and_mended(node: &Node) {
         change(node, "vc/other", patch);
     };
     mend(r#"{"template":"general"}"#, "Refused spec.template: there is no VirtualClusterTemplate `cpy`");
-    mend(r#"{"network":null}"#, "Refused spec.network.podCIDR: 10.244.0.0/24 overlaps 10.244.0.0/16 of the host's pods");
+    // What the next parts look at: a domain of its own and a service of its host.
+    let network = r#"{"network":{"podCIDR":null,"domain":"other.test","hostServices":[{"from":"front/front","to":"offered/front"}]}}"#;
+    mend(network, "Refused spec.network.podCIDR: 10.244.0.0/24 overlaps 10.244.0.0/16 of the host's pods");
     mend(r#"{"quota":null}"#, "Refused spec.quota.requests.memory: 64Mi is less than the ");
     println!("other RUNNING after {} s, {} MiB less available", phase(node, "vc/other", "RUNNING"), before - available());
     let more = used() - full;
@@ -198,7 +258,12 @@ fn suspended_and_resumed(node: &Node) {
     phase(node, "comp/page", "WAITING");
     kube(node, "chasi-bod vcluster resume biz");
     println!("RUNNING again after {} s", phase(node, "vc/biz", "RUNNING"));
+    // At once: RUNNING means that it serves.
+    let serves =
+        "kubectl -n vcluster-biz get pods -l k8s-app=vcluster-kube-dns -o jsonpath='{.items[0].status.conditions[?(@.type==\"Ready\")].status}'";
+    assert_eq!(kube(node, serves), "True");
     inside(node, "biz", "-n web rollout status deployment/page --timeout=300s");
+    assert!(inside(node, "biz", "-n web exec deployment/page -- nslookup page.web.svc.cluster.local").contains("Address"));
     phase(node, "comp/page", "READY");
     assert!(kube(node, "chasi-bod vcluster connect biz -- helm -n web history page --max 9 -o json").matches("\"revision\"").count() == 1);
 }
@@ -269,6 +334,8 @@ fn upstreams_chart_alone_works_with_the_same_images(node: &Node) {
     let manifest = format!("apiVersion: chasi-bod.io/v1alpha1\nkind: Component\nmetadata: {{name: plain}}\nspec:\n  {spec}\n");
     kube(node, &format!("kubectl apply -f - <<'END'\n{manifest}END"));
     phase(node, "comp/plain", "READY");
+    // Its API answers before its syncer runs.
+    kube(node, "for i in $(seq 100); do kubectl -n plain get secret vc-plain 2>/dev/null && exit 0; sleep 2; done; exit 1");
     let init = kube(node, "kubectl -n plain get pod plain-0 -o jsonpath='{.spec.initContainers[*].image} {.status.containerStatuses[*].ready}'");
     assert_eq!(init, "chasi-bod.internal/vcluster-binaries:v1.36.3 true");
     let config = "kubectl -n plain get secret vc-plain -o jsonpath='{.data.config}' | base64 -d > /run/plain.conf";
@@ -281,12 +348,33 @@ fn upstreams_chart_alone_works_with_the_same_images(node: &Node) {
     kube(node, "kubectl delete comp plain --timeout=300s; kubectl delete namespace plain --timeout=300s");
 }
 
-fn nothing_is_left(node: &Node) {
+/// Neither on the API nor on the node is anything of a virtual cluster that was deleted.
+pub fn nothing_is_left(node: &Node, name: &str) {
+    let objects = format!(
+        "kubectl get namespaces,clusterroles,clusterrolebindings -o name | grep -E '(vc|vcluster)-(.*-)?{name}(-|$)'; \
+         kubectl get pv -o jsonpath='{{range .items[*]}}{{.metadata.name}} {{.spec.claimRef.namespace}}{{\"\\n\"}}{{end}}' | grep vcluster-{name}; \
+         helm list -A --no-headers | grep -w {name}"
+    );
+    let node_has = format!("ls -d /var/lib/chasi-bod/volumes*/*vcluster-{name}_* /run/chasi-bod/helm/vcluster-{name}.conf");
+    // Chains of policies are named by the address of their pod.
+    let strays = "for a in $(nft list ruleset | grep -oE 'chain (to|from)-[0-9.]+' | sed 's/.*-//' | sort -u); do \
+         kubectl get pods -A -o jsonpath='{.items[*].status.podIP}' | grep -qwF \"$a\" || echo \"a policy for $a\"; done";
+    // The provisioner removes folders after their volumes.
+    let left = format!("left() {{ {{ {objects}; {node_has}; {strays}; }} 2>/dev/null; }}");
+    let said = kube(node, &format!("{left}; for i in $(seq 60); do [ -z \"$(left)\" ] && exit 0; sleep 1; done; left"));
+    assert_eq!(said, "", "{name} is gone");
+}
+
+fn all_go(node: &Node) {
+    // That there is something to look for.
+    let volumes =
+        kube(node, "ls -d /var/lib/chasi-bod/volumes*/*vcluster-biz_*; ls /run/chasi-bod/helm/vcluster-biz.conf; kubectl get pv | grep vcluster-biz");
+    assert!(volumes.lines().count() >= 3, "{volumes}");
     kube(node, "chasi-bod vcluster delete biz --yes --wait");
     kube(node, "kubectl delete vc other --timeout=300s");
     operations::metrics_of_what_is_gone_go(node, "other");
-    let left = "kubectl get namespaces,clusterroles,clusterrolebindings,pv -o name | grep -E 'biz|other' || true; helm list -A --no-headers | grep -E 'biz|other' || true";
-    assert_eq!(kube(node, left), "");
+    nothing_is_left(node, "biz");
+    nothing_is_left(node, "other");
 }
 
 #[test]
@@ -303,13 +391,14 @@ fn soak_uml_virtual_clusters_come_with_their_applications_are_apart_sleep_and_go
     applications::deployed_and_changed(&node);
     applications::deployed_from_a_workstation(&node);
     a_mistake_is_told_and_mended(&node);
+    what_is_offered_is_there(&node);
     they_are_apart(&node);
     a_template_reaches_pods(&node);
     suspended_and_resumed(&node);
     copied_and_put_back(&node);
     asleep_by_its_schedule(&node);
     an_application_changes_and_goes(&node);
+    all_go(&node);
     upstreams_chart_alone_works_with_the_same_images(&node);
-    nothing_is_left(&node);
     node.shut_down(vm).unwrap();
 }

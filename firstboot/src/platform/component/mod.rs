@@ -37,6 +37,11 @@ const COMPARE: Duration = Duration::from_secs(900);
 /// How many drifted objects are named.
 const NAMED: usize = 5;
 
+/// Where helm finds the credentials of a virtual cluster.
+pub fn credentials_file(cluster: &str) -> String {
+    format!("{RUN}/helm/vcluster-{cluster}.conf")
+}
+
 /// What the work is done with.
 struct Site {
     host: Host,
@@ -200,7 +205,7 @@ impl Site {
         let kubeconfig: Option<Kubeconfig> = Place::new(&self.client, cluster).kubeconfig().await?;
         let kubeconfig =
             kubeconfig.ok_or_else(|| Error::environment(format!("reading the credentials of virtual cluster {cluster}: there are none yet")))?;
-        let path = format!("{RUN}/helm/vcluster-{cluster}.conf");
+        let path = credentials_file(cluster);
         let text = serde_json::to_string(&kubeconfig).fault(Fault::Internal, || format!("writing /{path}"))?;
         self.host.write(&path, text.as_bytes(), 0o600)?;
         Ok((path, connect(kubeconfig, PATIENCE).await?))
