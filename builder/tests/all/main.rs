@@ -27,3 +27,4 @@ mod scratch;
 mod signing;
 mod upstream;
 mod url_source;
+mod vcluster;

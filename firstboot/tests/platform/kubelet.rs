@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -83,7 +83,10 @@ pub async fn keep(client: Client, script: Script) {
                 let space = pod.namespace().unwrap();
                 let _ = Api::namespaced(client.clone(), &space).create(&PostParams::default(), &secret).await;
                 let copy_of = script.0.lock().unwrap().dns.clone();
-                let dns = dns(&format!("coredns-x-kube-system-x-{name}"), &copy_of, &json!({"vcluster.loft.sh/managed-by": name}));
+                let mut dns = dns(&format!("coredns-x-kube-system-x-{name}"), &copy_of, &json!({"vcluster.loft.sh/managed-by": name}));
+                // With its virtual cluster's Service goes what the syncer had the host run.
+                let service = Api::<Service>::namespaced(client.clone(), &space).get(&name).await;
+                dns.metadata.owner_references = service.ok().map(|service| vec![service.owner_ref(&()).unwrap()]);
                 let _ = Api::namespaced(client.clone(), &space).create(&PostParams::default(), &dns).await;
             }
         }

@@ -17,6 +17,7 @@ mod programs;
 mod rates;
 mod root;
 mod templates;
+mod verbs;
 mod versions;
 
 use apart::apart;
@@ -75,6 +76,11 @@ fn components_of_manifests_and_kustomizations_come_change_are_healed_and_go() {
 #[test]
 fn components_come_in_their_order_with_values_of_objects_are_rolled_back_and_go_in_reverse() {
     apart("components_come_in_their_order_with_values_of_objects_are_rolled_back_and_go_in_reverse", order::come_and_go);
+}
+
+#[test]
+fn the_nodes_commands_make_list_and_try_again_what_the_api_has() {
+    apart("the_nodes_commands_make_list_and_try_again_what_the_api_has", verbs::all);
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use layers::manifest::documents;
 use layers::platform::isolation::{self, policies};
 use layers::platform::virtual_cluster::VirtualClusterSpec;
@@ -91,6 +93,9 @@ fn each_template_differs_in_fields_that_reach_pods() {
     assert_eq!((general.volume(), general.reached_from()), ((Value::Null, json!("2Gi")), Value::Null));
     assert_eq!((general.variable("GOGC"), general.variable("GOMEMLIMIT")), (json!("50"), Value::Null));
     assert_eq!(general.defaults().0["ephemeral-storage"], Value::Null);
+    let config = STANDARD.decode(general.at("Secret vc-config-biz", "/data/config.yaml").as_str().unwrap()).unwrap();
+    let config: Value = serde_saphyr::from_str(std::str::from_utf8(&config).unwrap()).unwrap();
+    assert_eq!(config["telemetry"]["enabled"], false, "{config}");
 
     let cpu = Made::of("cpu");
     // Whole processors in a Guaranteed pod are what the static CPU manager gives away.
