@@ -14,7 +14,7 @@ COMPILE ?= -p builder --bin chasi-bod
 test lint unit vm uml images soak: export COMPILE := --workspace --all-targets
 TEST := cargo test --locked --release --workspace
 
-.PHONY: help setup tools image minimal standalone run test lint unit uml vm images soak fuzz bench bench-formats bench-boot pictures clean
+.PHONY: help setup tools image minimal standalone run test lint unit uml vm images soak fuzz bench bench-formats bench-boot bench-install pictures clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -89,6 +89,10 @@ bench-formats: standalone ## seconds for each output format of `standalone`, for
 bench-boot: standalone ## seconds from power-on to a Ready cluster, ours and the usual way, in emulation; wants a quiet machine
 	@scripts/setup test
 	@scripts/bench-boot
+
+bench-install: minimal ## seconds to install from the ISO beside zstd and sha256sum of the same root, in emulation; wants a quiet machine
+	@scripts/setup test
+	@CHASI_BOD_IMAGE_DIR=$(CURDIR)/output cargo run --quiet --locked --release -p qemu-tests --bin install-times
 
 pictures: minimal ## screenshots of menu, installer and status screen from QEMU's display, to output/pictures
 	@scripts/setup test

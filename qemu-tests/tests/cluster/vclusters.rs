@@ -326,6 +326,20 @@ fn an_application_changes_and_goes(node: &Node) {
     assert_eq!(kube(node, "helm list -n front --no-headers; chasi-bod vcluster connect biz -- helm list -n web --no-headers"), "");
 }
 
+/// A virtual cluster of the template for disks: its store and a pod that says nothing of itself have what the template gives.
+fn a_template_for_disks(node: &Node) {
+    kube(node, "chasi-bod vcluster create quick --template io --wait");
+    let claim = "kubectl -n vcluster-quick get pvc data-quick-0 -o jsonpath='{.spec.storageClassName} {.status.phase}'";
+    assert_eq!(kube(node, claim), "local-path-io Bound");
+    assert!(!kube(node, "ls -d /var/lib/chasi-bod/volumes-io/*vcluster-quick_data-quick-0").is_empty());
+    inside(node, "quick", "run probe --image=chasi-bod.internal/busybox:1.37 --command -- sleep 9999");
+    inside(node, "quick", "wait pod/probe --for=condition=Ready --timeout=300s");
+    let limits = "kubectl -n vcluster-quick get pod probe-x-default-x-quick -o jsonpath='{.spec.containers[0].resources.limits.ephemeral-storage} {.status.phase}'";
+    assert_eq!(kube(node, limits), "4Gi Running");
+    kube(node, "chasi-bod vcluster delete quick --yes --wait");
+    nothing_is_left(node, "quick");
+}
+
 /// vcluster's own chart by itself, as a component: without the image volume its init container takes the same programs from the same image.
 fn upstreams_chart_alone_works_with_the_same_images(node: &Node) {
     let values = "{controlPlane: {statefulSet: {persistence: {binariesVolume: [{name: binaries, emptyDir: {}}]}}}}";
@@ -399,6 +413,7 @@ fn soak_uml_virtual_clusters_come_with_their_applications_are_apart_sleep_and_go
     asleep_by_its_schedule(&node);
     an_application_changes_and_goes(&node);
     all_go(&node);
+    a_template_for_disks(&node);
     upstreams_chart_alone_works_with_the_same_images(&node);
     node.shut_down(vm).unwrap();
 }
