@@ -136,6 +136,24 @@ fn d9_a_small_one_is_fat16_and_fsck_agrees() {
     assert!(run(Command::new("mtype").arg("-i").arg(&path).arg("::EFI/BOOT/BOOTX64.EFI")) == pattern(900_000));
 }
 
+/// The installer can give such an EFI system partition sectors of 4096 bytes (`firstboot/src/install/esp.rs`): all of its regions are made of them.
+#[test]
+fn one_that_is_more_than_256_mib_and_a_multiple_of_4_mib_has_all_regions_in_whole_4096_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    for size in [layers::profile::Disk::default().esp_size, Bytes::mib(260), Bytes::mib(300), Bytes::mib(2000), Bytes::mib(8192)] {
+        let image = build(&Options { size, ..options() }, &files(&[("slot-a/boot.cfg", vec![1])]), dir.path()).unwrap();
+        let mut boot = [0; 512];
+        image.read_at(&mut boot, 0).unwrap();
+        let number = |at: usize, size: usize| boot[at..at + size].iter().rev().fold(0, |all, byte| all << 8 | u32::from(*byte));
+        let places = [("a cluster", 13, 1), ("reserved", 14, 2), ("in front of it", 28, 4), ("all", 32, 4), ("a table", 36, 4)];
+        for (what, at, length) in places {
+            let sectors = number(at, length);
+            assert!(sectors > 0 && sectors.is_multiple_of(8), "{size}: {what}: {sectors} sectors");
+        }
+        assert!(number(14, 2) >= 32 && number(48, 2) == 1, "{size}: room for two copies of the first two sectors");
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_named() {
     let dir = tempfile::tempdir().unwrap();

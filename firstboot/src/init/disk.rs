@@ -9,7 +9,7 @@ use layers::units::{Bytes, Digest};
 use layers::{Error, Result};
 
 use super::modules::list;
-use super::table::{self, Entry, SECTOR};
+use super::table::{self, Entry, LARGE_SECTOR, SECTOR};
 use super::verity::Superblock;
 
 /// A disk that is there.
@@ -21,6 +21,8 @@ pub struct Disk {
     pub path: PathBuf,
     /// Size in sectors of 512 bytes.
     pub sectors: u64,
+    /// Bytes of the sectors that its table counts in.
+    pub sector: u64,
     /// Its partitions, or why they cannot be read.
     pub entries: Result<Vec<Entry>>,
 }
@@ -60,7 +62,9 @@ pub fn disks(sys: &Path, dev: &Path, among: Among<'_>) -> Vec<Disk> {
         let name = folder.file_name()?.to_str().filter(|n| ours(n))?.to_string();
         let sectors = number(&folder.join("size")).filter(|n| *n > 0)?;
         let path = dev.join(&name);
-        Some(Disk { entries: table::read(&path), name, path, sectors })
+        // Others than these two are no disks that can be installed to.
+        let sector = number(&folder.join("queue/logical_block_size")).filter(|size| *size == LARGE_SECTOR).unwrap_or(SECTOR);
+        Some(Disk { entries: table::read(&path, sector), name, path, sectors, sector })
     });
     found.collect()
 }

@@ -23,7 +23,7 @@ use layers::{Context, Error, Fault, Result};
 
 use crate::sys::{self, PartitionChange};
 use cmdline::{CommandLine, From};
-use disk::{Among, Found, Look};
+use disk::{Among, Disk, Found, Look};
 use modules::{Loader, Modules};
 use report::say;
 use table::{Entry, SECTOR};
@@ -123,7 +123,8 @@ fn lay_state(found: &Found, memory: Option<Bytes>) -> Result<()> {
         (rules.state_size, rules.state_limit) = (rules.state_size.min(most), Some(most));
     }
     let (tools, scratch) = (Path::new(root::ROOT), Path::new("/run/chasi-bod"));
-    let site = state::Site { disk: &found.disk.path, sectors: found.disk.sectors, rules: &rules, tools, scratch };
+    let Disk { path, sectors, sector, .. } = &found.disk;
+    let site = state::Site { disk: path, sectors: *sectors, sector: *sector, rules: &rules, tools, scratch };
     let mut length = 0;
     let (device, done) = state::ensure(&site, |entry| {
         length = entry.sectors() * SECTOR;

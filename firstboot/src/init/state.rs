@@ -52,8 +52,10 @@ impl Default for Rules {
 pub struct Site<'a> {
     /// The disk.
     pub disk: &'a Path,
-    /// Its size in sectors.
+    /// Its size in sectors of 512 bytes.
     pub sectors: u64,
+    /// Bytes of its own sectors.
+    pub sector: u64,
     /// The image's disk rules.
     pub rules: &'a Rules,
     /// Root whose mke2fs and e2fsck are used.
@@ -65,24 +67,24 @@ pub struct Site<'a> {
 /// Brings the state partition into being; `tell` makes the kernel know an entry and returns its device. Killed at any point, the next
 /// call goes on.
 pub fn ensure(site: &Site<'_>, mut tell: impl FnMut(&Entry) -> Result<PathBuf>) -> Result<(PathBuf, Done)> {
-    let entries = table::read(site.disk)?;
+    let entries = table::read(site.disk, site.sector)?;
     match table::plan(&entries, site.sectors, site.rules.state_size, site.rules.state_limit)? {
         StatePlan::Keep(entry) => {
-            if let Some(copy) = table::damaged(site.disk)? {
-                table::write(site.disk, &entry)?;
+            if let Some(copy) = table::damaged(site.disk, site.sector)? {
+                table::write(site.disk, site.sector, &entry)?;
                 say("disk", &format!("repaired: the {copy} copy of the partition table of {} was damaged", site.disk.display()));
             }
             Ok((tell(&entry)?, Done::Kept))
         }
         StatePlan::Grow(entry) => {
-            table::write(site.disk, &entry)?;
+            table::write(site.disk, site.sector, &entry)?;
             Ok((tell(&entry)?, Done::Grown))
         }
         StatePlan::Make(entry) => {
-            table::write(site.disk, &entry)?;
+            table::write(site.disk, site.sector, &entry)?;
             let device = tell(&entry)?;
             format(site, &device)?;
-            table::write(site.disk, &Entry { name: partition::STATE.into(), ..entry })?;
+            table::write(site.disk, site.sector, &Entry { name: partition::STATE.into(), ..entry })?;
             Ok((device, Done::Made))
         }
     }

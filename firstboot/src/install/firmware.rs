@@ -10,7 +10,7 @@ use layers::{Context as _, Error, Fault, Result};
 
 use super::say;
 use crate::host::Host;
-use crate::init::table;
+use crate::init::table::{self, SECTOR};
 
 const VARIABLES: &str = "sys/firmware/efi/efivars";
 /// The path that firmware without an entry takes, too.
@@ -18,25 +18,39 @@ const LOADER: &str = "\\EFI\\BOOT\\BOOTX64.EFI";
 /// How a partition's identity is told (UEFI specification 2.10, table 10.49).
 const GPT: u8 = 2;
 
-/// Makes the entry where the machine was started by UEFI.
-pub fn register(host: &Host, what: &str, disk: &Path) -> Result<()> {
-    if host.names(VARIABLES).is_empty() {
+/// What opens the firmware's variables.
+pub type Variables = fn() -> Box<dyn VarManager>;
+
+/// Whether the machine was started by UEFI.
+pub fn is_uefi(host: &Host) -> bool {
+    !host.names(VARIABLES).is_empty()
+}
+
+/// Makes the entry where the machine was started by UEFI, for a disk whose sectors have so many bytes.
+pub fn register(host: &Host, variables: Variables, what: &str, disk: &Path, sector: u64) -> Result<()> {
+    if !is_uefi(host) {
         return Ok(());
     }
-    let entries = table::read(disk)?;
-    let esp = entries.iter().find(|entry| entry.name == partition::ESP);
-    let esp = esp.ok_or_else(|| Error::internal(format!("reading {}: it has no EFI system partition", disk.display())))?;
-    let drive = EFIHardDrive {
-        partition_number: esp.number,
-        partition_start: esp.first,
-        partition_size: esp.sectors(),
-        partition_sig: table::guid(disk, esp.number)?,
-        format: GPT,
-        sig_type: EFIHardDriveType::Gpt,
-    };
-    let number = add(&mut *efivar::system(), what, drive).fault(Fault::Environment, || "adding to the firmware's boot menu".into())?;
+    let drive = drive(disk, sector)?;
+    let number = add(&mut *variables(), what, drive).fault(Fault::Environment, || "adding to the firmware's boot menu".into())?;
     say(&format!("the firmware starts it as Boot{number:04X}"));
     Ok(())
+}
+
+/// How the firmware is told of a disk's EFI system partition.
+pub fn drive(disk: &Path, sector: u64) -> Result<EFIHardDrive> {
+    let entries = table::read(disk, sector)?;
+    let esp = entries.iter().find(|entry| entry.name == partition::ESP);
+    let esp = esp.ok_or_else(|| Error::internal(format!("reading {}: it has no EFI system partition", disk.display())))?;
+    Ok(EFIHardDrive {
+        partition_number: esp.number,
+        // Both in sectors of the disk.
+        partition_start: esp.first * SECTOR / sector,
+        partition_size: esp.sectors() * SECTOR / sector,
+        partition_sig: table::guid(disk, sector, esp.number)?,
+        format: GPT,
+        sig_type: EFIHardDriveType::Gpt,
+    })
 }
 
 /// Puts an entry first. The one of an earlier installation on the same partition is replaced.

@@ -1,6 +1,7 @@
 //! Installs the image that runs from a medium on a disk of the machine: choose the disk, check the image, write, read again, and only then give
 //! the disk its partition table. A machine that loses power in between has no half system to start; the medium starts over.
 
+mod esp;
 mod firmware;
 mod screen;
 mod source;
@@ -103,7 +104,7 @@ pub fn run(host: &Host, options: &Options) -> Result<()> {
         say(&format!("{what} would be installed on {}, which holds {}", disks::describe(&target.disk), target.holds()));
         return Ok(());
     }
-    install(host, &source, &target, &what)?;
+    install(host, efivar::system, &source, &target, &what)?;
     host.write(DONE, b"", 0o600)?;
     if options.reboot {
         say("restarting; the medium may be taken out now");
@@ -146,16 +147,16 @@ fn candidates(host: &Host) -> Vec<Traits> {
     disks::all(host).into_iter().filter(|disk| !live::is_medium(&host.path(&disk.path))).collect()
 }
 
-fn install(host: &Host, source: &Source, target: &Target, what: &str) -> Result<()> {
+fn install(host: &Host, variables: firmware::Variables, source: &Source, target: &Target, what: &str) -> Result<()> {
     let start = Instant::now();
     say(&format!("{what} on {}", disks::describe(&target.disk)));
     // All that can be wrong with the medium shows here, before anything on the disk is touched.
-    source.check()?;
+    source.check(target.sector)?;
     target.clear(host, what)?;
     target.write(source)?;
     target.compare(source)?;
     target.finish(host, source)?;
-    if let Err(why) = firmware::register(host, what, &host.path(&target.disk.path)) {
+    if let Err(why) = firmware::register(host, variables, what, &host.path(&target.disk.path), target.sector) {
         say(&format!("warning: {why}; the firmware finds the disk by its fallback path"));
     }
     say(&format!("done in {:.1} s: {what} is on {} and was read again", start.elapsed().as_secs_f64(), target.disk.path));

@@ -9,13 +9,14 @@ use layers::node::partition;
 use layers::units::Bytes;
 use layers::{Context, Error, Result};
 
-use super::say;
+use super::{esp, say};
 use crate::host::Host;
 use crate::init::live;
-use crate::init::table::{self, Entry, SECTOR};
+use crate::init::table::{self, Entry, LARGE_SECTOR, SECTOR};
 
 /// Bytes that are read or written at once.
 pub const CHUNK: usize = 1 << 20;
+const READING: &str = "reading the image of the medium";
 
 /// The image in memory.
 #[derive(Debug)]
@@ -30,11 +31,20 @@ pub struct Source {
     pub root: File,
 }
 
-/// A run of bytes to be carried to the same place of another disk.
+/// Where bytes come from.
+#[derive(Debug)]
+pub enum From<'a> {
+    /// A file or device.
+    File(&'a File),
+    /// What is told anew for the target.
+    Memory(Vec<u8>),
+}
+
+/// A run of bytes to be carried to a place of another disk.
 #[derive(Debug)]
 pub struct Piece<'a> {
     /// Where it comes from.
-    pub from: &'a File,
+    pub from: From<'a>,
     /// Where it begins there.
     pub at: u64,
     /// Where it belongs on the disk.
@@ -53,7 +63,7 @@ impl Source {
         }
         let path = host.path(live::FILE);
         let disk = File::open(&path).context(|| format!("opening {}", path.display()))?;
-        let entries = table::read(&path)?.into_iter().filter(|entry| !table::is_state(&entry.name)).collect();
+        let entries = table::read(&path, SECTOR)?.into_iter().filter(|entry| !table::is_state(&entry.name)).collect();
         let mounts = host.read("proc/mounts")?.unwrap_or_default();
         let root = mounts.lines().find_map(|line| {
             let mut words = line.split(' ');
@@ -74,24 +84,41 @@ impl Source {
         self.entries.iter().map(|entry| (entry.last + 1) * SECTOR).max().unwrap_or(0)
     }
 
-    /// All that has to be carried: loaders and slot A. Slot B is empty.
-    pub fn pieces(&self) -> Result<Vec<Piece<'_>>> {
+    /// All that has to be carried to a disk with sectors of so many bytes: loaders and slot A. Slot B is empty.
+    pub fn pieces(&self, sector: u64) -> Result<Vec<Piece<'_>>> {
         let root = (&self.root).seek(SeekFrom::End(0)).context(|| "reading the size of the root".into())?;
-        let piece = |entry: &Entry| {
-            let (at, length) = (entry.first * SECTOR, entry.sectors() * SECTOR);
+        let mut pieces = Vec::new();
+        for entry in &self.entries {
+            let (mut at, mut length) = (entry.first * SECTOR, entry.sectors() * SECTOR);
             match entry.name.as_str() {
-                partition::ROOT_A => Some(Piece { from: &self.root, at: 0, to: at, length: root.min(length) }),
-                partition::ROOT_B | partition::VERITY_B => None,
-                _ => Some(Piece { from: &self.disk, at, to: at, length }),
+                partition::ROOT_A => pieces.push(Piece { from: From::File(&self.root), at: 0, to: at, length: root.min(length) }),
+                partition::ROOT_B | partition::VERITY_B => {}
+                name => {
+                    if name == partition::ESP && sector == LARGE_SECTOR {
+                        let told = self.esp(at)?;
+                        let size = told.len() as u64;
+                        pieces.push(Piece { from: From::Memory(told), at: 0, to: at, length: size });
+                        (at, length) = (at + size, length - size);
+                    }
+                    pieces.push(Piece { from: From::File(&self.disk), at, to: at, length });
+                }
             }
-        };
-        Ok(self.entries.iter().filter_map(piece).collect())
+        }
+        Ok(pieces)
     }
 
-    /// Reads all of it once.
-    pub fn check(&self) -> Result<()> {
+    /// The start of the EFI system partition, for a disk with large sectors.
+    fn esp(&self, at: u64) -> Result<Vec<u8>> {
+        let [mut boot, mut info] = [[0; SECTOR as usize]; 2];
+        let read = self.disk.read_exact_at(&mut boot, at).and_then(|()| self.disk.read_exact_at(&mut info, at + SECTOR));
+        read.context(|| READING.into())?;
+        esp::reserved(&boot, &info)
+    }
+
+    /// Reads all of it once, as a disk with sectors of so many bytes gets it.
+    pub fn check(&self, sector: u64) -> Result<()> {
         say("checking the image");
-        each(&self.pieces()?, |_, _| Ok(()))
+        each(&self.pieces(sector)?, |_, _| Ok(()))
     }
 }
 
@@ -102,10 +129,11 @@ pub fn each(pieces: &[Piece<'_>], mut work: impl FnMut(u64, &[u8]) -> Result<()>
         let mut done = 0;
         while done < piece.length {
             let part = &mut buffer[..CHUNK.min(usize::try_from(piece.length - done).unwrap_or(CHUNK))];
-            if is_hole(piece.from, piece.at + done, part.len()) {
-                part.fill(0);
-            } else {
-                piece.from.read_exact_at(part, piece.at + done).context(|| "reading the image of the medium".into())?;
+            let at = piece.at + done;
+            match &piece.from {
+                From::Memory(bytes) => part.copy_from_slice(&bytes[at as usize..][..part.len()]),
+                From::File(file) if is_hole(file, at, part.len()) => part.fill(0),
+                From::File(file) => file.read_exact_at(part, at).context(|| READING.into())?,
             }
             work(piece.to + done, part)?;
             done += part.len() as u64;

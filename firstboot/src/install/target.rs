@@ -12,9 +12,9 @@ use layers::{Context, Error, Fault, Result};
 use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 
 use super::source::{CHUNK, Source, each};
-use super::{Consent, say};
+use super::{Consent, firmware, say};
 use crate::host::Host;
-use crate::init::table::{self, SECTOR};
+use crate::init::table::{self, LARGE_SECTOR, SECTOR};
 use crate::{disks, exec};
 
 /// Where an installation leaves its mark until it is done: behind the table's first copy, before the first partition.
@@ -28,6 +28,8 @@ const ENDS: u64 = 1 << 20;
 pub struct Target {
     /// What it says of itself.
     pub disk: Traits,
+    /// Bytes of its sectors.
+    pub sector: u64,
     path: PathBuf,
     file: File,
     contents: Vec<String>,
@@ -39,10 +41,17 @@ impl Target {
         let name = disks::describe(disk);
         let refuse = |why: String| Error::environment(format!("installing on {name}: {why}"));
         let (size, least) = (Bytes(disk.size.unsigned_abs()), source.least());
-        if disk.sector != 512 {
-            return Err(refuse(format!("its sectors have {} bytes, the image is made for 512", disk.sector))
-                .with_hint("many drives can be switched: `nvme format --lbaf` or `sg_format --size=512` on another system"));
+        let sector = disk.sector.unsigned_abs();
+        if ![SECTOR, LARGE_SECTOR].contains(&sector) {
+            return Err(refuse(format!("its sectors have {sector} bytes, neither 512 nor 4096")));
         }
+        if sector != SECTOR && !firmware::is_uefi(host) {
+            return Err(refuse(format!("its sectors have {sector} bytes, and BIOS starts from sectors of 512 only")).with_hint(
+                "start the medium by UEFI; many drives can be switched, too: `nvme format --lbaf` or `sg_format --size=512` on another system",
+            ));
+        }
+        // An image may have an EFI system partition that such a disk cannot have.
+        source.pieces(sector).context(|| format!("installing on {name}"))?;
         if size < least {
             return Err(
                 refuse(format!("it has {size}, {least} are needed")).with_hint("choose a larger disk, or lower `disk.slotSize` in the profile")
@@ -60,7 +69,7 @@ impl Target {
             }
             other => other.context(|| format!("opening {}", path.display()))?,
         };
-        let mut target = Self { disk: disk.clone(), path, file, contents: disks::contents(host, &disk.name)? };
+        let mut target = Self { disk: disk.clone(), sector, path, file, contents: disks::contents(host, &disk.name)? };
         if let Some(image) = target.marked()? {
             say(&format!("an installation of {image} on {} was not finished; it starts over", disk.path));
             return Ok(target);
@@ -137,7 +146,7 @@ impl Target {
 
     /// Writes loaders and slot A; slot B is cleared where a file system would begin.
     pub fn write(&self, source: &Source) -> Result<()> {
-        let pieces = source.pieces()?;
+        let pieces = source.pieces(self.sector)?;
         let mut progress = Progress::new("writing", pieces.iter().map(|piece| piece.length).sum());
         let zeros = vec![0; CHUNK];
         each(&pieces, |at, bytes| {
@@ -159,7 +168,7 @@ impl Target {
     pub fn compare(&self, source: &Source) -> Result<()> {
         // What memory keeps of the disk is dropped, so that the disk itself is asked.
         fadvise(&self.file, 0, None, Advice::DontNeed).fault(Fault::Environment, || self.reading())?;
-        let pieces = source.pieces()?;
+        let pieces = source.pieces(self.sector)?;
         let mut progress = Progress::new("reading again", pieces.iter().map(|piece| piece.length).sum());
         let mut found = vec![0; CHUNK];
         each(&pieces, |at, bytes| {
@@ -179,7 +188,7 @@ impl Target {
     pub fn finish(&self, host: &Host, source: &Source) -> Result<()> {
         // In this order: a disk that starts is never taken for one that may be installed to without consent.
         self.mark(&[])?;
-        table::copy(&source.disk, &self.file)?;
+        table::copy(&source.disk, &self.file, self.sector)?;
         // A kernel that keeps the old partitions in mind is no fault of the disk's: the next start reads them.
         let _ = exec::run(host.program("blockdev").arg("--rereadpt").arg(&self.path));
         Ok(())

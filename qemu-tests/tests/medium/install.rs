@@ -82,6 +82,45 @@ fn iso_installs_when_a_person_confirms_the_disk_by_its_serial_number() {
     is_installed(folder.path(), &own, Firmware::Bios);
 }
 
+/// How QEMU is told of a disk with sectors of 4096 bytes.
+const LARGE_SECTORS: &str = "-device virtio-blk-pci,logical_block_size=4096,physical_block_size=4096,{}";
+
+#[test]
+#[ignore = "soak: two boots"]
+fn soak_iso_installs_on_a_disk_with_sectors_of_4096_bytes_by_uefi() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut node, own) = roomy(folder.path(), Plugged::Disc);
+    node.disk.device = LARGE_SECTORS;
+    setting(&mut node, "disk.target=sector == 4096");
+    let mut vm = install(&node, Firmware::Uefi);
+    for step in ["switch starting the system", "checking the image", "install: writing", "reading again", "the firmware starts it as Boot"] {
+        vm.wait(step, STEP).unwrap();
+    }
+    let line = vm.wait(DONE, STEP).unwrap();
+    println!("{line}, {:.1} s since power-on", vm.age().as_secs_f64());
+    vm.wait_end(STEP).unwrap();
+
+    let text = own.display().to_string();
+    let table = String::from_utf8(exec::run("fdisk", &["-b", "4096", "-l", &text]).unwrap().stdout).unwrap();
+    assert!(table.contains("Disklabel type: gpt"), "{table}");
+    let folder = folder.path().join("installed");
+    std::fs::create_dir(&folder).unwrap();
+    let node = Node::of_disk(&folder, Drive { device: LARGE_SECTORS, ..Drive::raw(&own) }).unwrap();
+    let (vm, seconds) = node.boot(Firmware::Uefi).unwrap();
+    println!("ready after {seconds} s of the node's own time");
+    let told = node.ssh("findmnt -n -o SOURCE /var; cat /sys/block/vda/queue/logical_block_size").unwrap();
+    assert_eq!(told, "/dev/vda7[/var]\n4096");
+    // The kernel takes no FAT with smaller sectors on such a disk.
+    let told = node
+        .ssh("mkdir /run/esp && mount -o ro /dev/vda1 /run/esp && cd /run/esp && find . -type f | sort && blkid -p -o value -s BLOCK_SIZE /dev/vda1")
+        .unwrap();
+    println!("{told}");
+    assert!(told.contains("./EFI/BOOT/BOOTX64.EFI") && told.contains("./slot-a/vmlinuz") && told.ends_with("4096"), "{told}");
+    let told = node.ssh("systemctl --failed --no-legend --plain; chasi-bod disks 'sector == 4096'").unwrap();
+    assert!(told.starts_with("/dev/vda (16GiB, virtio, serial `disk0`)") && told.contains("picked by sector == 4096"), "{told}");
+    node.shut_down(vm).unwrap();
+}
+
 /// A disk with another system's partitions.
 fn another_system(own: &Path) {
     let text = own.display().to_string();
