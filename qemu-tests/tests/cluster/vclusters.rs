@@ -347,9 +347,8 @@ fn a_template_for_disks(node: &Node) {
 }
 
 /// vcluster's own chart by itself, as a component: without the image volume its init container takes the same programs from the same image.
-fn upstreams_chart_alone_works_with_the_same_images(node: &Node) {
+fn upstreams_chart_alone_works_with_the_same_images(node: &Node, version: &str) {
     let values = "{controlPlane: {statefulSet: {persistence: {binariesVolume: [{name: binaries, emptyDir: {}}]}}}}";
-    let version = kube(node, "helm list -A --no-headers | grep -o 'vcluster-[0-9][0-9.]*' | head -n 1 | cut -d - -f 2");
     let spec = format!("source: {{chart: {{name: vcluster, version: {version}}}}}\n  target: {{namespace: plain}}\n  values: {values}");
     let manifest = format!("apiVersion: chasi-bod.io/v1alpha1\nkind: Component\nmetadata: {{name: plain}}\nspec:\n  {spec}\n");
     kube(node, &format!("kubectl apply -f - <<'END'\n{manifest}END"));
@@ -418,8 +417,10 @@ fn soak_uml_virtual_clusters_come_with_their_applications_are_apart_sleep_and_go
     copied_and_put_back(&node);
     asleep_by_its_schedule(&node);
     an_application_changes_and_goes(&node);
+    // Afterwards there is none that says which version the image's chart has.
+    let version = kube(&node, "helm list -A --no-headers | grep -o 'vcluster-[0-9][0-9.]*' | head -n 1 | cut -d - -f 2");
     all_go(&node);
     a_template_for_disks(&node);
-    upstreams_chart_alone_works_with_the_same_images(&node);
+    upstreams_chart_alone_works_with_the_same_images(&node, &version);
     node.shut_down(vm).unwrap();
 }
