@@ -297,10 +297,11 @@ impl Site {
             DeletionPolicy::Delete => place.remove().await?,
             DeletionPolicy::Retain => place.sets().await?.is_empty() && place.is_empty().await?,
         };
-        if gone {
-            self.host.remove(&component::credentials_file(&object.name_any()))?;
+        if !gone {
+            return Ok(Done::Going(None, None));
         }
-        Ok(if gone { Done::Gone } else { Done::Going(None, None) })
+        self.host.remove(&component::credentials_file(&object.name_any()))?;
+        Ok(Done::Gone)
     }
 }
 

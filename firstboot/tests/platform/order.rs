@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::bench::Bench;
 use crate::kills::release_is_sane;
-use crate::rates::is_ready;
+use crate::rates::{is_at, is_ready};
 
 const PLATFORM: &str = "chasi-bod-system";
 
@@ -20,10 +20,6 @@ fn chart(name: &str, namespace: &str, more: Value) -> Value {
     let mut spec = json!({"source": {"chart": {"name": name, "version": "1.0.0"}}, "target": {"namespace": namespace}});
     spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     spec
-}
-
-fn is_at(phase: Phase) -> impl Fn(&Component) -> bool {
-    move |object| object.status.as_ref().is_some_and(|status| status.phase == phase)
 }
 
 /// Three wait for their pods at the same time; who depends on one of them, and who depends on that, are not begun before.

@@ -18,6 +18,10 @@ pub fn is_ready(object: &Component) -> bool {
     object.status.as_ref().is_some_and(|status| status.phase == ComponentPhase::Ready && status.observed_generation == object.metadata.generation)
 }
 
+pub fn is_at(phase: ComponentPhase) -> impl Fn(&Component) -> bool {
+    move |object| object.status.as_ref().is_some_and(|status| status.phase == phase)
+}
+
 /// Makes so many of both kinds and waits until all are as they were asked for.
 pub async fn fill(bench: &Bench, clusters: usize, components: usize) {
     let begun = Instant::now();

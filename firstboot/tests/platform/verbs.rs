@@ -7,7 +7,7 @@ use layers::platform::{Component, Phase, VirtualCluster};
 use serde_json::{Value, json};
 
 use crate::bench::Bench;
-use crate::rates::is_ready;
+use crate::rates::{is_at, is_ready};
 
 /// Runs one as on the node, which answers meanwhile; its words on stdout and stderr, and whether it was content.
 async fn chasi_bod(bench: &Bench, words: &str) -> (String, String, bool) {
@@ -60,8 +60,8 @@ async fn components(bench: &Bench) {
     let mut gadget = chart("note");
     (gadget["values"], gadget["retries"]) = (json!({"kind": "Gadget"}), json!(0));
     bench.create::<Component>("gadget", gadget).await.unwrap();
-    let is_failed = |object: &Component| object.status.as_ref().is_some_and(|status| status.phase == ComponentPhase::Failed);
-    bench.until::<Component>("gadget", "FAILED", is_failed).await;
+    let is_failed = is_at(ComponentPhase::Failed);
+    bench.until::<Component>("gadget", "FAILED", &is_failed).await;
     let listed = good(bench, "component list").await;
     assert!(line(&listed, "gadget")[1] == "FAILED" && listed.contains("Gadget"), "{listed}");
     bench.create::<Component>("kinds", chart("kinds")).await.unwrap();
