@@ -91,7 +91,7 @@ fn each_template_differs_in_fields_that_reach_pods() {
     let general = Made::of("general");
     assert_eq!(class(&general.defaults()), "Burstable");
     assert_eq!((general.volume(), general.reached_from()), ((Value::Null, json!("2Gi")), Value::Null));
-    assert_eq!((general.variable("GOGC"), general.variable("GOMEMLIMIT")), (json!("50"), Value::Null));
+    assert_eq!((general.variable("GOGC"), general.variable("GOMEMLIMIT")), (json!("40"), Value::Null));
     assert_eq!(general.defaults().0["ephemeral-storage"], Value::Null);
     let config = STANDARD.decode(general.at("Secret vc-config-biz", "/data/config.yaml").as_str().unwrap()).unwrap();
     let config: Value = serde_saphyr::from_str(std::str::from_utf8(&config).unwrap()).unwrap();

@@ -22,10 +22,10 @@ fn start_pods(founder: &Node) {
     }
 }
 
-/// A pod on a node that answers HTTP on port 8001 with what the API says to it.
+/// A pod on a node that answers HTTP on port 8001 with what the API says to it, and by itself under `/static/`.
 pub fn start_pod(founder: &Node, pod: &str, node: &str) {
     let overrides = format!(r#"{{"spec":{{"nodeName":"{node}","terminationGracePeriodSeconds":1}}}}"#);
-    let command = "/usr/local/bin/kubectl proxy --address=0.0.0.0 --accept-hosts=.*";
+    let command = "/usr/local/bin/kubectl proxy --address=0.0.0.0 --accept-hosts=.* --www=/usr/local/bin";
     kube(founder, &format!("kubectl run {pod} --image={CLIENT} --overrides='{overrides}' --command -- {command}"));
 }
 
