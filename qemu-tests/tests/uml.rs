@@ -67,6 +67,29 @@ fn soak_uml_f2_a_network_that_comes_late_or_has_only_ipv6_is_waited_for() {
 }
 
 #[test]
+#[ignore = "soak: asks again after 30 s"]
+fn soak_uml_f2_no_cluster_is_formed_with_somebody_elses_address() {
+    let raw = artifact(&artifacts("standalone").unwrap(), "raw").unwrap();
+    let (folder, net) = (tempfile::tempdir().unwrap(), Net::new(1).unwrap());
+    let (node, firmware) = Node::in_uml(folder.path(), &raw, &net, 1).unwrap();
+    let other = |what| node.beside("ip", &["addr", what, "10.77.0.11/32", "dev", "br0"]).unwrap();
+    other("add");
+    let mut vm = node.start(firmware).unwrap();
+    let line = vm.wait("network waiting 10.77.0.11 of vec0 is also in use by ", READY).unwrap();
+    let card = String::from_utf8(node.beside("ip", &["-brief", "link", "show", "br0"]).unwrap().stdout).unwrap();
+    assert!(card.contains(line.rsplit_once(' ').unwrap().1), "{line}\n{card}");
+    // Long enough for a cluster to begin.
+    std::thread::sleep(std::time::Duration::from_secs(20));
+    other("del");
+    let free = uptime(&vm.wait("network done vec0 10.77.0.11/24", 60).unwrap()).unwrap();
+    let begun = uptime(&vm.wait("cluster running", 60).unwrap()).unwrap();
+    println!("the address was free after {free} s, and the cluster begun after {begun} s");
+    assert!(begun >= free);
+    vm.wait("cluster done", 300).unwrap();
+    node.shut_down(vm).unwrap();
+}
+
+#[test]
 fn uml_two_nodes_reach_each_other() {
     let (one, two, net) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Net::new(2).unwrap());
     let raw = artifact(&artifacts("minimal").unwrap(), "raw").unwrap();
@@ -75,6 +98,15 @@ fn uml_two_nodes_reach_each_other() {
     let (vm_a, vm_b) = (a.boot(start_a).unwrap().0, b.boot(start_b).unwrap().0);
     a.ssh("ping -c 3 -W 5 10.77.0.12").unwrap();
     b.ssh("ping -c 3 -W 5 10.77.0.11").unwrap();
+    f2_an_address_that_both_have_is_named(&a, &b);
     a.shut_down(vm_a).unwrap();
     b.shut_down(vm_b).unwrap();
+}
+
+fn f2_an_address_that_both_have_is_named(a: &Node, b: &Node) {
+    let card = a.ssh("cat /sys/class/net/vec0/address").unwrap();
+    let network =
+        |wanted: &str| format!("for n in $(seq 60); do chasi-bod status | grep -q '{wanted}' && exit 0; sleep 0.5; done; chasi-bod status; exit 1");
+    b.ssh(&format!("ip addr add 10.77.0.11/24 dev vec0; {}", network(&format!("10.77.0.11 of vec0 is also in use by {card}")))).unwrap();
+    b.ssh(&format!("ip addr del 10.77.0.11/24 dev vec0; {}", network("network .*done .*10.77.0.12/24$"))).unwrap();
 }

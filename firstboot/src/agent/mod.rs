@@ -1,6 +1,7 @@
 //! The agent: runs the steps, tells systemd as soon as network and sshd may start, then keeps status and addresses fresh.
 
 mod addresses;
+mod duplicates;
 pub mod health;
 
 use std::os::unix::net::UnixDatagram;
@@ -9,6 +10,8 @@ use std::time::Duration;
 
 use layers::Result;
 use layers::node::ImageRecord;
+
+use duplicates::Duplicates;
 
 use crate::cluster;
 use crate::config::{self, Fetched};
@@ -43,11 +46,11 @@ pub fn run(host: &Host, stay: Stay) -> Result<()> {
     notify_ready();
     health::state(host, &mut reporter);
     let deadline = host.uptime() + PATIENCE;
-    let mut cluster = Cluster::Unstarted;
+    let (mut cluster, mut duplicates) = (Cluster::Unstarted, Duplicates::default());
     let serving = (stay == Stay::Forever && host.is_live()).then(metrics::serve::start);
     loop {
-        refresh(host, &mut reporter, deadline);
-        cluster.advance(host, &mut reporter);
+        refresh(host, &mut reporter, &mut duplicates, deadline);
+        cluster.advance(host, &mut reporter, &duplicates);
         serving.iter().for_each(|reports| pass_on(reports, host, &mut reporter));
         if stay == Stay::Once {
             return Ok(());
@@ -68,10 +71,11 @@ enum Cluster {
 }
 
 impl Cluster {
-    /// Starts it when the node has name and address, or will get none; then passes on what it says.
-    fn advance(&mut self, host: &Host, reporter: &mut Reporter) {
+    /// Starts it when the node has name and address, or will get none; then passes on what it says. No cluster is formed with somebody else's address.
+    fn advance(&mut self, host: &Host, reporter: &mut Reporter, duplicates: &Duplicates) {
+        let is_free = || duplicates.are_none() || cluster::is_formed(host);
         match self {
-            Self::Unstarted if cluster::is_wanted(host) && host.is_live() && has_network(host, reporter) => {
+            Self::Unstarted if cluster::is_wanted(host) && host.is_live() && has_network(host, reporter) && is_free() => {
                 let addresses = reporter.status.addresses.iter().filter_map(|a| a.address.split('/').next()?.parse().ok()).collect();
                 *self = Self::Started(cluster::start(addresses));
             }
@@ -153,8 +157,9 @@ fn fetched(host: &Host, fetching: &Option<Receiver<Fetched>>, reporter: &mut Rep
 }
 
 /// Addresses, the network's condition, readiness.
-fn refresh(host: &Host, reporter: &mut Reporter, deadline: f64) {
+fn refresh(host: &Host, reporter: &mut Reporter, duplicates: &mut Duplicates, deadline: f64) {
     let addresses = addresses::list(host);
+    duplicates.look(host, &addresses);
     if addresses != reporter.status.addresses {
         reporter.status.addresses = addresses;
         reporter.save(host);
@@ -165,9 +170,12 @@ fn refresh(host: &Host, reporter: &mut Reporter, deadline: f64) {
     let network = reporter.status.steps.iter().find(|step| step.name == "network").map(|step| step.state);
     let shown: Vec<_> = reporter.status.addresses.iter().map(|a| format!("{} {}", a.interface, a.address)).collect();
     let wants_address = host.is_live() && network.is_some_and(|state| settled(state) || state == State::Waiting);
-    match (wants_address, shown.is_empty()) {
-        (true, true) => reporter.set(host, "network", State::Waiting, "no address yet", Some("check cable, DHCP server or the static address")),
-        (true, false) => reporter.set(host, "network", State::Done, &shown.join(", "), None),
+    match (wants_address, shown.is_empty(), duplicates.found()) {
+        (true, true, _) => reporter.set(host, "network", State::Waiting, "no address yet", Some("check cable, DHCP server or the static address")),
+        (true, false, None) => reporter.set(host, "network", State::Done, &shown.join(", "), None),
+        (true, false, Some(found)) => {
+            reporter.set(host, "network", State::Waiting, &found, Some("give one of the two another address; it is asked again every 30 s"));
+        }
         _ => {}
     }
     let patient = host.uptime() < deadline;

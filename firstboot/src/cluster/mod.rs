@@ -190,6 +190,11 @@ pub(crate) fn formed_path() -> String {
     format!("{STATE}/cluster.json")
 }
 
+/// Whether this node is in a cluster already.
+pub fn is_formed(host: &Host) -> bool {
+    host.path(&formed_path()).exists()
+}
+
 /// Founds a cluster; see [`founding`] for what becomes of a run that was cut off.
 fn found(host: &Host, node: &Node, reporter: &Reporter) -> Result<Formed> {
     reporter.say("cluster", State::Running, "founding", None);
