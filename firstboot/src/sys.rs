@@ -81,14 +81,22 @@ pub fn partition(disk: impl AsFd, change: PartitionChange, number: u32, start: u
     Ok(unsafe { ioctl(disk, Pointer { opcode: 0x1269, memory: (&raw mut argument).cast() }) }?)
 }
 
-/// Makes a file the content of a loop device, with partitions (LOOP_CONFIGURE, linux/loop.h).
-pub fn attach_loop(device: impl AsFd, file: &File) -> io::Result<()> {
+/// How a loop device is made (LO_FLAGS_*, linux/loop.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loop {
+    /// Read-only, until nobody has it open any more.
+    Once = 1 | 4,
+    /// With partitions, until it is taken down.
+    Disk = 8,
+}
+
+/// Makes a file the content of a loop device (LOOP_CONFIGURE).
+pub fn attach_loop(device: impl AsFd, file: &File, kind: Loop) -> io::Result<()> {
     // `struct loop_config`: descriptor, block size, `struct loop_info64` of 232 bytes with its flags at 52, 64 bytes kept free.
     let mut config = [0_u8; 304];
     config[..4].copy_from_slice(&file.as_raw_fd().to_ne_bytes());
     config[4..8].copy_from_slice(&512_u32.to_ne_bytes());
-    const PARTSCAN: u32 = 8;
-    config[60..64].copy_from_slice(&PARTSCAN.to_ne_bytes());
+    config[60..64].copy_from_slice(&(kind as u32).to_ne_bytes());
     // SAFETY: the argument has the structure's size; the kernel only reads it.
     Ok(unsafe { ioctl(device, Pointer { opcode: 0x4c0a, memory: config.as_mut_ptr().cast() }) }?)
 }

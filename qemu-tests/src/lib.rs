@@ -3,6 +3,7 @@
 pub mod build;
 pub mod debs;
 pub mod exec;
+pub mod grub;
 pub mod node;
 pub mod serial;
 pub mod slots;

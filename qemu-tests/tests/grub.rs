@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use layers::bootstate::{BLOCK, BootState, PATHS};
 use layers::node::Slot;
 use qemu_tests::vm::{Firmware, Machine};
-use qemu_tests::{debs, exec};
+use qemu_tests::{debs, exec, grub};
 
 const ESP_START: u64 = 2 << 20;
 const ESP_SIZE: u64 = 64 << 20;
@@ -28,25 +28,6 @@ struct Setup {
 fn menu() -> String {
     let text = include_str!("../../layers/defs/boot/grub.cfg").replace("{{timeout}}", "0");
     text.replace("{{start}}", include_str!("../../layers/defs/boot/start.cfg"))
-}
-
-fn modules(platform: &str) -> Vec<&'static str> {
-    let list = include_str!("../../layers/defs/boot/grub-modules.txt");
-    let lines = list.lines().filter_map(|l| l.split_once(": "));
-    lines.filter(|(p, _)| *p == "all" || *p == platform).flat_map(|(_, m)| m.split_whitespace()).collect()
-}
-
-fn core_image(folder: &Path, platform: &str, prefix: &str) -> PathBuf {
-    let root = debs::unpacked(&["libc6", "libdevmapper1.02.1", "liblzma5", "libselinux1", "libudev1", "libpcre2-8-0", "libcap2"]).unwrap();
-    debs::unpacked(&["grub-common", "grub-pc-bin", "grub-efi-amd64-bin", "grub-efi-amd64-unsigned"]).unwrap();
-    let out = folder.join(format!("core-{platform}"));
-    let (loader, mut args) = debs::program(&root, "usr/bin/grub-mkimage");
-    let (directory, output) = (root.join("usr/lib/grub").join(platform), out.display().to_string());
-    args.extend(["-O", platform, "-d", &directory.display().to_string(), "-p", prefix, "-o", &output].map(String::from));
-    args.extend(modules(platform).into_iter().map(String::from));
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    exec::run(loader, &args).unwrap();
-    out
 }
 
 /// The boot sector and core image as grub-bios-setup would place them: the core image's first sector holds the list of its own sectors.
@@ -70,7 +51,7 @@ fn make(setup: &Setup) -> Disk {
     let disk = path.display().to_string();
     let esp = format!("1:{}:+{}M", ESP_START / 512, ESP_SIZE >> 20);
     exec::run("sgdisk", &["-n", &esp, "-t", "1:ef00", "-n", "2:2048:4095", "-t", "2:ef02", "-a", "1", &disk]).unwrap();
-    let core = fs::read(core_image(folder.path(), "i386-pc", "(,gpt1)/chasi")).unwrap();
+    let core = fs::read(grub::core_image(folder.path(), "i386-pc", "(,gpt1)/chasi", &[]).unwrap()).unwrap();
     assert!(core.len() < 1 << 20, "GRUB's core image has {} bytes: more than the BIOS partition", core.len());
     install_bios(&file, &core, 1 << 20);
     fill_esp(folder.path(), &path, setup);
@@ -81,7 +62,7 @@ fn fill_esp(folder: &Path, disk: &Path, setup: &Setup) {
     let image = format!("{}@@{ESP_START}", disk.display());
     let offset = (ESP_START / 512).to_string();
     exec::run("mkfs.vfat", &["--offset", &offset, "-F", "32", &disk.display().to_string(), &(ESP_SIZE >> 10).to_string()]).unwrap();
-    let efi = core_image(folder, "x86_64-efi", "/chasi");
+    let efi = grub::core_image(folder, "x86_64-efi", "/chasi", &[]).unwrap();
     let config = folder.join("grub.cfg");
     fs::write(&config, menu()).unwrap();
     for dir in ["EFI", "EFI/BOOT", "chasi"] {

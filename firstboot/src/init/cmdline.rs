@@ -7,6 +7,7 @@
 //! | `chasi.trial=1` | this boot is a trial: on failure reboot, GRUB falls back; from GRUB |
 //! | `chasi.wait=<seconds>` | how long to wait for the disk; 60 when absent |
 //! | `chasi.live` | start from a medium, in memory; from a medium's menu |
+//! | `iso-scan/filename=<path>` | the medium is this file of whatever file system; from another boot loader that starts media as files |
 //! | `chasi.check` | compare a medium with its SHA256SUMS, then stop; from a medium's menu |
 //! | `chasi.debug` | say each module and mount |
 
@@ -29,6 +30,8 @@ pub struct CommandLine {
     pub wait: Duration,
     /// Where the image comes from.
     pub from: From,
+    /// Where on its file system the medium is a file.
+    pub iso: Option<String>,
     /// Say each module and mount.
     pub debug: bool,
 }
@@ -70,7 +73,8 @@ impl CommandLine {
             (_, true) => From::Medium,
             _ => From::Disk,
         };
-        Ok(Self { roothash, slot, trial: is_trial(line), wait: Duration::from_secs(wait), from, debug: has("chasi.debug") })
+        let iso = value(line, "iso-scan/filename").map(str::to_string);
+        Ok(Self { roothash, slot, trial: is_trial(line), wait: Duration::from_secs(wait), from, iso, debug: has("chasi.debug") })
     }
 }
 
@@ -83,7 +87,9 @@ mod tests {
         let hash = "ab".repeat(32);
         let line = CommandLine::parse(&format!("BOOT_IMAGE=/slot-a/vmlinuz ro chasi.slot=a roothash={hash} chasi.slot=b chasi.trial=1\n")).unwrap();
         assert_eq!((line.slot, line.trial, line.debug, line.roothash.hex()), (Slot::B, true, false, hash.clone()));
-        assert_eq!(line.from, From::Disk);
+        assert_eq!((line.from, line.iso), (From::Disk, None));
+        let line = CommandLine::parse(&format!("roothash={hash} chasi.live iso-scan/filename=/isos/a.iso")).unwrap();
+        assert_eq!((line.from, line.iso.as_deref()), (From::Medium, Some("/isos/a.iso")));
         for (words, from) in [("chasi.live", From::Medium), ("chasi.check chasi.debug", From::Check), ("xchasi.live", From::Disk)] {
             assert_eq!(CommandLine::parse(&format!("roothash={hash} {words}")).unwrap().from, from);
         }

@@ -1,6 +1,7 @@
 //! A start from a medium: the disk that it carries is unpacked into memory and started from there like an installed one, so that the medium is not
-//! needed any more. The medium is known by its content id, not by label or device.
+//! needed any more. The medium is known by its content id, not by label or device. It may be a file on a stick, whose boot loader then says where.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -12,6 +13,7 @@ use layers::frames::{TINY, Table};
 use layers::medium::{self, PLACES, SUMS};
 use layers::units::{Bytes, Digest};
 use layers::{Context, Error, Fault, Result};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::cmdline::CommandLine;
@@ -22,6 +24,14 @@ use crate::sys;
 
 /// Where the medium is mounted.
 const MEDIUM: &str = "/run/chasi-bod/medium";
+/// Where a file system is mounted that has the medium as a file.
+const AROUND: &str = "/run/chasi-bod/around";
+/// What such a file system is.
+const TYPES: [&str; 3] = ["vfat", "exfat", "ext4"];
+/// What names of files on FAT are read by.
+const NAMES: [&str; 3] = ["nls_cp437", "nls_ascii", "nls_utf8"];
+/// Kernel name of the medium then.
+const FROM_FILE: &str = "loop1";
 /// Where the disk in memory lies; only root may look into it.
 const MEMORY: &str = "/run/chasi-bod/live";
 /// The disk in memory as a file, which unlike the kernel's disk tells where it has only zeros.
@@ -52,25 +62,40 @@ pub fn find(line: &CommandLine, loader: &mut Loader) -> Result<Medium> {
         say("medium", "the network");
         return Ok(Medium { name: "from the network".into(), disk: LOADED.into(), places: Vec::new() });
     }
-    let start = Instant::now();
+    if line.iso.is_some() {
+        note(line, loader.load(TYPES.into_iter().chain(NAMES)));
+    }
+    let (start, mut looked) = (Instant::now(), BTreeSet::new());
     loop {
         note(line, loader.plug(Path::new(SYS)));
         let devices = list(&Path::new(SYS).join("class/block"));
         let mut others = Vec::new();
-        for device in devices.iter().filter_map(|folder| Some(Path::new(DEV).join(folder.file_name()?))) {
-            match attach(&device, &line.roothash) {
+        let is_there = |folder: &&PathBuf| fs::read_to_string(folder.join("size")).is_ok_and(|sectors| sectors.trim() != "0");
+        for device in devices.iter().filter(is_there).filter_map(|folder| Some(Path::new(DEV).join(folder.file_name()?))) {
+            let (name, found) = match &line.iso {
+                None => (device.display().to_string(), attach(&device, &line.roothash)),
+                // A file system that has no such file will have none later.
+                Some(_) if looked.contains(&device) => continue,
+                Some(path) => (format!("{path} on {}", device.display()), attach_file(&device, path, &line.roothash)),
+            };
+            match found {
                 Attached::Ours => {
-                    say("medium", &device.display().to_string());
-                    let mut medium = Medium { name: device.display().to_string(), disk: Path::new(MEDIUM).join(medium::DISK), places: Vec::new() };
+                    say("medium", &name);
+                    let mut medium = Medium { name, disk: Path::new(MEDIUM).join(medium::DISK), places: Vec::new() };
                     medium.places = medium::places(&medium.text(PLACES)?)?;
                     return Ok(medium);
                 }
-                Attached::Other => others.push(device.display().to_string()),
+                Attached::Other => others.push(name),
                 Attached::None => {}
+                Attached::Never => _ = looked.insert(device),
             }
         }
         if start.elapsed() >= line.wait {
-            let seen = if others.is_empty() { "no medium at all".into() } else { format!("other media in {}", others.join(", ")) };
+            let seen = match (&line.iso, others.is_empty()) {
+                (_, false) => format!("other media in {}", others.join(", ")),
+                (Some(path), true) => format!("no file {path} on any file system ({})", TYPES.join(", ")),
+                (None, true) => "no medium at all".into(),
+            };
             let (seconds, id) = (line.wait.as_secs(), line.roothash.short());
             return Err(Error::environment(format!("waiting {seconds} s for the medium of image {id}: seen {seen}"))
                 .with_hint("leave the medium in until the machine has started from it"));
@@ -84,6 +109,8 @@ enum Attached {
     Ours,
     Other,
     None,
+    /// Another look will bring the same.
+    Never,
 }
 
 /// Whether a device is a medium, ours or not (ISO 9660, ECMA-119 chapter 8: the identifier of the first descriptor).
@@ -106,6 +133,30 @@ fn attach(device: &Path, roothash: &Digest) -> Attached {
     }
     let _ = unmount(MEDIUM, UnmountFlags::DETACH);
     Attached::Other
+}
+
+/// Looks for the medium as a file of a device's file system.
+fn attach_file(device: &Path, path: &str, roothash: &Digest) -> Attached {
+    let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::SILENT;
+    if fs::create_dir_all(AROUND).is_err() {
+        return Attached::None;
+    }
+    let mut tries = TYPES.iter().map(|kind| mount(device, AROUND, *kind, flags, None));
+    match tries.find(|tried| !matches!(tried, Err(Errno::INVAL | Errno::NODEV))) {
+        None => return Attached::Never,
+        Some(Err(_)) => return Attached::None,
+        Some(Ok(())) => {}
+    }
+    let (file, from) = (File::open(format!("{AROUND}/{path}")), Path::new(DEV).join(FROM_FILE));
+    let attached = file.and_then(|file| {
+        // Open until it is mounted: the last one who closes it takes it down.
+        let held = File::open(&from)?;
+        sys::attach_loop(&held, &file, sys::Loop::Once)?;
+        Ok(attach(&from, roothash))
+    });
+    // What is in use stays until it is let go.
+    let _ = unmount(AROUND, UnmountFlags::DETACH);
+    attached.unwrap_or(Attached::Never)
 }
 
 impl Medium {
@@ -149,7 +200,7 @@ impl Medium {
         say("unpack", &format!("{need} into memory"));
         frames.unpack(&data, &disk).context(reading)?;
         self.places.iter().try_for_each(|(offset, path)| self.place(*offset, path, &disk))?;
-        sys::attach_loop(&open_loop()?, &disk).fault(Fault::Environment, || format!("making the disk in memory /dev/{DISK}"))?;
+        sys::attach_loop(&open_loop()?, &disk, sys::Loop::Disk).fault(Fault::Environment, || format!("making the disk in memory /dev/{DISK}"))?;
         drop(file);
         // What is mounted is let go; what lies in memory makes room.
         let _ = unmount(MEDIUM, UnmountFlags::DETACH);

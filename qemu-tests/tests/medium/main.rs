@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use qemu_tests::node::{Node, artifact, artifacts};
 use qemu_tests::vm::{Drive, Firmware};
+use qemu_tests::{exec, grub};
 
 /// How the machine sees the medium.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,6 +72,43 @@ fn soak_iso_runs_from_disc_and_stick_under_bios_and_uefi() {
             runs_from_memory(plugged, firmware);
         }
     }
+}
+
+/// A stick with another boot loader and the ISO as one of its files, as GRUB's handbook describes for `loopback.cfg`.
+fn stick(folder: &Path) -> PathBuf {
+    const START: &str =
+        "set iso_path=/isos/minimal.iso\nexport iso_path\nloopback loop $iso_path\nset root=(loop)\nconfigfile /boot/grub/loopback.cfg\n";
+    let (disk, config) = (folder.join("stick.raw"), folder.join("grub.cfg"));
+    std::fs::write(&config, START).unwrap();
+    std::fs::File::create(&disk).unwrap().set_len(256 << 20).unwrap();
+    exec::run("sgdisk", &["-n", "1:2048:0", "-t", "1:ef00", disk.to_str().unwrap()]).unwrap();
+    exec::run("mkfs.vfat", &["--offset", "2048", "-F", "32", disk.to_str().unwrap(), &(254 << 10).to_string()]).unwrap();
+    let partition = format!("{}@@1M", disk.display());
+    for dir in ["EFI", "EFI/BOOT", "other", "isos"] {
+        exec::run("mmd", &["-i", &partition, &format!("::{dir}")]).unwrap();
+    }
+    let loader = grub::core_image(folder, "x86_64-efi", "/other", &["loopback", "iso9660"]).unwrap();
+    for (from, to) in [(loader, "EFI/BOOT/BOOTX64.EFI"), (config, "other/grub.cfg"), (iso(), "isos/minimal.iso")] {
+        exec::run("mcopy", &["-i", &partition, from.to_str().unwrap(), &format!("::{to}")]).unwrap();
+    }
+    disk
+}
+
+#[test]
+#[ignore = "soak: a boot more"]
+fn soak_iso_that_is_a_file_of_a_stick_runs_from_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = Node::of_disk(folder.path(), Drive::raw(&stick(folder.path()))).unwrap();
+    node.memory = 3072;
+    let mut vm = node.start(Firmware::Uefi).unwrap();
+    vm.wait("medium /isos/minimal.iso on /dev/", 120).unwrap();
+    vm.wait(" ready", 120).unwrap();
+    println!("an ISO as a file: ready {:.1} s after power-on", vm.age().as_secs_f64());
+    // Nothing of the stick is in use any more.
+    let told = node.ssh("findmnt -n -o SOURCE /var; grep -c -e iso9660 -e chasi-bod/around /proc/mounts; losetup -n -O NAME").unwrap();
+    let told: Vec<_> = told.lines().map(str::trim).collect();
+    assert!(told[0].starts_with("/dev/loop0p") && told[1..] == ["0", "/dev/loop0"], "{told:?}");
+    node.shut_down(vm).unwrap();
 }
 
 /// Also that GRUB finds its way from a disc under BIOS, and `init` the medium.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `boot/vmlinuz`, `boot/initrd` | what GRUB starts; under own keys `boot/uki.efi` with `boot/uki.efi.sig` |
 //! | `boot/grub/grub.cfg` | the menu; in the EFI system partition a short one that leads to it |
+//! | `boot/grub/loopback.cfg` | leads to it, too, from a boot loader that has the medium as a file |
 //! | `chasi/disk.zst` | the image's disk as in `raw.zst`, without kernel and initramfs |
 //! | `chasi/PLACES` | where those belong on it |
 //! | `chasi/SHA256SUMS` | digests of the files above |

@@ -24,6 +24,8 @@ const REST: u64 = 432;
 /// What the crate puts there is where the BIOS image begins; GRUB's own first sector is four behind that.
 const BEHIND: u64 = 4;
 const BIOS: &str = "boot/grub/eltorito.img";
+/// The menu for boot loaders that have the medium as a file.
+const LOOPBACK: (&str, &[u8]) = ("boot/grub/loopback.cfg", b"source /boot/grub/grub.cfg\n");
 
 /// Writes a medium with the disk to an empty file.
 pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
@@ -48,10 +50,10 @@ pub fn write(disk: &dyn ReadAt, machine: &Machine, out: &File) -> Result<()> {
     places.sort_unstable();
     let places = places_text(places).into_bytes();
     let menu = start.menu.clone().into_bytes();
-    let files = start.files.iter().map(|file| (file.path, file.content.as_ref()));
-    for (path, bytes) in files.chain([("boot/grub/grub.cfg", &menu), (PLACES, &places)]) {
+    let files = start.files.iter().map(|file| (file.path, file.content.as_slice()));
+    for (path, bytes) in files.chain([("boot/grub/grub.cfg", menu.as_slice()), LOOPBACK, (PLACES, &places)]) {
         sums += &format!("{}  {path}\n", Digest::of(bytes).hex());
-        insert(path, Content::bytes(bytes.clone()))?;
+        insert(path, Content::bytes(bytes.to_vec()))?;
     }
     insert(BIOS, Content::bytes(start.bios.clone()))?;
     insert(DISK, host::file(rest.path()).fault(Fault::Environment, || "reading the packed disk".into())?)?;
