@@ -1,4 +1,4 @@
-//! The files of an image's root file system, read by our own EROFS reader out of any of the formats: no loop device, no mount.
+//! The files of an image's root file system, EROFS or ext4, read out of any of the formats: no loop device, no mount.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,11 +11,12 @@ use layers::units::Bytes;
 use layers::{Context, Error, Fault, Result};
 use serde::Serialize;
 
-use super::Erofs;
+use super::{Erofs, Ext4};
 use crate::assemble::glob;
 use crate::disk::{ReadAt, gpt};
 use crate::emit::OutputFormat;
-use crate::fs::erofs::{Entry, Reader, What};
+use crate::fs::erofs::{self, Entry, What};
+use crate::fs::{Files, ext4};
 use crate::tree::TreePath;
 
 /// Symbolic links that are followed before a loop is assumed; as many as Linux follows (path_resolution(7)).
@@ -88,12 +89,17 @@ pub enum Kind {
 /// The root file system of a disk image.
 #[derive(Debug)]
 pub struct Root {
-    reader: Reader,
+    reader: Box<dyn Files>,
     image: String,
+    /// Number of its partition.
+    pub(super) partition: u32,
 }
 
+/// What every root has one of.
+const SYSTEM: [&str; 2] = ["usr", "etc"];
+
 impl Root {
-    /// Opens the first EROFS file system of a disk image, or that of the partition of this name.
+    /// Opens the root of a disk image: the first EROFS file system, else the first ext4 that looks like one; or what is on the partition of this name.
     pub fn open(image: &Path, partition: Option<&str>) -> Result<Self> {
         let (_, disk, table) = disk_of(image)?;
         Self::of(&disk, &table, partition, &image.display().to_string())
@@ -102,7 +108,7 @@ impl Root {
     /// As `open`, of a disk that is open already; `shown` is its name for messages.
     pub(super) fn of(disk: &Arc<dyn ReadAt>, table: &gpt::Table, partition: Option<&str>, shown: &str) -> Result<Self> {
         let reading = || format!("reading the root file system of {shown}");
-        let mut head = vec![0; 4096];
+        let (mut head, mut others) = (vec![0; 4096], Vec::new());
         for entry in &table.entries {
             let part = Part { disk: disk.clone(), offset: entry.offset, len: entry.size };
             if partition.is_some_and(|name| name != entry.name) || part.len < 4096 {
@@ -110,18 +116,28 @@ impl Root {
             }
             part.read_at(&mut head, 0).context(reading)?;
             if Erofs::parse(&head).is_some() {
-                let reader = Reader::open(Arc::new(part)).context(reading)?;
-                return Ok(Self { reader, image: shown.into() });
+                let reader = Box::new(erofs::Reader::open(Arc::new(part)).context(reading)?);
+                return Ok(Self { reader, image: shown.into(), partition: entry.number });
+            }
+            if Ext4::parse(&head).is_some() {
+                others.push((entry.number, part));
+            }
+        }
+        for (number, part) in others {
+            let reader = ext4::Reader::open(Arc::new(part)).context(reading)?;
+            if partition.is_some() || SYSTEM.iter().any(|folder| TreePath::new(folder).is_ok_and(|path| reader.entries().contains_key(&path))) {
+                return Ok(Self { reader: Box::new(reader), image: shown.into(), partition: number });
             }
         }
         let names: Vec<_> = table.entries.iter().map(|e| e.name.as_str()).collect();
         let what = partition.map_or("no partition holds".into(), |name| format!("partition `{name}` is missing or does not hold"));
-        Err(Error::input(format!("{}: {what} an EROFS file system", reading())).with_hint(format!("its partitions are {}", names.join(", "))))
+        let kinds = if partition.is_some() { "an EROFS or ext4 file system" } else { "an EROFS file system or an ext4 with usr or etc" };
+        Err(Error::input(format!("{}: {what} {kinds}", reading())).with_hint(format!("its partitions are {}", names.join(", "))))
     }
 
     /// The file system.
-    pub(crate) fn reader(&self) -> &Reader {
-        &self.reader
+    pub(crate) fn reader(&self) -> &dyn Files {
+        self.reader.as_ref()
     }
 
     /// Whether a path leads to something.

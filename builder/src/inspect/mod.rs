@@ -195,16 +195,17 @@ pub fn open(path: &Path) -> Result<Opened> {
         let (number, name, uuid, offset) = (entry.number, entry.name, entry.uuid, entry.offset);
         report.partitions.push(Partition { number, name, kind: kind(entry.kind), uuid, offset, size: Bytes(entry.size), content });
     }
-    report.unread.extend(unread(&report.partitions, root.as_ref().err()));
+    report.unread.extend(unread(&report.partitions, &root));
     Ok(Opened { report, disk, root })
 }
 
-/// Partitions whose files nobody here reads, and the root when it is one of another kind than ours.
-fn unread(partitions: &[Partition], root: Option<&layers::Error>) -> Vec<String> {
-    let closed = |p: &&Partition| matches!(p.content, Content::Ext4(_) | Content::Foreign { .. } | Content::Damaged { .. });
-    let lines = partitions.iter().filter(closed).map(|p| format!("the files of partition {}: it holds {}", p.shown(), p.content));
+/// Partitions whose files are not read, and the root when it cannot be.
+fn unread(partitions: &[Partition], root: &Result<files::Root>) -> Vec<String> {
+    let is_root = |p: &Partition| root.as_ref().is_ok_and(|root| root.partition == p.number);
+    let is_closed = |p: &&Partition| matches!(p.content, Content::Ext4(_) | Content::Foreign { .. } | Content::Damaged { .. }) && !is_root(p);
+    let lines = partitions.iter().filter(is_closed).map(|p| format!("the files of partition {}: it holds {}", p.shown(), p.content));
     let erofs = partitions.iter().any(|p| matches!(p.content, Content::Erofs(_)));
-    lines.chain(root.filter(|_| erofs).map(ToString::to_string)).collect()
+    lines.chain(root.as_ref().err().filter(|_| erofs).map(ToString::to_string)).collect()
 }
 
 impl Partition {

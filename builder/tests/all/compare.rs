@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -351,8 +352,8 @@ fn a_byte_that_no_file_shows_is_a_difference_of_its_partition() {
     assert_eq!(compare(&a, &b, &["--only", "files"]).0, 0, "files alone are the same");
 }
 
-/// A disk that others made: boot partition and ext4 root.
-fn foreign(path: &Path, text: &[u8]) {
+/// A disk that others made: boot partition and, from 41 MiB on, a root for others to fill.
+fn foreign(path: &Path) {
     File::create(path).unwrap().set_len(100 << 20).unwrap();
     good(
         Command::new("sgdisk")
@@ -362,24 +363,106 @@ fn foreign(path: &Path, text: &[u8]) {
     let guids = ["-u15:11111111-2222-3333-4444-555555555556", "-u1:11111111-2222-3333-4444-555555555557"];
     good(Command::new("sgdisk").args(guids).arg(path));
     good(Command::new("mkfs.fat").args(["-F32", "-i", "12345678", "-n", "UEFI", "--invariant", "--offset", "2048"]).arg(path).arg("40960"));
+}
+
+/// Such a disk with an ext4 root that mke2fs fills from a folder beside it; the folder.
+fn with_ext4(path: &Path, motd: &str, version: &str) -> PathBuf {
+    foreign(path);
     let tree = path.with_extension("tree");
-    fs::create_dir_all(tree.join("etc")).unwrap();
-    fs::write(tree.join("etc/motd"), text).unwrap();
+    let status = format!("Package: hello\nStatus: install ok installed\nArchitecture: amd64\nVersion: {version}\n\n");
+    let large: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for (name, text) in [("etc/motd", motd.as_bytes()), ("var/lib/dpkg/status", status.as_bytes()), ("usr/bin/large", &large), ("usr/empty", b"")] {
+        fs::create_dir_all(tree.join(name).parent().unwrap()).unwrap();
+        fs::write(tree.join(name), text).unwrap();
+    }
+    fs::set_permissions(tree.join("usr/bin/large"), fs::Permissions::from_mode(0o4755)).unwrap();
+    let (long, target) = ("n".repeat(255), "t".repeat(100));
+    std::os::unix::fs::symlink(&target, tree.join("etc").join(long)).unwrap();
+    std::os::unix::fs::symlink("../etc/motd", tree.join("usr/motd")).unwrap();
     let options = format!("offset={},hash_seed=11111111-2222-3333-4444-555555555559", 41 << 20);
     let uuid = "11111111-2222-3333-4444-555555555558";
     good(Command::new("mke2fs").args(["-q", "-t", "ext4", "-L", "cloud", "-U", uuid, "-E", &options, "-d"]).args([&tree, path]).arg("20M"));
+    tree
+}
+
+#[test]
+fn ext4_roots_of_others_are_compared_file_by_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let [a, b, copy] = ["a.img", "b.img", "copy.qcow2"].map(|name| dir.path().join(name));
+    let tree = with_ext4(&a, "one\n", "1.0-1");
+    with_ext4(&b, "two\n", "1.0-2");
+    good(Command::new("qemu-img").args(["convert", "-O", "qcow2"]).args([&a, &copy]));
+    let (code, text, errors) = compare(&a, &copy, &[]);
+    assert!(code == 0 && !text.contains("not read"), "{text}{errors}");
+    let (code, text, _) = compare(&a, &b, &[]);
+    assert!(code == 1 && text.contains("~ package hello 1.0-1 -> 1.0-2") && text.contains("~ file /etc/motd"), "{text}");
+    assert!(!text.contains("/usr/bin/large") && text.contains("~ partition root "), "{text}");
+
+    let text = |command: &mut Command| String::from_utf8(good(command).stdout).unwrap();
+    let inspect = |args: &[&str]| text(Command::new(BIN).arg("inspect").arg(&copy).args(args));
+    assert_eq!(inspect(&["--cat", "/usr/motd"]), "one\n");
+    assert_eq!(inspect(&["--packages"]).split_whitespace().collect::<Vec<_>>(), ["hello", "1.0-1", "amd64"]);
+    let listed = inspect(&["--files", "**"]);
+    let words = |line: &str| line.split_whitespace().map(str::to_string).collect::<Vec<_>>();
+    let mut listed: Vec<_> = listed.lines().map(words).filter(|line| line[4] != "/lost+found").collect();
+    listed.sort();
+    let found = text(Command::new("find").arg(&tree).args(["-mindepth", "1", "-printf", "%y %m %U:%G %s %l /%P\n"]));
+    let told = |line: &str| {
+        let words = words(line);
+        let [kind, mode, owner, size] = [0, 1, 2, 3].map(|n| words[n].clone());
+        let (kind, size) = match kind.as_str() {
+            "f" => ("-", size),
+            other => (other, "-".into()),
+        };
+        let mut told = vec![kind.to_string(), format!("{mode:0>4}"), owner, size, words.last().unwrap().clone()];
+        if words.len() == 6 {
+            told.extend(["->".into(), words[4].clone()]);
+        }
+        told
+    };
+    let mut found: Vec<_> = found.lines().map(told).collect();
+    found.sort();
+    assert_eq!(listed, found);
+}
+
+#[test]
+fn d2_a_damaged_ext4_root_is_an_error_or_reads_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.img");
+    with_ext4(&path, "one\n", "1.0-1");
+    let (file, mut start, mut refused) = (File::options().read(true).write(true).open(&path).unwrap(), vec![0; 1 << 20], 0);
+    // Superblock, groups, tables of inodes and folders of a file system of this size.
+    file.read_exact_at(&mut start, 41 << 20).unwrap();
+    let used: Vec<_> = (0..start.len()).filter(|at| start[*at] != 0).collect();
+    let flips: Vec<_> = used.iter().step_by(used.len().div_ceil(400)).collect();
+    for at in &flips {
+        let place = (41 << 20) + **at as u64;
+        file.write_all_at(&[start[**at] ^ (1 << (**at % 8))], place).unwrap();
+        match builder::inspect::files::Root::open(&path, None) {
+            Ok(root) => _ = root.cat("/usr/bin/large", &mut std::io::sink()),
+            Err(error) => {
+                assert!(error.to_string().contains("a.img"), "{error}");
+                refused += 1;
+            }
+        }
+        file.write_all_at(&start[**at..=**at], place).unwrap();
+    }
+    println!("{refused} of {} refused", flips.len());
+    assert!(refused > 0 && refused < flips.len());
 }
 
 #[test]
 fn files_of_others_that_cannot_be_read_are_named_and_compared_by_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let [a, b, copy] = ["a.img", "b.img", "copy.qcow2"].map(|name| dir.path().join(name));
-    foreign(&a, b"one");
-    foreign(&b, b"two");
+    for (path, text) in [(&a, b"hsqs one"), (&b, b"hsqs two")] {
+        foreign(path);
+        File::options().write(true).open(path).unwrap().write_all_at(text, 41 << 20).unwrap();
+    }
     good(Command::new("qemu-img").args(["convert", "-O", "qcow2"]).args([&a, &copy]));
     let (code, text, errors) = compare(&a, &copy, &[]);
     assert_eq!(code, 0, "{text}{errors}");
-    let holds = "the files of partition 1 `root`: it holds ext4 `cloud`";
+    let holds = "the files of partition 1 `root`: it holds squashfs";
     assert!(text.contains(&format!("A: not read, compared by bytes only: {holds}")) && text.contains("files: the same"), "{text}");
 
     let (code, text, _) = compare(&a, &b, &[]);

@@ -3,18 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use layers::units::Digest;
 use layers::{Error, Result};
-use sha2::Digest as _;
 
 use super::format::{self, BLOCK, COMPAT_SB_CHKSUM, Form, Inode, PATH_MAX, SLOT, SUPER_LEN, SUPER_OFFSET, Superblock, mode};
 use crate::disk::{ReadAt, le16};
+use crate::fs::{ENTRY_COST, Files, LISTING_MAX};
 use crate::tree::{TreePath, Xattrs};
-
-/// Memory in bytes that a listing may take; real roots need some tens of MiB.
-const LISTING_MAX: u64 = 1 << 30;
-/// What one path costs beside its name.
-const ENTRY_COST: u64 = 256;
 
 /// An opened image with its whole listing.
 #[derive(Debug)]
@@ -69,36 +63,21 @@ impl Reader {
         Ok(Self { image, entries })
     }
 
-    /// All paths of the image; the root is the empty path.
-    pub fn entries(&self) -> &BTreeMap<TreePath, Entry> {
-        &self.entries
-    }
-
     /// UUID of the volume.
     pub fn uuid(&self) -> uuid::Uuid {
         uuid::Uuid::from_bytes(self.image.superblock.uuid)
     }
+}
 
-    /// Fills the buffer from a file, beginning at its byte `offset`; reading past its end is an error.
-    pub fn read_at(&self, path: &TreePath, buffer: &mut [u8], offset: u64) -> Result<()> {
+impl Files for Reader {
+    fn entries(&self) -> &BTreeMap<TreePath, Entry> {
+        &self.entries
+    }
+
+    fn read_at(&self, path: &TreePath, buffer: &mut [u8], offset: u64) -> Result<()> {
         let entry = self.entries.get(path).filter(|e| matches!(e.what, What::File(_)));
         let entry = entry.ok_or_else(|| Error::input(format!("reading {path} of an EROFS image: no such file")))?;
         self.image.read_data(entry.nid, &self.image.inode(entry.nid)?, buffer, offset)
-    }
-
-    /// Digest of a file's content, read in pieces.
-    pub fn digest(&self, path: &TreePath) -> Result<Digest> {
-        let Some(Entry { what: What::File(size), .. }) = self.entries.get(path) else {
-            return Err(Error::input(format!("reading {path} of an EROFS image: no such file")));
-        };
-        let (mut hasher, mut at, mut buffer) = (sha2::Sha256::new(), 0, vec![0; (1 << 20).min(*size) as usize]);
-        while at < *size {
-            let part = (size - at).min(buffer.len() as u64);
-            self.read_at(path, &mut buffer[..part as usize], at)?;
-            hasher.update(&buffer[..part as usize]);
-            at += part;
-        }
-        Ok(Digest(hasher.finalize().into()))
     }
 }
 

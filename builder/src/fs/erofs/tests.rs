@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::disk::ReadAt;
 use crate::exec;
+use crate::fs::Files as _;
 use crate::store::Store;
 use crate::tree::{Content, Kind, Node, Tree, TreePath};
 
