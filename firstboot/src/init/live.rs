@@ -70,8 +70,7 @@ pub fn find(line: &CommandLine, loader: &mut Loader) -> Result<Medium> {
         note(line, loader.plug(Path::new(SYS)));
         let devices = list(&Path::new(SYS).join("class/block"));
         let mut others = Vec::new();
-        let is_there = |folder: &&PathBuf| fs::read_to_string(folder.join("size")).is_ok_and(|sectors| sectors.trim() != "0");
-        for device in devices.iter().filter(is_there).filter_map(|folder| Some(Path::new(DEV).join(folder.file_name()?))) {
+        for device in devices.iter().filter_map(|folder| Some(Path::new(DEV).join(folder.file_name()?))) {
             let (name, found) = match &line.iso {
                 None => (device.display().to_string(), attach(&device, &line.roothash)),
                 // A file system that has no such file will have none later.
@@ -140,6 +139,10 @@ fn attach_file(device: &Path, path: &str, roothash: &Digest) -> Attached {
     let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::SILENT;
     if fs::create_dir_all(AROUND).is_err() {
         return Attached::None;
+    }
+    // The kernel complains at length of the loop devices that have nothing in them.
+    if device.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"loop")) {
+        return Attached::Never;
     }
     let mut tries = TYPES.iter().map(|kind| mount(device, AROUND, *kind, flags, None));
     match tries.find(|tried| !matches!(tried, Err(Errno::INVAL | Errno::NODEV))) {
