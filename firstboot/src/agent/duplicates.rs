@@ -37,7 +37,7 @@ impl Duplicates {
         }
         self.addresses = addresses.to_vec();
         let (sender, receiver) = channel();
-        let (host, addresses) = (host.clone(), addresses.to_vec());
+        let (host, addresses) = (host.clone(), self.addresses.clone());
         std::thread::spawn(move || sender.send(addresses.iter().filter_map(|address| owner(&host, address)).collect()));
         self.asking = Some(receiver);
     }
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(answered("arping: invalid argument: '0.3'\n"), None);
     }
 
-    /// `arping` answers as its first argument's file says; each look is one of the agent's rounds.
+    /// `arping` says what the file `answer` has, and notes for which address; each look is one of the agent's rounds.
     #[test]
     fn f2_an_address_of_somebody_else_is_named_until_it_is_free() {
         use std::os::unix::fs::PermissionsExt as _;

@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Looks at the certificates at once and every hour, renews what is due, and reports as condition `certificates`; never returns.
 pub fn keep(host: &Host, reporter: &Reporter) {
     loop {
-        let pause = match super::exists(host, &formed_path()).then(|| look(host)) {
+        let pause = match super::is_formed(host).then(|| look(host)) {
             None => super::CALM,
             Some(Ok((state, detail))) => {
                 reporter.say("certificates", state, detail, None);

@@ -192,7 +192,7 @@ pub(crate) fn formed_path() -> String {
 
 /// Whether this node is in a cluster already.
 pub fn is_formed(host: &Host) -> bool {
-    host.path(&formed_path()).exists()
+    exists(host, &formed_path())
 }
 
 /// Founds a cluster; see [`founding`] for what becomes of a run that was cut off.
