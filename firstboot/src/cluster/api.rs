@@ -98,7 +98,7 @@ async fn observe(
     troubles: &[(Troubles, &'static str)],
 ) -> std::result::Result<Condition, kube::Error> {
     if let Some(address) = formed.address
-        && let Err(error) = service.keep(host, address).await
+        && let Err(error) = service.keep(host, &formed.node, address).await
     {
         return Ok((State::Failed, error.to_string(), None));
     }

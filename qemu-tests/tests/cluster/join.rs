@@ -2,6 +2,7 @@
 
 use qemu_tests::node::{Node, artifact, artifacts};
 use qemu_tests::uml::Net;
+use qemu_tests::vm::Vm;
 
 use super::{CLIENT, account, formed, kube, policies};
 
@@ -84,6 +85,14 @@ fn f4_tokens_end_with_their_purpose(founder: &Node) {
     eventually(founder, &format!("test $({tokens} | grep -c token-secret) -le 1"));
 }
 
+/// Without a name of its own the node is not taken in, says so, and joins as soon as it has one.
+fn f2_a_host_name_of_another_node_is_said(member: &Node, member_vm: &mut Vm) {
+    member_vm
+        .wait("cluster failed joining through 10.77.0.11:6444: another machine is node founder already; give this node another `hostname`", 60)
+        .unwrap();
+    member.ssh("chasi-bod config set hostname=member").unwrap();
+}
+
 #[test]
 fn uml_a_second_node_joins_and_pods_on_both_reach_each_other() {
     let (one, two, net) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Net::new(2).unwrap());
@@ -91,11 +100,12 @@ fn uml_a_second_node_joins_and_pods_on_both_reach_each_other() {
     let (mut founder, start_founder) = Node::in_uml(one.path(), &raw, &net, 1).unwrap();
     let (mut member, start_member) = Node::in_uml(two.path(), &raw, &net, 2).unwrap();
     founder.configure(&format!("hostname: founder\ncluster: {{secret: {SECRET}}}\n")).unwrap();
-    member.configure(&format!("hostname: member\ncluster: {{endpoint: 10.77.0.11, secret: {SECRET}}}\n")).unwrap();
+    member.configure(&format!("hostname: founder\ncluster: {{endpoint: 10.77.0.11, secret: {SECRET}}}\n")).unwrap();
     let mut founder_vm = founder.start(start_founder.clone()).unwrap();
     let mut member_vm = member.start(start_member).unwrap();
     member_vm.wait("cluster waiting for 10.77.0.11:6444: ", 300).unwrap();
     println!("UML two nodes: founder Ready and whole {:?} s", formed(&founder, &mut founder_vm));
+    f2_a_host_name_of_another_node_is_said(&member, &mut member_vm);
     match member_vm.wait("cluster done", 300) {
         Ok(line) => println!("UML two nodes: {line}"),
         Err(error) => panic!("{error}\n{}\n{}", account(&founder), account(&member)),

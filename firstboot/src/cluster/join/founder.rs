@@ -51,8 +51,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts it in the running runtime, again when the secret is another one; `address` is what the cluster was founded with.
-    pub async fn keep(&mut self, host: &Host, address: IpAddr) -> Result<()> {
+    /// Starts it in the running runtime, again when the secret is another one; `own` is the founder's node, `address` what the cluster was founded with.
+    pub async fn keep(&mut self, host: &Host, own: &str, address: IpAddr) -> Result<()> {
         let secret = open(host, config::published(host).as_ref())?;
         if self.secret.as_ref() == Some(&secret) {
             return Ok(());
@@ -64,9 +64,13 @@ impl Service {
         // A machine without IPv6 has only the second.
         let listener =
             TcpListener::bind(&everywhere[..]).await.fault(Fault::Environment, || format!("listening on port {JOIN_PORT} for joining nodes"))?;
+        let own = own.to_string();
         let make = move |request: Request, here: IpAddr| {
-            let authorities = authorities.clone();
-            async move { answer(&request, here, address, authorities).await.unwrap_or_else(|why| Answer::Refused(format!("the cluster's API: {why}"))) }
+            let (own, authorities) = (own.clone(), authorities.clone());
+            async move {
+                let answer = answer(&request, &own, here, address, authorities).await;
+                answer.unwrap_or_else(|why| Answer::Refused(format!("the cluster's API: {why}")))
+            }
         };
         self.tasks.spawn(serve(listener, secret.clone(), make, |line| println!("{line}")));
         self.secret = Some(secret);
@@ -75,9 +79,13 @@ impl Service {
 }
 
 /// Decides on a node; `here` is the address that it has reached this one by.
-async fn answer(request: &Request, here: IpAddr, address: IpAddr, authorities: Vec<String>) -> std::result::Result<Answer, String> {
+async fn answer(request: &Request, own: &str, here: IpAddr, address: IpAddr, authorities: Vec<String>) -> std::result::Result<Answer, String> {
     if !is_node_name(&request.name) {
         return Ok(Answer::Refused("its name is no node name (RFC 1123 in lower case)".into()));
+    }
+    // The founder's own node may be yet to come.
+    if request.name == own {
+        return Ok(Answer::Refused(format!("another machine is node {own} already; give this node another `hostname`")));
     }
     if address == files::DUMMY {
         return Ok(Answer::Refused(format!("this cluster was founded without a network: its API has only the address {address}")));
