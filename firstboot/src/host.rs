@@ -99,6 +99,17 @@ impl Host {
         names
     }
 
+    /// Names of the network cards: links that have a device, sorted.
+    pub fn cards(&self) -> Vec<String> {
+        let is_card = |name: &String| self.path(&format!("sys/class/net/{name}/device")).exists();
+        self.names("sys/class/net").into_iter().filter(is_card).collect()
+    }
+
+    /// Whether udev is at work, as it is while drivers load: udevadm(8) `settle` looks at the same file.
+    pub fn is_probing(&self) -> bool {
+        self.path("run/udev/queue").exists()
+    }
+
     /// Makes the file hold these bytes with this mode: written beside it, then renamed over it.
     pub fn write(&self, path: &str, bytes: &[u8], mode: u32) -> Result<Change> {
         let target = self.path(path);

@@ -74,8 +74,9 @@ impl Cluster {
     /// Starts it when the node has name and address, or will get none; then passes on what it says. No cluster is formed with somebody else's address.
     fn advance(&mut self, host: &Host, reporter: &mut Reporter, duplicates: &Duplicates) {
         let is_free = || duplicates.are_none() || cluster::is_formed(host);
+        let is_named = || !host.line("etc/hostname").is_empty();
         match self {
-            Self::Unstarted if cluster::is_wanted(host) && host.is_live() && has_network(host, reporter) && is_free() => {
+            Self::Unstarted if cluster::is_wanted(host) && host.is_live() && has_network(host, reporter) && is_named() && is_free() => {
                 let addresses = reporter.status.addresses.iter().filter_map(|a| a.address.split('/').next()?.parse().ok()).collect();
                 *self = Self::Started(cluster::start(addresses));
             }
@@ -89,17 +90,16 @@ fn pass_on(reports: &Receiver<cluster::Report>, host: &Host, reporter: &mut Repo
     reports.try_iter().for_each(|report| reporter.set(host, report.step, report.state, &report.detail, report.hint.as_deref()));
 }
 
-/// An address, or no card that could still get one: each is up and without a link, or nothing came in time.
+/// An address, or no card that could still get one: each is up and without a link, and no driver is loading; or nothing came in time.
 fn has_network(host: &Host, reporter: &Reporter) -> bool {
-    let is_card = |name: &&String| host.path(&format!("sys/class/net/{name}/device")).exists();
     // A card that is not up yet has no `carrier` to read.
     let is_dead = |name: &String| host.line(&format!("sys/class/net/{name}/carrier")) == "0";
-    !reporter.status.addresses.is_empty() || host.names("sys/class/net").iter().filter(is_card).all(is_dead) || host.uptime() > PATIENCE
+    !reporter.status.addresses.is_empty() || host.cards().iter().all(is_dead) && !host.is_probing() || host.uptime() > PATIENCE
 }
 
-/// What makes the sources worth reading again: a disk came or went, a person set something.
-fn triggers(host: &Host) -> (Vec<String>, Vec<u8>) {
-    (config::devices(host), host.read_bytes(&config::console_path()).ok().flatten().unwrap_or_default())
+/// What makes the sources worth reading again, and the steps worth running: a disk or a network card came or went, a person set something.
+fn triggers(host: &Host) -> (Vec<String>, Vec<String>, Vec<u8>) {
+    (config::devices(host), host.cards(), host.read_bytes(&config::console_path()).ok().flatten().unwrap_or_default())
 }
 
 /// Reads the sources and runs every step; returns what is still being fetched.
@@ -196,5 +196,32 @@ pub(crate) fn notify_ready() {
             }
             None => socket.send_to(b"READY=1", &name),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f2_a_card_whose_driver_loads_late_is_waited_for_and_runs_the_steps_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(dir.path());
+        let json = r#"{"name":"m","version":"1.0.0","epoch":0,"hostname":"n-{mac}","network":{},"disk":{},"time":{},"console":{}}"#;
+        let image: ImageRecord = serde_json::from_str(json).unwrap();
+        let reporter = Reporter::new(&host, &image);
+        host.write("proc/uptime", b"9.00 9.00\n", 0o444).unwrap();
+        host.write("run/udev/queue", b"", 0o644).unwrap();
+        assert!(!has_network(&host, &reporter), "a driver may be loading");
+        host.remove("run/udev/queue").unwrap();
+        assert!(has_network(&host, &reporter), "there is no card");
+        let before = triggers(&host);
+        host.write("sys/class/net/cni0/address", b"52:54:00:12:34:57\n", 0o444).unwrap();
+        assert_eq!(triggers(&host), before, "a bridge is no card");
+        host.write("sys/class/net/ens3/device/vendor", b"0x15ad\n", 0o444).unwrap();
+        assert_ne!(triggers(&host), before);
+        assert!(!has_network(&host, &reporter), "the card is not up yet");
+        host.write("sys/class/net/ens3/carrier", b"0\n", 0o444).unwrap();
+        assert!(has_network(&host, &reporter), "the card has no link");
     }
 }

@@ -99,13 +99,13 @@ fn host_name(host: &Host, rule: &str) -> Result<String> {
     Ok(name.replace("{id}", id.get(..8).unwrap_or(&id)).chars().take(64).collect())
 }
 
-/// Hex digits of the first real network card; on a machine its driver may still be loading, so up to 5 s are given.
+/// Hex digits of the first real network card. On a machine its driver may still be loading: it is waited for 5 s, and 30 s while udev is at work;
+/// for a later one the agent runs the step again.
 fn mac(host: &Host) -> Option<String> {
-    for _ in 0..50 {
-        let names = host.names("sys/class/net");
-        let real = names.iter().filter(|name| host.path("sys/class/net").join(name).join("device").exists());
-        let found = real.map(|name| host.line(&format!("sys/class/net/{name}/address")).replace(':', "")).find(|mac| mac.len() == 12);
-        if found.is_some() || !host.is_live() {
+    for tenths in 0..300 {
+        let all = host.cards().into_iter().map(|name| host.line(&format!("sys/class/net/{name}/address")).replace(':', ""));
+        let found = all.into_iter().find(|mac| mac.len() == 12);
+        if found.is_some() || !host.is_live() || tenths >= 50 && !host.is_probing() {
             return found;
         }
         std::thread::sleep(Duration::from_millis(100));

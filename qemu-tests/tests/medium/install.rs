@@ -192,7 +192,7 @@ fn soak_d4_a_medium_that_cannot_be_read_is_named_and_the_disk_stays_as_it_is() {
         line
     };
     let line = says(&node, "k", "init checked");
-    assert!(line.ends_with("5 files are good"), "{line}");
+    assert!(line.ends_with("6 files are good"), "{line}");
 
     let medium = folder.path().join("medium.iso");
     let length = std::fs::metadata(&medium).unwrap().len();
