@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exec;
 use crate::host::Host;
-use crate::init::disk::NOT_DISKS;
+use crate::init::disk::{HIDDEN, NOT_DISKS};
 
 const CLASS: &str = "sys/class/block";
 /// Smaller ones are eMMC boot areas and the like.
@@ -22,7 +22,8 @@ const LINKS: &str = "dev/disk";
 pub fn all(host: &Host) -> Vec<Traits> {
     let is_disk = |name: &String| {
         let folder = format!("{CLASS}/{name}");
-        !NOT_DISKS.iter().any(|start| name.starts_with(start)) && !host.path(&folder).join("partition").exists() && size(host, name) >= LEAST
+        let is_part = host.path(&folder).join("partition").exists() || host.line(&format!("{folder}/{HIDDEN}")) == "1";
+        !NOT_DISKS.iter().any(|start| name.starts_with(start)) && !is_part && size(host, name) >= LEAST
     };
     host.names(CLASS).into_iter().filter(is_disk).map(|name| traits(host, name)).collect()
 }

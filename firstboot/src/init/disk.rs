@@ -52,6 +52,9 @@ pub enum Among<'a> {
 /// Devices that are no disks of the machine, by the start of their names.
 pub const NOT_DISKS: [&str; 8] = ["loop", "ram", "zram", "dm-", "md", "fd", "sr", "nbd"];
 
+/// File of sysfs that says 1 of what is a way to a disk, as `nvme0c0n1` is to `nvme0n1`, and has no device of its own.
+pub const HIDDEN: &str = "hidden";
+
 /// The disks below `sys` (`/sys`) with devices in `dev` (`/dev`), by name.
 pub fn disks(sys: &Path, dev: &Path, among: Among<'_>) -> Vec<Disk> {
     let ours = |name: &str| match among {
@@ -60,7 +63,7 @@ pub fn disks(sys: &Path, dev: &Path, among: Among<'_>) -> Vec<Disk> {
     };
     let found = list(&sys.join("block")).into_iter().filter_map(|folder| {
         let name = folder.file_name()?.to_str().filter(|n| ours(n))?.to_string();
-        let sectors = number(&folder.join("size")).filter(|n| *n > 0)?;
+        let sectors = number(&folder.join("size")).filter(|n| *n > 0 && number(&folder.join(HIDDEN)) != Some(1))?;
         let path = dev.join(&name);
         // Others than these two are no disks that can be installed to.
         let sector = number(&folder.join("queue/logical_block_size")).filter(|size| *size == LARGE_SECTOR).unwrap_or(SECTOR);

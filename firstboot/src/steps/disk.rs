@@ -185,6 +185,16 @@ mod tests {
     }
 
     #[test]
+    fn a_way_to_a_disk_is_no_disk_of_the_same_serial() {
+        let (_dir, host) = fake(&[("vda", "s"), ("nvme0c0n1", "data"), ("nvme0n1", "data")]);
+        host.write("sys/class/block/nvme0c0n1/hidden", b"1\n", 0o444).unwrap();
+        host.write("sys/class/block/nvme0n1/hidden", b"0\n", 0o444).unwrap();
+        ensure_formatted(&host, &mount("data")).unwrap();
+        let found = crate::init::disk::disks(&host.path("sys/class"), &host.path("dev"), crate::init::disk::Among::Machine);
+        assert_eq!(found.iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>(), ["nvme0n1", "vda"]);
+    }
+
+    #[test]
     fn a_disk_that_is_ambiguous_full_or_our_own_is_refused_by_name() {
         let (_dir, host) = fake(&[("vda", "s"), ("vdb", "x"), ("vdc", "x"), ("vdd", "full")]);
         let error = |serial: &str| ensure_formatted(&host, &mount(serial)).unwrap_err().to_string();
