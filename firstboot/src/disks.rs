@@ -22,8 +22,9 @@ const LINKS: &str = "dev/disk";
 pub fn all(host: &Host) -> Vec<Traits> {
     let is_disk = |name: &String| {
         let folder = format!("{CLASS}/{name}");
-        let is_part = host.path(&folder).join("partition").exists() || host.line(&format!("{folder}/{HIDDEN}")) == "1";
-        !NOT_DISKS.iter().any(|start| name.starts_with(start)) && !is_part && size(host, name) >= LEAST
+        let is_partition = || host.path(&folder).join("partition").exists();
+        let is_hidden = || host.line(&format!("{folder}/{HIDDEN}")) == "1";
+        !NOT_DISKS.iter().any(|start| name.starts_with(start)) && !is_partition() && !is_hidden() && size(host, name) >= LEAST
     };
     host.names(CLASS).into_iter().filter(is_disk).map(|name| traits(host, name)).collect()
 }

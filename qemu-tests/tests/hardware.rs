@@ -9,11 +9,11 @@ use qemu_tests::vm::{Drive, Firmware};
 const DISKS: [(&str, &str); 8] = [
     ("sda", "-device megasas -device scsi-hd,{}"),
     ("vda", "-device virtio-blk-pci,{}"),
-    ("sda", "-device mptsas1068 -device scsi-hd,{}"),
-    ("sda", "-device pvscsi -device scsi-hd,{}"),
     ("nvme0n1", "-device nvme,{}"),
-    ("sda", "-device qemu-xhci -device usb-storage,{}"),
+    ("sda", "-device pvscsi -device scsi-hd,{}"),
     ("sda", "-device virtio-scsi-pci -device scsi-hd,{}"),
+    ("sda", "-device qemu-xhci -device usb-storage,{}"),
+    ("sda", "-device mptsas1068 -device scsi-hd,{}"),
     ("sda", "-device ide-hd,{}"),
 ];
 

@@ -103,8 +103,8 @@ fn host_name(host: &Host, rule: &str) -> Result<String> {
 /// for a later one the agent runs the step again.
 fn mac(host: &Host) -> Option<String> {
     for tenths in 0..300 {
-        let all = host.cards().into_iter().map(|name| host.line(&format!("sys/class/net/{name}/address")).replace(':', ""));
-        let found = all.into_iter().find(|mac| mac.len() == 12);
+        let address = |name: &String| host.line(&format!("sys/class/net/{name}/address")).replace(':', "");
+        let found = host.cards().iter().map(address).find(|mac| mac.len() == 12);
         if found.is_some() || !host.is_live() || tenths >= 50 && !host.is_probing() {
             return found;
         }
