@@ -101,11 +101,16 @@ impl Access {
             Some(_) => self.credentials.basic().ok_or_else(|| self.refused("asks for a user name and password"))?,
             None => return Err(self.refused("asks for credentials in no way that is known")),
         };
-        let mut known = self.header.lock().unwrap_or_else(|e| e.into_inner());
-        if known.as_ref().is_some_and(|known| known.0 == header) {
+        self.learn(shown, Secret(header))
+    }
+
+    /// What was shown is what would be shown again: it was refused. A request beside this one may have learnt the same answer just now, which is
+    /// no refusal.
+    fn learn(&self, shown: Option<&Secret>, header: Secret) -> Result<()> {
+        if shown == Some(&header) {
             return Err(self.refused("refuses the user name and password"));
         }
-        *known = Some(Secret(header));
+        *self.header.lock().unwrap_or_else(|e| e.into_inner()) = Some(header);
         Ok(())
     }
 
@@ -286,6 +291,7 @@ fn host_of(key: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::http::Limits;
     use super::*;
 
     #[test]
@@ -298,6 +304,17 @@ mod tests {
         assert_eq!(parse("Negotiate")[0].scheme, "negotiate");
         assert!(parse(", ,").is_empty());
         assert_eq!(escape("repository:a/b:pull x&y"), "repository:a/b:pull%20x%26y");
+    }
+
+    #[test]
+    fn one_answer_learnt_twice_at_once_is_no_refusal_and_one_shown_in_vain_is() {
+        let access = Access::new(&Client::new(Limits::default()), "a.test", "app", Credentials::Basic("me:geheim".into()));
+        let header = Secret("Basic x".into());
+        for _ in 0..2 {
+            access.learn(None, header.clone()).unwrap();
+            assert!(access.header().as_ref() == Some(&header));
+        }
+        assert!(access.learn(Some(&header), header.clone()).unwrap_err().to_string().contains("refuses the user name"));
     }
 
     #[test]
