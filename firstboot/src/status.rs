@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::net::IpAddr;
 
 use layers::node::ImageRecord;
 use layers::{Error, Fault, Result};
@@ -76,6 +77,13 @@ pub struct Address {
     pub interface: String,
     /// Address with prefix length.
     pub address: String,
+}
+
+impl Address {
+    /// The address without its prefix length.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.address.split('/').next()?.parse().ok()
+    }
 }
 
 /// Everything `chasi-bod status` shows.

@@ -79,6 +79,12 @@ pub struct Settings {
     pub role: Option<Sourced<Role>>,
     /// `host:port` where the cluster that exists is asked to take the node.
     pub endpoint: Option<Sourced<String>>,
+    /// Number of machines that the cluster is formed of; a majority of them agrees on who founds it.
+    #[serde(default)]
+    pub expected: Option<Sourced<u16>>,
+    /// Number of control planes that the cluster grows to; nodes beyond them become workers.
+    #[serde(default)]
+    pub replicas: Option<Sourced<u16>>,
     /// What the nodes of the cluster know each other by.
     pub secret: Option<Sourced<Secret>>,
     /// Where the agent serves its metrics; nowhere when absent.
@@ -119,17 +125,21 @@ impl From<Listen> for String {
 pub enum Role {
     /// Makes a cluster of its own, as its first control plane.
     Founder,
-    /// Joins a cluster that exists.
+    /// Joins a cluster that exists, as a control plane as long as it has too few.
     Member,
+    /// Joins one, never as a control plane.
+    Worker,
 }
 
 /// Key of the cluster's secret, which only sources may give that not every user of the node can read.
 pub const SECRET_KEY: &str = "cluster.secret";
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 21] = [
     "cluster.role",
     "cluster.endpoint",
     SECRET_KEY,
+    "nodes.expected",
+    "controlPlane.replicas",
     "hostname",
     "sshKeys",
     "sshKeys.<user>",
@@ -165,20 +175,29 @@ impl Settings {
             url: None,
             role: None,
             endpoint: None,
+            expected: None,
+            replicas: None,
             secret: None,
             metrics_listen: None,
         }
     }
 
-    /// The node's part: the role that it was told. An endpoint makes it a member, also where the image makes founders of all nodes.
+    /// The node's part: the role that it was told. An endpoint makes a founder of the image a member, and a number of nodes that agree leaves open what it
+    /// becomes.
     pub fn part(&self) -> Option<Role> {
-        let is_of_image = |role: &Sourced<Role>| role.source.starts_with("image");
+        let is_of_image = |role: &Sourced<Role>| role.value == Role::Founder && role.source.starts_with("image");
         match (&self.role, &self.endpoint) {
             (Some(role), Some(_)) if is_of_image(role) => Some(Role::Member),
+            (Some(role), None) if is_of_image(role) && self.expected.is_some() => None,
             (Some(role), _) => Some(role.value),
             (None, Some(_)) => Some(Role::Member),
             (None, None) => None,
         }
+    }
+
+    /// Number of control planes that the cluster grows to.
+    pub fn control_planes(&self) -> u16 {
+        self.replicas.as_ref().map_or(1, |replicas| replicas.value)
     }
 
     /// Takes one item; the error says what is wrong, without the value of a secret, and leaves the setting as it was.
@@ -219,6 +238,8 @@ impl Settings {
             "url" => self.url = Some(Sourced { value: word(&item.value, check_url)?, source: source.clone() }),
             "cluster.role" => self.role = Some(Sourced { value: structure(&item.value)?, source: source.clone() }),
             "cluster.endpoint" => self.endpoint = Some(Sourced { value: endpoint(&text(&item.value)?)?, source: source.clone() }),
+            "nodes.expected" => self.expected = Some(Sourced { value: number(&item.value)?, source: source.clone() }),
+            "controlPlane.replicas" => self.replicas = Some(Sourced { value: odd(&item.value)?, source: source.clone() }),
             SECRET_KEY => self.secret = Some(Sourced { value: secret(&item.value)?, source: source.clone() }),
             "metrics.listen" => {
                 self.metrics_listen = Some(Sourced { value: Listen::try_from(text(&item.value)?)?, source: source.clone() });
@@ -267,6 +288,8 @@ impl Settings {
         rows.extend(self.target.iter().map(|_| row("disk.erase", &self.erase)));
         rows.extend(self.role.iter().map(|role| row("cluster.role", role)));
         rows.extend(self.endpoint.iter().map(|endpoint| row("cluster.endpoint", endpoint)));
+        rows.extend(self.expected.iter().map(|expected| row("nodes.expected", expected)));
+        rows.extend(self.replicas.iter().map(|replicas| row("controlPlane.replicas", replicas)));
         rows.extend(self.secret.iter().map(|secret| (SECRET_KEY.into(), "(hidden)".into(), secret.source.clone())));
         rows.extend(self.metrics_listen.iter().map(|listen| row("metrics.listen", listen)));
         rows.extend(self.url.iter().map(|url| ("url".into(), without_secrets(&url.value), url.source.clone())));
@@ -334,6 +357,18 @@ fn truth(value: &Value) -> Result<bool, String> {
     }
 }
 
+/// A number of nodes.
+fn number(value: &Value) -> Result<u16, String> {
+    let bad = || "a number of nodes from 1 to 1000 expected".to_string();
+    text(value)?.parse().ok().filter(|number| (1..=1000).contains(number)).ok_or_else(bad)
+}
+
+/// A number of control planes: an even one bears no more losses than the one below it.
+fn odd(value: &Value) -> Result<u16, String> {
+    let number = text(value)?.parse().ok().filter(|number| [1, 3, 5, 7].contains(number));
+    number.ok_or_else(|| "1, 3, 5 or 7 control planes expected".into())
+}
+
 /// A number is refused: YAML may have rounded it.
 fn secret(value: &Value) -> Result<Secret, String> {
     match value {
@@ -386,7 +421,7 @@ pub fn parse(document: &str, place: &str) -> Result<Vec<Item>, String> {
     for (key, value) in top {
         let line = value.referenced.line();
         match (key.as_str(), value.value) {
-            ("time" | "console" | "cluster" | "disk" | "metrics" | "sshKeys", Value::Object(inner)) => {
+            ("time" | "console" | "cluster" | "disk" | "metrics" | "nodes" | "controlPlane" | "sshKeys", Value::Object(inner)) => {
                 for (name, value) in inner {
                     let source = format!("{place}:{}", line_of(document, line, &name));
                     items.push(Item { key: format!("{key}.{name}"), value, source });
@@ -609,6 +644,9 @@ mod tests {
             ("network: {interfaces: [{name: a, match: {name: e*}, adresses: []}]}", "network", "unknown field `adresses`"),
             ("network: {interfaces: [{name: a, match: {name: e*}, addresses: [10.0.0.1/33]}]}", "network", "10.0.0.1/33"),
             ("network: {interfaces: [{name: v, vlan: {id: 5, parent: b}}]}", "network", "no interface `b`"),
+            ("nodes: {expected: 0}", "nodes.expected", "from 1 to 1000"),
+            ("controlPlane: {replicas: 2}", "controlPlane.replicas", "1, 3, 5 or 7"),
+            ("nodes: {expected: many}", "nodes.expected", "from 1 to 1000"),
             ("cluster: {role: king}", "cluster.role", "unknown variant `king`"),
             ("cluster: {endpoint: \"a b\"}", "cluster.endpoint", "no `host[:port]`"),
             ("cluster: {secret: hunter2}", "cluster.secret", "at least 26 random ones"),
@@ -656,12 +694,30 @@ mod tests {
             (Some("founder"), "image: settings.yaml:1", Some("a"), Some(Role::Member)),
             (Some("founder"), "console", Some("a"), Some(Role::Founder)),
             (Some("member"), "console", None, Some(Role::Member)),
+            (Some("worker"), "image: settings.yaml:1", Some("a"), Some(Role::Worker)),
         ] {
             let mut settings = image();
             let items = role.map(|role| Item::text("cluster.role", role, role_source)).into_iter();
             items.chain(endpoint.map(|endpoint| Item::text("cluster.endpoint", endpoint, "x"))).for_each(|item| settings.set(&item).unwrap());
             assert_eq!(settings.part(), part, "{role:?} {role_source} {endpoint:?}");
         }
+    }
+
+    #[test]
+    fn nodes_that_are_to_agree_have_no_role_unless_one_was_told() {
+        for (role_source, endpoint, part) in [
+            ("image: settings.yaml:1", None, None),
+            ("image: settings.yaml:1", Some("a"), Some(Role::Member)),
+            ("console", None, Some(Role::Founder)),
+        ] {
+            let mut settings = image();
+            settings.set(&Item::text("nodes.expected", "3", "x")).unwrap();
+            settings.set(&Item::text("cluster.role", "founder", role_source)).unwrap();
+            endpoint.into_iter().for_each(|endpoint| settings.set(&Item::text("cluster.endpoint", endpoint, "x")).unwrap());
+            assert_eq!(settings.part(), part, "{role_source} {endpoint:?}");
+        }
+        let (settings, problems) = load("nodes:\n  expected: 5\n");
+        assert_eq!((settings.expected, settings.role, problems.len()), (Some(Sourced { value: 5, source: "f:2".into() }), None, 0));
     }
 
     #[test]

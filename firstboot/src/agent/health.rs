@@ -11,8 +11,12 @@ use crate::init::state::{CHECKED, Checked};
 use crate::metrics;
 use crate::status::{Reporter, State};
 
-/// Their names: check of the state's file system, clock, certificates of the cluster, address in the cluster, endpoint of the metrics.
-pub const NAMES: [&str; 5] = ["state", "clock", "certificates", "address", metrics::serve::CONDITION];
+/// Their names: check of the state's file system, clock, certificates of the cluster, address in the cluster, other nodes on
+/// the link, endpoint of the metrics.
+pub const NAMES: [&str; 6] = ["state", "clock", "certificates", "address", NEIGHBOURS, metrics::serve::CONDITION];
+
+/// Condition of other nodes on the link.
+pub const NEIGHBOURS: &str = "neighbours";
 
 /// The last check that repaired something.
 #[derive(Serialize, Deserialize)]

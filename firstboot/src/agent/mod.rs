@@ -1,6 +1,6 @@
 //! The agent: runs the steps, tells systemd as soon as network and sshd may start, then keeps status and addresses fresh.
 
-mod addresses;
+pub(crate) mod addresses;
 mod duplicates;
 pub mod health;
 
@@ -77,8 +77,7 @@ impl Cluster {
         let is_named = || !host.line("etc/hostname").is_empty();
         match self {
             Self::Unstarted if cluster::is_wanted(host) && host.is_live() && has_network(host, reporter) && is_named() && is_free() => {
-                let addresses = reporter.status.addresses.iter().filter_map(|a| a.address.split('/').next()?.parse().ok()).collect();
-                *self = Self::Started(cluster::start(addresses));
+                *self = Self::Started(cluster::start());
             }
             Self::Unstarted => {}
             Self::Started(reports) => pass_on(reports, host, reporter),

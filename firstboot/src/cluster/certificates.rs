@@ -194,7 +194,7 @@ fn restart_stale(host: &Host) -> Result<()> {
 /// Runs kubeadm with this node's configuration: it shall not ask an API that may be away.
 fn kubeadm(host: &Host, words: &[&str]) -> Result<()> {
     let config = format!("{RUN}/renewal.yaml");
-    let text = Documents::read(host)?.for_founder(&recorded(host)?)?;
+    let text = Documents::read(host)?.for_founder(&recorded(host)?, 1)?;
     host.write(&config, text.as_bytes(), 0o600)?;
     let done = exec::run(host.program("kubeadm").args(words).arg("--config").arg(host.path(&config)));
     host.remove(&config)?;

@@ -19,15 +19,27 @@ const ENCRYPTION: &str = "etc/kubernetes/chasi-bod/encryption.yaml";
 
 /// Writes everything that is missing; what holds a key is made once.
 pub fn write(host: &Host, node: &Node, base: &Documents) -> Result<()> {
+    write_control_plane(host, None)?;
+    set_further_names(host, &format!("{} {}\n", node.address, super::kubeadm::ENDPOINT_NAME))?;
+    write_pod_network(host, base)
+}
+
+/// What an API server reads; the keys of secrets at rest are the cluster's, or made here by its founder.
+pub fn write_control_plane(host: &Host, given: Option<&str>) -> Result<()> {
     for name in ["admission.yaml", "audit.yaml", "authentication.yaml"] {
         let text = host.read_bytes(&format!("{KUBERNETES}/{name}"))?.unwrap_or_default();
         host.write(&format!("{OURS}/{name}"), &text, 0o600)?;
     }
-    if !super::exists(host, ENCRYPTION) {
-        host.write(ENCRYPTION, encryption(&host.random::<32>()?).as_bytes(), 0o600)?;
+    match given {
+        Some(given) => host.write(ENCRYPTION, given.as_bytes(), 0o600).map(drop),
+        None if super::exists(host, ENCRYPTION) => Ok(()),
+        None => host.write(ENCRYPTION, encryption(&host.random::<32>()?).as_bytes(), 0o600).map(drop),
     }
-    set_further_names(host, &format!("{} {}\n", node.address, super::kubeadm::ENDPOINT_NAME))?;
-    write_pod_network(host, base)
+}
+
+/// The keys of secrets at rest, for another control plane.
+pub fn encryption_keys(host: &Host) -> Result<String> {
+    host.read(ENCRYPTION)?.ok_or_else(|| Error::internal(format!("reading /{ENCRYPTION}: no such file")))
 }
 
 /// Secrets at rest: AES-GCM is fast and needs keys to be rotated; secretbox has no such bound (Kubernetes documentation, "Encrypting

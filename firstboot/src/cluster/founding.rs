@@ -4,9 +4,9 @@
 use std::fs;
 use std::io::ErrorKind;
 
-use layers::{Context, Result};
+use layers::{Context, Fault, Result};
 
-use super::Reporter;
+use super::{Formed, Reporter};
 use crate::exec;
 use crate::host::{Host, STATE};
 use crate::status::State;
@@ -31,10 +31,42 @@ pub fn begin(host: &Host, reporter: &Reporter) -> Result<()> {
 
 /// Says that the founding is through, which is on the disk already.
 pub fn end(host: &Host) -> Result<()> {
+    host.remove(&made())?;
     host.remove(&mark()).map(drop)
 }
 
-fn undo(host: &Host) -> Result<()> {
+/// What a cluster is that is made, and that the other nodes have not chosen yet.
+fn made() -> String {
+    format!("{STATE}/made.json")
+}
+
+/// Keeps what this node is in the cluster that it has made.
+pub fn keep(host: &Host, formed: &Formed) -> Result<()> {
+    let text = serde_json::to_string(formed).fault(Fault::Internal, || "encoding the node's membership".into())?;
+    host.write(&made(), format!("{text}\n").as_bytes(), 0o600)?;
+    host.sync();
+    Ok(())
+}
+
+/// The same once the cluster is chosen.
+pub fn kept(host: &Host) -> Result<Formed> {
+    let text = host.read(&made())?.unwrap_or_default();
+    serde_json::from_str(&text).fault(Fault::Environment, || format!("reading /{}", made()))
+}
+
+/// Leaves nothing of a cluster that this node has begun or made, and that the others have not chosen.
+pub fn abandon(host: &Host, reporter: &Reporter) -> Result<()> {
+    if super::exists(host, &mark()) {
+        reporter.say("cluster", State::Running, "undoing this node's own cluster: the nodes have agreed on another one", None);
+        super::wait_for_runtime(&host.path(super::CONTAINERD), reporter);
+        undo(host)?;
+        end(host)?;
+    }
+    Ok(())
+}
+
+/// Takes away what kubeadm and the agent have made of a control plane.
+pub fn undo(host: &Host) -> Result<()> {
     // With the operator's kubeconfig kubeadm would ask the API first, and wait for it.
     host.remove(super::api::ADMIN)?;
     let fixed = ["--force", "--skip-phases=preflight,remove-etcd-member", "--cri-socket=unix:///run/containerd/containerd.sock"];
@@ -45,6 +77,7 @@ fn undo(host: &Host) -> Result<()> {
             _ => {}
         }
     }
+    host.remove(&made())?;
     host.sync();
     Ok(())
 }

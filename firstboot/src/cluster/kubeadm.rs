@@ -1,6 +1,8 @@
 //! kubeadm's configuration: the documents of the image (kubeadm.k8s.io/v1beta4 and the kinds that kubeadm hands on) with what only the node
 //! knows. Values go in through the documents' tree, never through their text.
 
+use std::net::IpAddr;
+
 use layers::node::KUBERNETES;
 use layers::range::Range;
 use layers::{Context, Error, Result};
@@ -106,8 +108,8 @@ impl Documents {
         range.ok_or_else(|| Error::internal(format!("reading kubeadm.yaml: networking.{key} is no IPv4 range")))
     }
 
-    /// The configuration of `kubeadm init` on a node.
-    pub fn for_founder(&self, node: &Node) -> Result<String> {
+    /// The configuration of `kubeadm init` on a node of a cluster that grows to so many control planes.
+    pub fn for_founder(&self, node: &Node, replicas: u16) -> Result<String> {
         let mut init = self.of_kind("InitConfiguration")?;
         register(&mut init, node);
         init["localAPIEndpoint"] = json!({"advertiseAddress": node.address, "bindPort": 6443});
@@ -116,20 +118,39 @@ impl Documents {
             json!([{"ttl": "10m0s", "usages": ["signing", "authentication"], "groups": ["system:bootstrappers:kubeadm:default-node-token"]}]);
         let mut cluster = self.of_kind("ClusterConfiguration")?;
         cluster["apiServer"]["certSANs"] = json!([ENDPOINT_NAME, "localhost", "127.0.0.1", super::files::DUMMY, node.name]);
+        for component in ["controllerManager", "scheduler"] {
+            elect(&mut cluster[component]["extraArgs"], replicas > 1);
+        }
         let kubelet = self.of_kind("KubeletConfiguration")?;
         let mut proxy = self.of_kind("KubeProxyConfiguration")?;
         proxy["clusterCIDR"] = cluster["networking"]["podSubnet"].clone();
         Ok([init, cluster, kubelet, proxy].iter().map(|document| format!("---\n{document:#}\n")).collect())
     }
 
-    /// The configuration of `kubeadm join` for a worker.
-    pub fn for_worker(&self, node: &Node, grant: &Grant) -> Result<String> {
+    /// The configuration that a control plane of this address puts the keys of the authorities into the cluster with, enciphered.
+    pub fn for_keys(&self, address: IpAddr, certificate_key: &str) -> Result<String> {
+        let mut init = self.of_kind("InitConfiguration")?;
+        init["localAPIEndpoint"] = json!({"advertiseAddress": address});
+        init["certificateKey"] = json!(certificate_key);
+        Ok([init, self.of_kind("ClusterConfiguration")?].iter().map(|document| format!("---\n{document:#}\n")).collect())
+    }
+
+    /// The configuration of `kubeadm join`.
+    pub fn for_member(&self, node: &Node, grant: &Grant) -> Result<String> {
         let mut join = self.of_kind("JoinConfiguration")?;
         register(&mut join, node);
         let endpoint = format!("{ENDPOINT_NAME}:{}", grant.endpoint.port());
         join["discovery"]["bootstrapToken"] = json!({"token": grant.token, "apiServerEndpoint": endpoint, "caCertHashes": grant.authorities});
         // kubeadm would wait for a token that has ended as for one that is yet to come; a new one is had for the asking.
         join["timeouts"]["discovery"] = json!("2m0s");
+        if let Some(control_plane) = &grant.control_plane {
+            let local = json!({"advertiseAddress": node.address, "bindPort": 6443});
+            join["controlPlane"] = json!({"localAPIEndpoint": local, "certificateKey": control_plane.certificate_key});
+            let init = self.of_kind("InitConfiguration")?;
+            // Small clusters have no machine to spare for control planes alone.
+            join["nodeRegistration"]["taints"] = init["nodeRegistration"]["taints"].clone();
+            join["patches"] = init["patches"].clone();
+        }
         Ok(format!("{join:#}\n"))
     }
 }
@@ -161,6 +182,12 @@ fn phase(line: &str) -> Option<String> {
     Some(format!("{name}: {}", rest.trim_end_matches('.')))
 }
 
+/// Lets several of a kind elect one that works, or the only one work without that.
+fn elect(arguments: &mut Value, wanted: bool) {
+    let is_it = |argument: &&mut Value| argument["name"] == "leader-elect";
+    arguments.as_array_mut().into_iter().flatten().filter(is_it).for_each(|argument| argument["value"] = json!(wanted.to_string()));
+}
+
 fn register(configuration: &mut Value, node: &Node) {
     let registration = &mut configuration["nodeRegistration"];
     registration["name"] = json!(node.name);
@@ -188,8 +215,7 @@ pub fn shipped() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
+    use super::super::join::ControlPlane;
     use super::*;
 
     fn documents() -> Documents {
@@ -199,7 +225,7 @@ mod tests {
     #[test]
     fn the_founders_configuration_has_what_only_the_node_knows() {
         let node = Node { name: "n1".into(), address: IpAddr::from([10, 0, 0, 5]) };
-        let text = documents().for_founder(&node).unwrap();
+        let text = documents().for_founder(&node, 1).unwrap();
         let documents = Documents::parse(&text).unwrap();
         let init = documents.of_kind("InitConfiguration").unwrap();
         assert_eq!(init["localAPIEndpoint"]["advertiseAddress"], "10.0.0.5");
@@ -211,18 +237,33 @@ mod tests {
         assert_eq!(kubelet["authentication"]["anonymous"]["enabled"], false);
         assert_eq!(documents.of_kind("KubeProxyConfiguration").unwrap()["clusterCIDR"], "10.244.0.0/16");
         assert_eq!(documents.first_node_range().unwrap(), "10.244.0.0/24");
+        for (replicas, elects) in [(1, "false"), (3, "true")] {
+            let documents = Documents::parse(&self::documents().for_founder(&node, replicas).unwrap()).unwrap();
+            let cluster = documents.of_kind("ClusterConfiguration").unwrap();
+            for component in ["controllerManager", "scheduler"] {
+                let arguments = cluster[component]["extraArgs"].as_array().unwrap();
+                assert!(arguments.contains(&json!({"name": "leader-elect", "value": elects})), "{replicas} {component}: {arguments:?}");
+            }
+        }
     }
 
     #[test]
     fn a_workers_configuration_has_token_pin_and_the_name_that_all_nodes_know() {
         let node = Node { name: "n2".into(), address: IpAddr::from([10, 0, 0, 6]) };
-        let grant = Grant { endpoint: "10.0.0.5:6443".parse().unwrap(), authorities: vec!["sha256:0".into()], token: "a.b".into() };
-        let join = Documents::parse(&documents().for_worker(&node, &grant).unwrap()).unwrap().of_kind("JoinConfiguration").unwrap();
+        let worker =
+            Grant { endpoint: "10.0.0.5:6443".parse().unwrap(), authorities: vec!["sha256:0".into()], token: "a.b".into(), control_plane: None };
+        let of = |grant: &Grant| Documents::parse(&documents().for_member(&node, grant).unwrap()).unwrap().of_kind("JoinConfiguration").unwrap();
+        let join = of(&worker);
         let expected = json!({"token": "a.b", "apiServerEndpoint": "kube-api.chasi-bod.internal:6443", "caCertHashes": ["sha256:0"]});
         assert_eq!(join["discovery"]["bootstrapToken"], expected);
         assert_eq!(join["nodeRegistration"]["kubeletExtraArgs"][1]["value"], "10.0.0.6");
         assert_eq!((&join["timeouts"]["discovery"], &join["timeouts"]["tlsBootstrap"]), (&json!("2m0s"), &json!("20m0s")));
-        assert_eq!(join["controlPlane"], Value::Null);
+        assert_eq!((&join["controlPlane"], &join["patches"]), (&Value::Null, &Value::Null));
+        let keys = ControlPlane { certificate_key: "k".into(), encryption: "e".into() };
+        let join = of(&Grant { control_plane: Some(keys), ..worker });
+        let local = json!({"advertiseAddress": "10.0.0.6", "bindPort": 6443});
+        assert_eq!(join["controlPlane"], json!({"localAPIEndpoint": local, "certificateKey": "k"}));
+        assert_eq!((&join["nodeRegistration"]["taints"], join["patches"]["directory"].is_string()), (&json!([]), true));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 pub(crate) mod api;
 mod certificates;
 mod csr;
+mod discovery;
+mod etcd;
 mod files;
 mod founding;
 pub(crate) mod helm;
@@ -29,15 +31,17 @@ use layers::membership::Secret;
 use layers::node::KUBERNETES;
 use layers::platform::check::Ranges;
 use layers::seed::REGISTRY_PORT;
-use layers::settings::Role;
+use layers::settings::{Role, Settings};
 use layers::{Context, Error, Fault, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::agent::addresses;
 use crate::config;
 use crate::host::{Host, STATE};
 use crate::images;
 use crate::platform;
-use crate::status::State;
+use crate::status::{Address, State};
+use discovery::{Discovery, Next};
 
 /// Names of the steps of this image, in their order.
 pub fn names(host: &Host) -> Vec<&'static str> {
@@ -86,7 +90,7 @@ struct Formed {
 }
 
 /// Starts forming or rejoining the cluster; the receiver gets every change of condition.
-pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
+pub fn start() -> Receiver<Report> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         let reporter = Reporter { sender, up: None };
@@ -99,7 +103,8 @@ pub fn start(addresses: Vec<IpAddr>) -> Receiver<Report> {
         std::thread::spawn(move || certificates::keep(&Host::new("/"), &keeper));
         std::thread::spawn(|| csr::approve_all(&Host::new("/")));
         std::thread::spawn(|| platform::keep(&Host::new("/")));
-        while let Err(error) = follow(&host, &addresses, &reporter) {
+        let discovery = Discovery::start(&host, &reporter);
+        while let Err(error) = follow(&host, &discovery, &reporter) {
             reporter.say("cluster", State::Failed, error.to_string(), error.hint());
             std::thread::sleep(RETRY);
         }
@@ -126,20 +131,21 @@ impl Reporter {
 }
 
 /// From whatever the node is in to a node that is watched; returns only with an error.
-fn follow(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<()> {
+fn follow(host: &Host, discovery: &Discovery, reporter: &Reporter) -> Result<()> {
     let formed = match host.read(&formed_path())? {
         Some(text) => {
             reporter.say("cluster", State::Running, "starting", None);
             serde_json::from_str(&text).fault(Fault::Environment, || format!("reading /{}", formed_path()))?
         }
         None => {
-            let formed = form(host, addresses, reporter)?;
+            let formed = form(host, discovery, reporter)?;
             // Nothing that the record speaks for may still be on its way to the disk.
             host.sync();
             let text = serde_json::to_string(&formed).fault(Fault::Internal, || "encoding the node's membership".into())?;
             host.write(&formed_path(), format!("{text}\n").as_bytes(), 0o600)?;
             host.sync();
             founding::end(host)?;
+            join::end(host)?;
             formed
         }
     };
@@ -148,26 +154,61 @@ fn follow(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<()> 
     api::watch(host, &formed, reporter)
 }
 
-/// Founds or joins a cluster as soon as the settings, which may change at any time, say what.
-fn form(host: &Host, addresses: &[IpAddr], reporter: &Reporter) -> Result<Formed> {
+/// Founds or joins a cluster as soon as the settings, which may change at any time, say what, or the nodes have agreed.
+fn form(host: &Host, discovery: &Discovery, reporter: &Reporter) -> Result<Formed> {
     loop {
-        let name = host.line("etc/hostname").to_lowercase();
-        match config::published(host).and_then(|settings| Some((settings.part()?, settings))) {
-            Some((Role::Founder, _)) => {
-                return found(host, &Node { name, address: addresses.first().copied().unwrap_or(DUMMY) }, reporter);
+        let first = addresses::list(host).first().and_then(Address::ip).unwrap_or(DUMMY);
+        let node = Node { name: host.line("etc/hostname").to_lowercase(), address: first };
+        let formed = match config::published(host).map(|settings| (settings.part(), settings)) {
+            None => None,
+            Some((Some(Role::Founder), settings)) => Some(found(host, &node, &settings, reporter)?),
+            Some((Some(_), settings)) if settings.endpoint.is_some() || settings.secret.is_none() => {
+                join::join(host, &node.name, &settings, reporter)?
             }
-            Some((Role::Member, settings)) => {
-                if let Some(formed) = join::join(host, &name, &settings, reporter)? {
-                    return Ok(formed);
-                }
-            }
-            None => {
-                let hint = "`chasi-bod config set cluster.role=founder` makes this node a cluster of its own, cluster.endpoint and cluster.secret let it join one";
-                reporter.say("cluster", State::Waiting, "for a role or an endpoint", Some(hint));
-            }
+            Some((_, settings)) => agree(host, &node, &settings, discovery, reporter)?,
+        };
+        if let Some(formed) = formed {
+            return Ok(formed);
         }
         std::thread::sleep(CALM);
     }
+}
+
+/// Does what the nodes of one secret have agreed on; none while there is something to wait for.
+fn agree(host: &Host, node: &Node, settings: &Settings, discovery: &Discovery, reporter: &Reporter) -> Result<Option<Formed>> {
+    let Some(next) = discovery.next()? else {
+        let hint = "`chasi-bod config set cluster.role=founder` makes this node a cluster of its own, cluster.secret lets it join one of its link, \
+                    cluster.endpoint one elsewhere, and nodes.expected found one with others";
+        reporter.say("cluster", State::Waiting, "for a role, a secret or an endpoint", Some(hint));
+        return Ok(None);
+    };
+    match next {
+        Next::Wait(what) => reporter.say("cluster", State::Waiting, what, Some("see `chasi-bod config show`: all nodes need one cluster.secret")),
+        Next::Found => {
+            let made = found(host, node, settings, reporter).and_then(|formed| founding::keep(host, &formed));
+            match made {
+                Ok(()) => discovery.made(join::authority(host)?)?,
+                Err(error) => {
+                    discovery.failed()?;
+                    return Err(error);
+                }
+            }
+        }
+        Next::Lead => return founding::kept(host).map(Some),
+        Next::Undo => {
+            founding::abandon(host, reporter)?;
+            discovery.undone()?;
+        }
+        Next::Join(endpoints, authority) => {
+            founding::abandon(host, reporter)?;
+            for endpoint in endpoints {
+                if let Some(formed) = join::join_through(host, &node.name, &endpoint.to_string(), Some(authority), settings, reporter)? {
+                    return Ok(Some(formed));
+                }
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// What talks to the network without threads of its own.
@@ -196,12 +237,12 @@ pub fn is_formed(host: &Host) -> bool {
 }
 
 /// Founds a cluster; see [`founding`] for what becomes of a run that was cut off.
-fn found(host: &Host, node: &Node, reporter: &Reporter) -> Result<Formed> {
+fn found(host: &Host, node: &Node, settings: &Settings, reporter: &Reporter) -> Result<Formed> {
     reporter.say("cluster", State::Running, "founding", None);
     founding::begin(host, reporter)?;
     let base = kubeadm::Documents::read(host)?;
     files::write(host, node, &base)?;
-    kubeadm::run(host, "init", &base.for_founder(node)?, reporter)?;
+    kubeadm::run(host, "init", &base.for_founder(node, settings.control_planes())?, reporter)?;
     files::use_rotated_certificate(host)?;
     Ok(Formed { node: node.name.clone(), address: Some(node.address) })
 }

@@ -4,15 +4,16 @@
 //! The routes are made with ip(8): they change when a node comes or goes, and a process then costs nothing.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{ListParams, Patch, PatchParams, WatchEvent, WatchParams};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt as _};
 use layers::range::Range;
 use layers::{Context, Fault, Result};
 use serde_json::json;
@@ -20,8 +21,10 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt as _;
 
 use super::RETRY;
+use super::kubeadm::ENDPOINT_NAME;
 use crate::exec;
 use crate::host::Host;
+use crate::steps::set_further_names;
 
 /// Marks our routes among all others (rtnetlink(7), rtm_protocol; the numbers from 192 on are nobody's).
 const PROTOCOL: &str = "196";
@@ -29,6 +32,9 @@ const PROTOCOL: &str = "196";
 const CHECK: Duration = Duration::from_secs(10);
 /// Seconds after which the API server ends a watch; below the client's own limit.
 pub const WATCH: u32 = 240;
+
+/// Label of a control plane's Node object.
+pub const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
 /// Pod range to the address of its node.
 type Routes = BTreeMap<Range, Ipv4Addr>;
@@ -69,7 +75,9 @@ async fn follow(client: &Client, own: &str, pods: Range, troubles: &Troubles) ->
     let version = list.metadata.resource_version.unwrap_or_default();
     let mut events = pin!(api.watch(&WatchParams::default().timeout(WATCH), &version).await?);
     loop {
-        troubles.set(settle(&host, &wanted(nodes.values(), own, pods)).unwrap_or_else(|error| vec![error.to_string()]));
+        let named = name_control_planes(&host, &control_planes(nodes.values(), own)).err().map(|error| error.to_string());
+        let settled = settle(&host, &wanted(nodes.values(), own, pods)).unwrap_or_else(|error| vec![error.to_string()]);
+        troubles.set(settled.into_iter().chain(named).collect());
         match timeout(CHECK, events.next()).await {
             Err(_) => {}
             Ok(None) => return Ok(()),
@@ -83,14 +91,32 @@ async fn follow(client: &Client, own: &str, pods: Range, troubles: &Troubles) ->
     }
 }
 
+/// Addresses of the control planes, the node's own first: whoever looks for the API tries them in this order.
+fn control_planes<'a>(nodes: impl Iterator<Item = &'a NodeObject>, own: &str) -> Vec<IpAddr> {
+    let planes = nodes.filter(|node| node.labels().contains_key(CONTROL_PLANE));
+    let mut found: Vec<_> = planes.filter_map(|node| Some((node.name_any() != own, address(node)?))).collect();
+    found.sort();
+    found.into_iter().map(|(_, address)| address).collect()
+}
+
+/// Gives the API's name their addresses; where none are known yet, it keeps those that it has.
+fn name_control_planes(host: &Host, addresses: &[IpAddr]) -> Result<()> {
+    let lines: String = addresses.iter().map(|address| format!("{address} {ENDPOINT_NAME}\n")).collect();
+    if lines.is_empty() { Ok(()) } else { set_further_names(host, &lines) }
+}
+
+/// The address that a node is reached by.
+fn address<T: FromStr>(node: &NodeObject) -> Option<T> {
+    let addresses = node.status.as_ref()?.addresses.as_deref()?;
+    addresses.iter().filter(|address| address.type_ == "InternalIP").find_map(|address| address.address.parse().ok())
+}
+
 /// The routes that a node needs; a range that is not the cluster's to give leads nowhere.
 fn wanted<'a>(nodes: impl Iterator<Item = &'a NodeObject>, own: &str, pods: Range) -> Routes {
     let others = nodes.filter(|node| node.metadata.name.as_deref() != Some(own));
     let route = |node: &NodeObject| {
         let range = Range::parse(node.spec.as_ref()?.pod_cidr.as_deref()?).filter(|range| pods.holds(*range))?;
-        let addresses = node.status.as_ref()?.addresses.as_deref()?;
-        let address = addresses.iter().filter(|address| address.type_ == "InternalIP").find_map(|address| address.address.parse().ok())?;
-        Some((range, address))
+        Some((range, address(node)?))
     };
     others.filter_map(route).collect()
 }
@@ -167,6 +193,23 @@ mod tests {
         let found: Vec<_> = wanted(nodes.iter(), "self", range("10.244.0.0/16")).into_iter().map(|(r, a)| format!("{r} {a}")).collect();
         assert_eq!(found, ["10.244.1.0/24 10.0.0.2", "10.244.3.0/24 10.0.0.5"]);
         assert!(wanted([NodeObject::default()].iter(), "self", range("10.244.0.0/16")).is_empty());
+    }
+
+    #[test]
+    fn the_api_is_first_looked_for_at_home() {
+        let plane = |name: &str, address: &str| {
+            let mut plane = node(name, "10.244.0.0/24", address);
+            plane.metadata.labels = Some([(CONTROL_PLANE.to_string(), String::new())].into());
+            plane
+        };
+        let nodes = [plane("one", "10.0.0.1"), plane("two", "10.0.0.2"), node("three", "10.244.3.0/24", "10.0.0.3")];
+        let of = |own: &str| control_planes(nodes.iter(), own).iter().map(IpAddr::to_string).collect::<Vec<_>>();
+        assert_eq!((of("two"), of("three")), (vec!["10.0.0.2".to_string(), "10.0.0.1".into()], vec!["10.0.0.1".to_string(), "10.0.0.2".into()]));
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(dir.path());
+        name_control_planes(&host, &control_planes(nodes.iter(), "two")).unwrap();
+        name_control_planes(&host, &[]).unwrap();
+        assert!(host.read("etc/hosts").unwrap().unwrap().ends_with("\n10.0.0.2 kube-api.chasi-bod.internal\n10.0.0.1 kube-api.chasi-bod.internal\n"));
     }
 
     /// The running kernel's table, in a network namespace of the test's own where the machine allows one.

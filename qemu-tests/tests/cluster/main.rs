@@ -1,5 +1,6 @@
 //! The shipped `standalone` profile as clusters: most of it under User-Mode Linux, one proof in emulation.
 
+mod agreement;
 mod applications;
 mod cis;
 mod hardening;

@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::control_plane::{self, Part};
 use super::{Answer, Grant, Request, serve};
 use crate::cluster::{POLL, RETRY, api, files};
 use crate::config;
@@ -25,8 +26,10 @@ use crate::images::config::CLUSTER_CA as AUTHORITY;
 
 const SECRET: &str = "cluster-secret";
 const API_PORT: u16 = 6443;
+/// How kubeadm's pins begin.
+pub const PIN: &str = "sha256:";
 /// Life of a token: longer than one run of `kubeadm join` waits for the kubelet on a slow machine.
-const LIFE: SignedDuration = SignedDuration::from_mins(30);
+pub const LIFE: SignedDuration = SignedDuration::from_mins(30);
 
 /// The secret that the configuration gives, else the founder's own, made on first use and kept.
 pub fn open(host: &Host, settings: Option<&Settings>) -> Result<Secret> {
@@ -92,11 +95,19 @@ async fn answer(request: &Request, own: &str, here: IpAddr, address: IpAddr, aut
     }
     let client = api::client(&Host::new("/"), api::PATIENCE).await.map_err(|error| error.to_string())?;
     let there = Api::<NodeObject>::all(client.clone()).get_opt(&request.name).await.map_err(|error| error.to_string())?;
-    if let Some(why) = there.and_then(|there| is_another(&there, &request.machine)) {
+    if let Some(why) = there.and_then(|there| is_another(&there, request)) {
         return Ok(Answer::Refused(why));
     }
+    let host = Host::new("/");
+    let replicas = config::published(&host).map_or(1, |settings| settings.control_planes());
+    let control_plane = match control_plane::part(&client, &host, address, request, replicas).await.map_err(|error| error.to_string())? {
+        Part::Worker => None,
+        Part::ControlPlane(keys) => Some(keys),
+        Part::Later(why) => return Ok(Answer::Later(why)),
+    };
     let token = make_token(&client, &request.name).await.map_err(|error| error.to_string())?;
-    Ok(Answer::Granted(Grant { endpoint: (here, API_PORT).into(), authorities, token }))
+    tokio::spawn(when_ready(client.clone(), request.name.clone(), control_plane.is_some()));
+    Ok(Answer::Granted(Grant { endpoint: (here, API_PORT).into(), authorities, token, control_plane }))
 }
 
 /// Makes a bootstrap token (Kubernetes documentation, "Authenticating with Bootstrap Tokens"). It ends when its node is Ready, when the node
@@ -122,7 +133,6 @@ async fn make_token(client: &Client, name: &str) -> std::result::Result<String, 
     let token: SecretObject = serde_json::from_value(token).map_err(kube::Error::SerdeError)?;
     tokens(client).create(&PostParams::default(), &token).await?;
     wait_for_signature(client, id).await;
-    tokio::spawn(when_ready(client.clone(), name.to_string()));
     Ok(format!("{id}.{secret}"))
 }
 
@@ -140,14 +150,16 @@ async fn wait_for_signature(client: &Client, id: &str) {
 }
 
 /// What is left to do for a node that has joined: a token that has done its work is of use only to somebody else, and one machine had one CoreDNS.
-async fn when_ready(client: Client, name: String) {
+async fn when_ready(client: Client, name: String, is_control_plane: bool) {
     for _ in 0..LIFE.as_secs() / RETRY.as_secs() as i64 {
         sleep(RETRY).await;
         let node = Api::<NodeObject>::all(client.clone()).get_opt(&name).await;
-        if !node.is_ok_and(|node| node.is_some_and(|node| api::not_ready(&node).is_none())) {
+        let is_through = |node: NodeObject| api::not_ready(&node).is_none() && (!is_control_plane || control_plane::is_whole(&node));
+        if !node.is_ok_and(|node| node.is_some_and(is_through)) {
             continue;
         }
         let ended = async {
+            control_plane::end(&client, &name).await?;
             forget_tokens(&client, &name).await?;
             second_coredns(&client).await
         };
@@ -189,13 +201,17 @@ async fn forget_tokens(client: &Client, name: &str) -> std::result::Result<(), k
     Ok(())
 }
 
-/// Why a node that exists is not the one that asks: only a machine that lost its credentials, and so is not Ready, joins under its old name.
-fn is_another(there: &NodeObject, machine: &str) -> Option<String> {
+/// Why a node that exists is not the one that asks: only a machine that lost its credentials or its whole disk, and so is not Ready, joins under its
+/// old name.
+fn is_another(there: &NodeObject, request: &Request) -> Option<String> {
     let name = there.metadata.name.as_deref().unwrap_or_default();
-    let known = there.status.as_ref().and_then(|status| status.node_info.as_ref()).map(|info| info.machine_id.as_str()).unwrap_or_default();
+    let known = there.status.as_ref().and_then(|status| status.node_info.as_ref());
+    let is_same = known.is_some_and(|known| {
+        known.machine_id == request.machine || request.system.as_ref().is_some_and(|system| known.system_uuid.eq_ignore_ascii_case(system))
+    });
     let next = format!("give this node another `hostname`, or remove the old one with `kubectl delete node {name}`");
     match api::not_ready(there) {
-        _ if known != machine => Some(format!("another machine is node {name} already; {next}")),
+        _ if !is_same => Some(format!("another machine is node {name} already; {next}")),
         None => Some(format!("node {name} is in the cluster already and Ready; is this machine a copy of it? {next}")),
         Some(_) => None,
     }
@@ -208,13 +224,20 @@ fn is_node_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(label)
 }
 
+/// What the cluster of this node is known by: the digest of its authority's public key.
+pub fn authority(host: &Host) -> Result<Digest> {
+    let pem = host.read_bytes(AUTHORITY)?.unwrap_or_default();
+    let first = pins(&pem).and_then(|pins| pins.first()?.strip_prefix(PIN)?.parse().ok());
+    first.ok_or_else(|| Error::environment(format!("reading /{AUTHORITY}: no certificate")))
+}
+
 /// The digest of each certificate's public key as kubeadm pins it: `sha256:` of its SubjectPublicKeyInfo (RFC 5280).
 fn pins(pem: &[u8]) -> Option<Vec<String>> {
     let text = std::str::from_utf8(pem).ok()?;
     let bodies = text.split("-----BEGIN CERTIFICATE-----").skip(1).map(|rest| rest.split("-----END").next().unwrap_or_default());
     let pin = |body: &str| {
         let der = BASE64_STANDARD.decode(body.split_whitespace().collect::<String>()).ok()?;
-        Some(format!("sha256:{}", Digest::of(public_key(&der)?).hex()))
+        Some(format!("{PIN}{}", Digest::of(public_key(&der)?).hex()))
     };
     bodies.map(pin).collect::<Option<Vec<_>>>().filter(|pins| !pins.is_empty())
 }
@@ -250,6 +273,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::process::Command;
 
+    use super::super::Wants;
     use super::*;
 
     #[test]
@@ -289,6 +313,13 @@ mod tests {
 
     #[test]
     fn f5_a_second_machine_of_one_name_is_refused() {
+        let asks = |machine: &str, system: Option<&str>| Request {
+            version: 1,
+            name: "n".into(),
+            machine: machine.into(),
+            system: system.map(Into::into),
+            wants: Wants::Worker,
+        };
         let node = |ready: &str| {
             let text = format!(
                 r#"{{"metadata":{{"name":"n"}},"status":{{"nodeInfo":{{"machineID":"one"}},"conditions":[{{"type":"Ready","status":"{ready}"}}]}}}}"#
@@ -307,12 +338,17 @@ mod tests {
             ] {
                 value["status"]["nodeInfo"][field] = "".into();
             }
+            value["status"]["nodeInfo"]["systemUUID"] = "ABCD".into();
             serde_json::from_value::<NodeObject>(value).unwrap()
         };
-        assert!(is_another(&node("True"), "two").unwrap().starts_with("another machine is node n already; give this node another `hostname`"));
-        assert!(is_another(&node("False"), "two").is_some());
-        assert!(is_another(&node("True"), "one").unwrap().contains("is this machine a copy of it?"));
-        assert_eq!(is_another(&node("Unknown"), "one"), None);
+        let why = |ready: &str, machine: &str, system: Option<&str>| is_another(&node(ready), &asks(machine, system));
+        assert!(why("True", "two", None).unwrap().starts_with("another machine is node n already; give this node another `hostname`"));
+        assert!(why("False", "two", None).is_some() && why("False", "two", Some("ef01")).is_some());
+        assert!(why("True", "one", None).unwrap().contains("is this machine a copy of it?"));
+        assert_eq!(why("Unknown", "one", None), None);
+        // A machine whose disk is another one.
+        assert_eq!(why("Unknown", "two", Some("abcd")), None);
+        assert!(why("True", "two", Some("abcd")).is_some());
     }
 
     #[test]

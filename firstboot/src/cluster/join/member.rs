@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
-use layers::membership::Secret;
-use layers::settings::Settings;
+use layers::settings::{Role, Settings};
+use layers::units::Digest;
 use layers::{Error, Result};
 
+use super::founder::PIN;
 use super::{Grant, Request, Trouble, VERSION, Wants, ask};
 use crate::cluster::kubeadm::{self, ENDPOINT_NAME};
-use crate::cluster::{Formed, Node, Reporter, exists, runtime};
+use crate::cluster::{CONTAINERD, Formed, Node, Reporter, exists, files, founding, runtime, wait_for_runtime};
 use crate::host::Host;
 use crate::images::config::CLUSTER_CA as AUTHORITY;
 use crate::status::State;
@@ -19,46 +20,101 @@ const CREDENTIALS: &str = "etc/kubernetes/kubelet.conf";
 /// Credentials of the token, useless when the kubelet has its own.
 const BOOTSTRAP: &str = "etc/kubernetes/bootstrap-kubelet.conf";
 
-/// Makes this machine a worker of the cluster at the configured endpoint. May be called in any state that a kill has left; `None` means that
+/// There from before the first file of a control plane that joins until after the record that it has.
+const MARK: &str = "var/lib/chasi-bod/joining";
+const MANIFESTS: &str = "etc/kubernetes/manifests";
+
+/// Makes this machine a node of the cluster at the configured endpoint. May be called in any state that a kill has left; `None` means that
 /// something is waited for, which has been reported.
 pub fn join(host: &Host, name: &str, settings: &Settings, reporter: &Reporter) -> Result<Option<Formed>> {
-    let wait = |what: String, hint: &str| reporter.say("cluster", State::Waiting, what, Some(hint));
-    let (Some(endpoint), Some(secret)) = (&settings.endpoint, &settings.secret) else {
+    let (Some(endpoint), Some(_)) = (&settings.endpoint, &settings.secret) else {
         let missing = if settings.endpoint.is_none() { "cluster.endpoint" } else { "cluster.secret" };
-        wait(format!("for the setting {missing}"), "`chasi-bod cluster secret` on the founder prints the secret; `chasi-bod config set` takes both");
+        let hint = "`chasi-bod cluster secret` on the founder prints the secret; `chasi-bod config set` takes both";
+        reporter.say("cluster", State::Waiting, format!("for the setting {missing}"), Some(hint));
         return Ok(None);
     };
-    if exists(host, "etc/kubernetes/manifests/kube-apiserver.yaml") {
+    join_through(host, name, &endpoint.value, None, settings, reporter)
+}
+
+/// The same through one endpoint; `authority` is that of the cluster which it is to be, where that is known before.
+pub fn join_through(
+    host: &Host,
+    name: &str,
+    endpoint: &str,
+    authority: Option<Digest>,
+    settings: &Settings,
+    reporter: &Reporter,
+) -> Result<Option<Formed>> {
+    let was_cut_off = exists(host, MARK);
+    if exists(host, &format!("{MANIFESTS}/kube-apiserver.yaml")) && !was_cut_off {
         let error = Error::input("joining a cluster: this node has begun to found one itself");
         return Err(error.with_hint("take `cluster.endpoint` and the role back, or install the node anew"));
     }
-    if !exists(host, CREDENTIALS) {
-        match request(host, name, &endpoint.value, &secret.value)? {
-            Ok((grant, address)) => run(host, &Node { name: name.into(), address }, &grant, reporter)?,
+    let mut formed = Formed { node: name.into(), address: None };
+    if !exists(host, CREDENTIALS) || was_cut_off {
+        let refuse = |why: &str| {
+            let error = Error::environment(format!("joining through {endpoint}: {why}"));
+            error.with_hint("see `journalctl -u chasi-bod-agent.service` on the founder, too")
+        };
+        match request(host, name, endpoint, settings)? {
+            Ok((grant, _)) if authority.is_some_and(|wanted| !grant.authorities.contains(&format!("{PIN}{}", wanted.hex()))) => {
+                return Err(refuse("it is in another cluster than the one that the nodes have agreed on"));
+            }
+            Ok((grant, address)) => {
+                run(host, &Node { name: name.into(), address }, &grant, reporter)?;
+                formed.address = grant.control_plane.map(|_| address);
+            }
             Err(Trouble::Silent(why)) => {
-                wait(format!("for {}: {why}", endpoint.value), "check `cluster.endpoint` here and `chasi-bod status` on the founder");
+                let hint = "check `cluster.endpoint` here and `chasi-bod status` on the founder";
+                reporter.say("cluster", State::Waiting, format!("for {endpoint}: {why}"), Some(hint));
+                if was_cut_off && exists(host, &format!("{MANIFESTS}/etcd.yaml")) {
+                    // The others may have counted this node's etcd already, and wait for it.
+                    systemctl(host, &["start", "--no-block", "kubelet.service"])?;
+                }
                 return Ok(None);
             }
             Err(Trouble::Refused(why)) => {
-                let error = Error::environment(format!("joining through {}: {why}", endpoint.value));
-                return Err(error.with_hint("see `journalctl -u chasi-bod-agent.service` on the founder, too"));
+                if was_cut_off {
+                    // As long as the kubelet reports, this node looks like one that is there already.
+                    systemctl(host, &["stop", "kubelet.service"])?;
+                }
+                return Err(refuse(&why));
             }
         }
     }
     host.remove(BOOTSTRAP)?;
     systemctl(host, &["start", "--no-block", "kubelet.service"])?;
-    Ok(Some(Formed { node: name.into(), address: None }))
+    Ok(Some(formed))
 }
 
-fn request(host: &Host, name: &str, endpoint: &str, secret: &Secret) -> Result<std::result::Result<(Grant, IpAddr), Trouble>> {
-    let request = Request { version: VERSION, name: name.into(), machine: host.line("etc/machine-id"), wants: Wants::Worker };
+/// Says that a join is through, which is on the disk already.
+pub fn end(host: &Host) -> Result<()> {
+    host.remove(MARK).map(drop)
+}
+
+fn request(host: &Host, name: &str, endpoint: &str, settings: &Settings) -> Result<std::result::Result<(Grant, IpAddr), Trouble>> {
+    let wants = if settings.part() == Some(Role::Worker) { Wants::Worker } else { Wants::ControlPlane };
+    let system = Some(host.line("sys/class/dmi/id/product_uuid").to_lowercase()).filter(|uuid| !uuid.is_empty());
+    let request = Request { version: VERSION, name: name.into(), machine: host.line("etc/machine-id"), system, wants };
+    let secret = settings.secret.as_ref().map(|secret| &secret.value).ok_or_else(|| Error::internal("joining a cluster: no secret"))?;
     Ok(runtime()?.block_on(ask(endpoint, secret, &request)))
 }
 
 /// Runs kubeadm with what was granted; a token that has ended or an authority that is another one is kubeadm's to tell.
 fn run(host: &Host, node: &Node, grant: &Grant, reporter: &Reporter) -> Result<()> {
     reporter.say("cluster", State::Running, format!("joining {}", grant.endpoint), None);
-    let config = kubeadm::Documents::read(host)?.for_worker(node, grant)?;
+    let documents = kubeadm::Documents::read(host)?;
+    let config = documents.for_member(node, grant)?;
+    if exists(host, MARK) {
+        // Whoever grants anew has taken what came of it out of the cluster.
+        wait_for_runtime(&host.path(CONTAINERD), reporter);
+        founding::undo(host)?;
+    }
+    if let Some(control_plane) = &grant.control_plane {
+        host.write(MARK, b"", 0o600)?;
+        host.sync();
+        files::write_control_plane(host, Some(&control_plane.encryption))?;
+    }
     set_further_names(host, &format!("{} {ENDPOINT_NAME}\n", grant.endpoint.ip()))?;
     // kubeadm keeps the authority that is there, which may be of a cluster that this node tried to join before.
     [BOOTSTRAP, AUTHORITY].iter().try_for_each(|path| host.remove(path).map(|_| ()))?;
@@ -70,11 +126,12 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::sync::mpsc::channel;
 
+    use layers::membership::Secret;
     use layers::settings::Item;
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::cluster::join::{Answer, serve};
+    use crate::cluster::join::{Answer, ControlPlane, serve};
 
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -100,7 +157,7 @@ mod tests {
     }
 
     /// A service on loopback, in a thread that ends with the test's process.
-    fn service() -> String {
+    fn service(control_plane: Option<ControlPlane>) -> String {
         let (sender, receiver) = channel();
         std::thread::spawn(move || {
             runtime().unwrap().block_on(async {
@@ -110,7 +167,12 @@ mod tests {
                 let make = move |request: Request, here: IpAddr| {
                     let number = numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     assert_eq!((request.name.as_str(), request.machine.as_str()), ("n", "0123456789abcdef0123456789abcdef"));
-                    let grant = Grant { endpoint: (here, 6443).into(), authorities: vec!["sha256:00".into()], token: format!("abcdef.{number:016}") };
+                    let grant = Grant {
+                        endpoint: (here, 6443).into(),
+                        authorities: vec!["sha256:00".into()],
+                        token: format!("abcdef.{number:016}"),
+                        control_plane: control_plane.clone(),
+                    };
                     async { Answer::Granted(grant) }
                 };
                 serve(listener, Secret::parse(SECRET).unwrap(), make, |_| ()).await;
@@ -133,7 +195,7 @@ mod tests {
              echo '[kubelet-start] Starting the kubelet'; touch etc/kubernetes/kubelet.conf",
         );
         let (reporter, said) = reporter();
-        let settings = settings(Some(&service()), SECRET);
+        let settings = settings(Some(&service(None)), SECRET);
         let error = join(&host, "n", &settings, &reporter).unwrap_err().to_string();
         assert!(error.contains("kubeadm join") && error.contains("it has expired"), "{error}");
         assert!(!exists(&host, "run/chasi-bod/kubeadm.yaml"), "the token stays behind");
@@ -148,12 +210,33 @@ mod tests {
     }
 
     #[test]
+    fn f1_a_control_plane_whose_join_was_cut_off_begins_anew_with_nothing_of_before() {
+        let (_dir, host) = fake(
+            "echo $1 >>said; test $1 = reset && exit 0\n\
+             mkdir -p etc/kubernetes/manifests var/lib/etcd; touch etc/kubernetes/kubelet.conf etc/kubernetes/manifests/kube-apiserver.yaml var/lib/etcd/wal\n\
+             test $(grep -c join said) = 2",
+        );
+        std::fs::create_dir_all(host.path("run/containerd")).unwrap();
+        let _containerd = std::os::unix::net::UnixListener::bind(host.path(CONTAINERD)).unwrap();
+        let keys = ControlPlane { certificate_key: "k".into(), encryption: "the keys\n".into() };
+        let settings = settings(Some(&service(Some(keys))), SECRET);
+        join(&host, "n", &settings, &reporter().0).unwrap_err();
+        assert!(exists(&host, MARK) && exists(&host, CREDENTIALS));
+        let formed = join(&host, "n", &settings, &reporter().0).unwrap().unwrap();
+        assert_eq!(formed.address, Some(IpAddr::from([127, 0, 0, 1])));
+        assert_eq!(host.read("said").unwrap().unwrap(), "join\nreset\njoin\n");
+        assert_eq!(host.read("etc/kubernetes/chasi-bod/encryption.yaml").unwrap().as_deref(), Some("the keys\n"));
+        end(&host).unwrap();
+        assert!(!exists(&host, MARK));
+    }
+
+    #[test]
     fn f4_kubeadms_reason_for_a_wrong_authority_is_shown_and_only_root_reads_the_token() {
         let (_dir, host) = fake(
             "stat -c %a run/chasi-bod/kubeadm.yaml >mode\n\
              echo 'error execution phase kubelet-start: cluster CA found in cluster-info ConfigMap is invalid: none of the public keys' >&2; exit 1",
         );
-        let error = join(&host, "n", &settings(Some(&service()), SECRET), &reporter().0).unwrap_err().to_string();
+        let error = join(&host, "n", &settings(Some(&service(None)), SECRET), &reporter().0).unwrap_err().to_string();
         assert!(error.contains("cluster CA found in cluster-info ConfigMap is invalid"), "{error}");
         assert!(!error.contains("abcdef.") && !error.contains(SECRET));
         assert_eq!(host.read("mode").unwrap().unwrap(), "600\n");
@@ -170,7 +253,7 @@ mod tests {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         assert!(join(&host, "n", &settings(Some(&free), SECRET), &reporter).unwrap().is_none());
         assert_eq!(last(), Some((State::Waiting, format!("for {free}: connection refused"))));
-        let service = service();
+        let service = service(None);
         let wrong = settings(Some(&service), "another-secret-0123456789abcdefgh");
         let error = join(&host, "n", &wrong, &reporter).unwrap_err();
         assert_eq!(error.to_string(), format!("joining through {service}: the other side has another cluster secret than this node"));

@@ -2,6 +2,7 @@
 //! `kubeadm join` needs.
 
 mod channel;
+mod control_plane;
 mod founder;
 mod member;
 
@@ -16,8 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-pub use founder::{Service, open};
-pub use member::join;
+pub use founder::{Service, authority, open};
+pub use member::{end, join, join_through};
 
 use channel::Channel;
 
@@ -40,6 +41,9 @@ struct Request {
     name: String,
     /// machine-id(5), which the kubelet reports as well: a node that joins again is known by it.
     machine: String,
+    /// The machine's UUID of SMBIOS (DMTF DSP0134, 7.2.1), if it has one: it outlives the disk.
+    #[serde(default)]
+    system: Option<String>,
     wants: Wants,
 }
 
@@ -48,7 +52,9 @@ struct Request {
 #[serde(rename_all = "camelCase")]
 enum Wants {
     Worker,
-    /// Something that this version does not know; later ones ask to become control planes.
+    /// To become a control plane if the cluster has too few, else a worker.
+    ControlPlane,
+    /// Something that this version does not know.
     #[serde(other)]
     Unknown,
 }
@@ -57,11 +63,14 @@ enum Wants {
 #[serde(rename_all = "camelCase")]
 enum Answer {
     Granted(Grant),
+    /// It is worth asking again.
+    Later(String),
     Refused(String),
 }
 
-/// What a worker joins with; later versions add what a control plane needs.
+/// What a node joins with.
 #[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Grant {
     /// Address of the API server.
     pub endpoint: SocketAddr,
@@ -69,12 +78,25 @@ pub struct Grant {
     pub authorities: Vec<String>,
     /// Bootstrap token of a short life.
     pub token: String,
+    /// What a control plane needs beyond that; a worker gets none.
+    #[serde(default)]
+    pub control_plane: Option<ControlPlane>,
+}
+
+/// What makes a node a control plane.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ControlPlane {
+    /// What kubeadm has enciphered the authorities' keys with, in the cluster.
+    pub certificate_key: String,
+    /// The file of keys for secrets at rest.
+    pub encryption: String,
 }
 
 /// Why a node got nothing.
 #[derive(Debug, PartialEq)]
 enum Trouble {
-    /// Nobody answered; it is worth asking again.
+    /// Nobody answered, or not yet; it is worth asking again.
     Silent(String),
     /// The secrets differ or the request was refused; somebody has to change something.
     Refused(String),
@@ -91,6 +113,7 @@ async fn ask(endpoint: &str, secret: &Secret, request: &Request) -> Result<(Gran
     };
     match timeout(PATIENCE * 2 + MAKING, conversation).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
         Ok((Answer::Granted(grant), own)) => Ok((grant, own)),
+        Ok((Answer::Later(why), _)) => Err(Trouble::Silent(why)),
         Ok((Answer::Refused(why), _)) => Err(Trouble::Refused(why)),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(Trouble::Refused(error.to_string())),
         Err(error) => Err(Trouble::Silent(words(&error))),
@@ -146,15 +169,17 @@ where
     .await??;
     let name = request.name.escape_default().to_string();
     let answer = match (request.version, request.wants) {
-        (VERSION, Wants::Worker) => {
+        (VERSION, Wants::Worker | Wants::ControlPlane) => {
             timeout(MAKING, make(request, here)).await.unwrap_or_else(|_| Answer::Refused("the cluster's API does not answer in time".into()))
         }
-        (VERSION, Wants::Unknown) => Answer::Refused("this cluster takes workers only".into()),
+        (VERSION, Wants::Unknown) => Answer::Refused("this cluster knows control planes and workers only".into()),
         (version, _) => Answer::Refused(format!("this cluster speaks version {VERSION} of joining, the node version {version}")),
     };
     timeout(PATIENCE, channel.send(&answer)).await??;
     Ok(match answer {
+        Answer::Granted(Grant { control_plane: Some(_), .. }) => format!("{name} may join as a control plane"),
         Answer::Granted(_) => format!("{name} may join"),
+        Answer::Later(why) => format!("{name} is to wait {why}"),
         Answer::Refused(why) => format!("{name} refused: {why}"),
     })
 }
@@ -172,7 +197,7 @@ mod tests {
     }
 
     fn request(name: &str) -> Request {
-        Request { version: VERSION, name: name.into(), machine: "m".into(), wants: Wants::Worker }
+        Request { version: VERSION, name: name.into(), machine: "m".into(), system: None, wants: Wants::Worker }
     }
 
     static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -197,6 +222,7 @@ mod tests {
                             endpoint: (here, 6443).into(),
                             authorities: vec!["sha256:1".into()],
                             token: format!("token{number}"),
+                            control_plane: None,
                         }),
                     }
                 }
@@ -226,7 +252,7 @@ mod tests {
             );
             assert_eq!(ask(&address, &secret("known"), &request("taken")).await.err(), refused("there is one"));
             let future = Request { wants: Wants::Unknown, ..request("later") };
-            assert_eq!(ask(&address, &secret("known"), &future).await.err(), refused("this cluster takes workers only"));
+            assert_eq!(ask(&address, &secret("known"), &future).await.err(), refused("this cluster knows control planes and workers only"));
             let newer = Request { version: 2, ..request("newer") };
             assert!(matches!(ask(&address, &secret("known"), &newer).await, Err(Trouble::Refused(why)) if why.contains("speaks version 1")));
             let said = SAID.lock().unwrap().join("\n");
@@ -263,9 +289,9 @@ mod tests {
 
     #[test]
     fn messages_of_later_versions_are_understood_as_far_as_possible() {
-        let later = r#"{"version":2,"name":"n","machine":"m","wants":"controlPlane","more":{"x":1}}"#;
+        let later = r#"{"version":2,"name":"n","machine":"m","wants":"witness","more":{"x":1}}"#;
         assert!(serde_json::from_str::<Request>(later).is_ok_and(|request| request.wants == Wants::Unknown && request.version == 2));
-        let later = r#"{"granted":{"endpoint":"10.0.0.1:6443","authorities":[],"token":"t","certificateKey":"k"}}"#;
+        let later = r#"{"granted":{"endpoint":"10.0.0.1:6443","authorities":[],"token":"t","more":"k"}}"#;
         assert!(matches!(serde_json::from_str(later), Ok(Answer::Granted(grant)) if grant.token == "t"));
     }
 }

@@ -1,0 +1,192 @@
+//! How nodes of one image and one secret find each other on their link and agree on one cluster.
+//!
+//! Every node that has a secret sends and hears beacons for as long as it runs: one that is not in a cluster yet to take part in founding one or
+//! to find one that takes it, one that is in a cluster to be found, and to hear of what should not be.
+
+mod beacon;
+mod election;
+mod link;
+mod part;
+#[cfg(test)]
+mod simulation;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use layers::membership::Secret;
+use layers::units::Digest;
+use layers::{Context as _, Fault, Result};
+use tokio::time::timeout;
+
+use super::{Reporter, exists, is_formed, join, runtime};
+use crate::agent::addresses;
+use crate::agent::health::NEIGHBOURS;
+use crate::config;
+use crate::host::Host;
+use crate::status::State;
+use link::Link;
+use part::{Part, Place};
+
+/// How often the node looks at its settings, and at its clock where nobody is heard.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a link that cannot be used is left alone.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// What the node is to do next for its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// To wait, for what is said here.
+    Wait(String),
+    /// To make a cluster.
+    Found,
+    /// To go on with the cluster that it has made: it was chosen.
+    Lead,
+    /// To undo what it has made or begun: another one was chosen.
+    Undo,
+    /// To join through one of the endpoints the cluster of that authority.
+    Join(Vec<SocketAddr>, Digest),
+}
+
+/// The node's part in it, from any thread.
+#[derive(Clone)]
+pub struct Discovery {
+    host: Host,
+    begun: Instant,
+    part: Arc<Mutex<Option<Part>>>,
+}
+
+impl Discovery {
+    /// Starts it; what is heard of other nodes becomes the condition of neighbours.
+    pub fn start(host: &Host, reporter: &Reporter) -> Self {
+        let discovery = Self { host: host.clone(), begun: Instant::now(), part: Arc::default() };
+        let (own, reporter) = (discovery.clone(), reporter.clone());
+        std::thread::spawn(move || {
+            loop {
+                if let Err(error) = runtime().and_then(|runtime| runtime.block_on(own.run(&reporter))) {
+                    reporter.say(NEIGHBOURS, State::Failed, error.to_string(), None);
+                }
+                std::thread::sleep(AGAIN);
+            }
+        });
+        discovery
+    }
+
+    /// What is next; none while the node has no secret and so no part in it.
+    pub fn next(&self) -> Result<Option<Next>> {
+        self.adapt()?;
+        self.with(|part, now| part.next(now))
+    }
+
+    /// The cluster of this authority is made.
+    pub fn made(&self, authority: Digest) -> Result<()> {
+        self.with(|part, _| part.election.made(authority)).map(drop)
+    }
+
+    /// No cluster could be made for now.
+    pub fn failed(&self) -> Result<()> {
+        self.with(|part, now| part.election.failed(now)).map(drop)
+    }
+
+    /// What was made is no more.
+    pub fn undone(&self) -> Result<()> {
+        self.with(|part, _| part.election.undone()).map(drop)
+    }
+
+    fn report(&self, reporter: &Reporter) -> Result<()> {
+        if let Some((heard, troubles)) = self.with(|part, now| (part.heard(now), part.troubles(now)))? {
+            let hint = "see `chasi-bod config show` on both machines; nothing is changed by it here";
+            match troubles.is_empty() {
+                true => reporter.say(NEIGHBOURS, State::Done, format!("{heard} other nodes of this secret heard"), None),
+                false => reporter.say(NEIGHBOURS, State::Failed, troubles.join("; "), Some(hint)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins, changes or ends the node's part as the settings are now.
+    fn adapt(&self) -> Result<()> {
+        let (rules, mut part) = (Rules::of(&self.host)?, self.lock());
+        if part.as_ref().map(|part| &part.rules) != rules.as_ref() {
+            *part = rules.map(|rules| Part::begin(&self.host, rules, self.begun.elapsed())).transpose()?;
+        }
+        if let Some(part) = part.as_mut().filter(|part| part.election.votes().chosen.is_none() && is_formed(&self.host)) {
+            part.election.settle(join::authority(&self.host)?);
+        }
+        Ok(())
+    }
+
+    /// Does something with the node's part and keeps what came of it on the disk.
+    fn with<T>(&self, act: impl FnOnce(&mut Part, Duration) -> T) -> Result<Option<T>> {
+        let act = |part: &mut Part| {
+            let result = act(part, self.begun.elapsed());
+            part.keep(&self.host).map(|()| result)
+        };
+        self.lock().as_mut().map(act).transpose()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Part>> {
+        self.part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends and hears beacons on the link of the node's first address, if it has one, until something is wrong with it.
+    async fn run(&self, reporter: &Reporter) -> Result<()> {
+        let addresses = addresses::list(&self.host);
+        let Some(device) = addresses.first().map(|address| address.interface.as_str()) else { return Ok(()) };
+        let place = Place::of(&self.host, device, &addresses);
+        let index = self.host.line(&format!("sys/class/net/{device}/ifindex"));
+        let index = index.parse().fault(Fault::Environment, || format!("reading the number of the network device {device}"))?;
+        let v4 = place.addresses.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
+        let link = Link::open(index, v4).fault(Fault::Environment, || format!("opening the group of beacons on {device}"))?;
+        let mut looked = None;
+        loop {
+            if looked.is_none_or(|at: Instant| at.elapsed() >= TICK) {
+                self.adapt()?;
+                self.report(reporter)?;
+                looked = Some(Instant::now());
+            }
+            let heard = timeout(TICK, link.receive()).await;
+            let takes = takes_nodes(&self.host);
+            let nonce = self.host.random()?;
+            let datagram = self.with(|part, now| {
+                if let Ok(Ok((datagram, from))) = &heard {
+                    part.hear(datagram, from.ip().to_canonical(), now);
+                }
+                part.tell(&place, takes, nonce, now)
+            })?;
+            if let Some(datagram) = datagram.flatten() {
+                // A link that is down for a while is what beacons are repeated for.
+                let _ = link.send(&datagram).await;
+            }
+            if let Ok(Err(error)) = heard {
+                return Err(error).fault(Fault::Environment, || format!("hearing beacons on {device}"));
+            }
+        }
+    }
+}
+
+/// Whether the node is a control plane, which has a secret even if nobody gave one.
+fn takes_nodes(host: &Host) -> bool {
+    is_formed(host) && exists(host, super::api::ADMIN)
+}
+
+/// What the settings say about the node's part.
+#[derive(Clone, PartialEq, Eq)]
+struct Rules {
+    secret: Secret,
+    /// `nodes.expected`; 0 where nobody founds by agreement.
+    expected: usize,
+    may_found: bool,
+}
+
+impl Rules {
+    /// None for a node without a secret: it cannot tell friend from foe.
+    fn of(host: &Host) -> Result<Option<Self>> {
+        let Some(settings) = config::published(host) else { return Ok(None) };
+        if settings.secret.is_none() && !takes_nodes(host) {
+            return Ok(None);
+        }
+        let expected = settings.expected.as_ref().map_or(0, |expected| expected.value.into());
+        Ok(Some(Self { secret: join::open(host, Some(&settings))?, expected, may_found: settings.part().is_none() && expected > 0 }))
+    }
+}

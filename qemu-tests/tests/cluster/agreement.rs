@@ -1,0 +1,133 @@
+//! Machines that have one secret and no roles agree on who founds their cluster; the others join it where beacons say.
+
+use qemu_tests::node::{Node, artifact, artifacts};
+use qemu_tests::uml::Net;
+use qemu_tests::vm::{Firmware, Vm};
+use tempfile::TempDir;
+
+use super::join::eventually;
+use super::{account, kube};
+
+const SECRET: &str = "canary-in-the-coal-mine-0123456789";
+const OTHER: &str = "another-coal-mine-for-one-machine-42";
+const NAMES: [&str; 3] = ["one", "two", "three"];
+
+/// Beacons that a node sends in a minute: a counter of the firewall's, as nobody else uses that port.
+fn beacons_in_a_minute(node: &Node) -> u64 {
+    let chain = "add chain inet beacons out { type filter hook output priority 0; }";
+    node.ssh(&format!("nft add table inet beacons; nft '{chain}'; nft add rule inet beacons out udp dport 6444 counter")).unwrap();
+    let count =
+        node.ssh("sleep 60; nft list chain inet beacons out | grep -o 'packets [0-9]*' | cut -d' ' -f2; nft delete table inet beacons").unwrap();
+    count.parse().unwrap()
+}
+
+/// Machines of one image, all switched on.
+struct Site {
+    nodes: Vec<Node>,
+    vms: Vec<Vm>,
+    starts: Vec<Firmware>,
+    /// What they stand on, for as long as they run.
+    below: (Net, Vec<TempDir>),
+}
+
+impl Site {
+    /// Nodes by name and the settings of each beside its name.
+    fn switch_on(nodes: &[(&str, String)]) -> Self {
+        let raw = artifact(&artifacts("standalone").unwrap(), "raw").unwrap();
+        let mut site = Self { nodes: Vec::new(), vms: Vec::new(), starts: Vec::new(), below: (Net::new(nodes.len() as u8).unwrap(), Vec::new()) };
+        for (n, (name, settings)) in nodes.iter().enumerate() {
+            let folder = tempfile::tempdir().unwrap();
+            let (mut node, start) = Node::in_uml(folder.path(), &raw, &site.below.0, n as u8 + 1).unwrap();
+            node.configure(&format!("hostname: {name}\n{settings}")).unwrap();
+            site.vms.push(node.start(start.clone()).unwrap());
+            site.nodes.push(node);
+            site.starts.push(start);
+            site.below.1.push(folder);
+        }
+        site
+    }
+
+    fn done(&mut self, n: usize) {
+        if let Err(error) = self.vms[n].wait("cluster done", 900) {
+            panic!("{error}\n{}", self.nodes.iter().map(account).collect::<String>());
+        }
+        println!("UML agreement: node {n} is done {} s after power-on", self.vms[n].age().as_secs());
+    }
+}
+
+fn is_control_plane(node: &Node) -> bool {
+    node.ssh("test -e /etc/kubernetes/admin.conf").is_ok()
+}
+
+fn settings(secret: &str, replicas: u16) -> String {
+    format!("nodes: {{expected: 3}}\ncontrolPlane: {{replicas: {replicas}}}\ncluster: {{secret: {secret}}}\n")
+}
+
+#[test]
+#[ignore = "four nodes, about ten minutes"]
+fn soak_uml_f2_f4_nodes_switched_on_at_once_form_one_cluster_and_a_wrong_secret_is_named() {
+    let mut all = NAMES.map(|name| (name, settings(SECRET, 1))).to_vec();
+    all.push(("stranger", settings(OTHER, 1)));
+    let mut site = Site::switch_on(&all);
+    println!("stranger: {}", site.vms[3].wait("has another cluster secret", 300).unwrap());
+    (0..3).for_each(|n| site.done(n));
+    let founders: Vec<_> = site.nodes.iter().filter(|node| is_control_plane(node)).collect();
+    assert_eq!(founders.len(), 1);
+    let (founder, stranger) = (founders[0], &site.nodes[3]);
+    eventually(founder, "kubectl wait nodes --all --for=condition=Ready --timeout=5s");
+    let list = kube(founder, "kubectl get nodes --no-headers");
+    assert!(list.lines().count() == 3 && NAMES.iter().all(|name| list.contains(name)), "{list}");
+    // A machine that does not know the secret gets nothing, however long it is there, and then joins without an endpoint.
+    assert!(stranger.ssh("test -e /var/lib/chasi-bod/cluster.json").is_err());
+    stranger.ssh(&format!("echo {SECRET} | chasi-bod config set cluster.secret=-")).unwrap();
+    eventually(founder, "test $(kubectl get nodes --no-headers | grep -c ' Ready ') = 4");
+    for node in [founder, stranger] {
+        let count = beacons_in_a_minute(node);
+        println!("UML agreement: {count} beacons a minute");
+        assert!(count > 0 && count <= 60);
+    }
+}
+
+/// Voting members of etcd, as that of a node knows them.
+fn voters(node: &Node) -> usize {
+    let pki = "/etc/kubernetes/pki/etcd";
+    let ask = format!("curl -s --cacert {pki}/ca.crt --cert {pki}/healthcheck-client.crt --key {pki}/healthcheck-client.key");
+    let said = node.ssh(&format!("{ask} -d '{{}}' https://127.0.0.1:2379/v3/cluster/member/list")).unwrap();
+    let members: serde_json::Value = serde_json::from_str(&said).unwrap();
+    members["members"].as_array().unwrap().iter().filter(|member| member["isLearner"] != true).count()
+}
+
+/// Writes numbered objects through a node's own API server for a minute; the longest time between two that were taken, and how many there are.
+fn write_for_a_minute(node: &Node) -> (f64, usize) {
+    let write = "kubectl --request-timeout=3s create configmap w$n --from-literal=n=$n >/dev/null 2>&1 && date +%s.%N && echo w$n >>/run/written";
+    let script = format!("end=$(($(date +%s)+60)); n=0; date +%s.%N; while test $(date +%s) -lt $end; do n=$((n+1)); {write}; done; true");
+    let said = kube(node, &script);
+    let times: Vec<f64> = said.lines().map(|line| line.parse().unwrap()).collect();
+    let longest = times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+    (longest, times.len() - 1)
+}
+
+#[test]
+#[ignore = "four nodes, about a quarter of an hour"]
+fn soak_uml_g1_three_control_planes_form_by_themselves_and_go_on_without_one() {
+    let mut all = NAMES.map(|name| (name, settings(SECRET, 3))).to_vec();
+    all.push(("four", settings(SECRET, 3)));
+    let mut site = Site::switch_on(&all);
+    (0..4).for_each(|n| site.done(n));
+    let planes: Vec<usize> = (0..4).filter(|n| is_control_plane(&site.nodes[*n])).collect();
+    assert_eq!(planes.len(), 3);
+    let (lost, left) = (planes[0], &site.nodes[planes[1]]);
+    eventually(left, "kubectl wait nodes --all --for=condition=Ready --timeout=5s");
+    eventually(left, "test $(kubectl get nodes -l node-role.kubernetes.io/control-plane --no-headers | wc -l) = 3");
+    assert_eq!(voters(left), 3);
+    site.vms[lost].kill();
+    let (gap, count) = write_for_a_minute(left);
+    println!("UML control planes: one killed; {count} objects written, longest gap {gap:.1} s");
+    assert_eq!(kube(left, "for name in $(cat /run/written); do kubectl get configmap $name -o name; done | wc -l"), count.to_string());
+    assert!(count > 0 && gap <= 15.0);
+    let start = site.starts[lost].clone();
+    site.vms[lost] = site.nodes[lost].start(start).unwrap();
+    site.done(lost);
+    eventually(&site.nodes[planes[1]], "kubectl wait nodes --all --for=condition=Ready --timeout=5s");
+    assert_eq!(voters(&site.nodes[lost]), 3);
+}
