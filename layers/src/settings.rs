@@ -3,6 +3,9 @@
 //! A source gives [`Item`]s (key, value, place). [`Settings::set`] takes one item or says what is wrong with it, so that one bad field
 //! costs only itself.
 
+mod checks;
+mod values;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,9 +13,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
+use checks::{check_hash, check_server, check_url, check_user, check_zone};
+pub use checks::{check_hostname_rule, check_ssh_key, decode_base64, without_secrets};
+use values::{all, checked, list, number, odd, secret, structure, text, truth, word};
+
 use crate::membership::{Secret, endpoint};
 use crate::node::ImageRecord;
-use crate::profile::{ConsoleLogin, Interface, Mount, Network, Plane, check_network, is_host, is_user, is_zone, quote, suggest};
+use crate::profile::{ConsoleLogin, Interface, Mount, Network, Plane, check_network, quote, suggest};
 use crate::selector::Selector;
 
 /// A value and where it was said, such as `image` or `disk CHASI: chasi-bod.yaml:3`.
@@ -306,15 +313,6 @@ fn row<T: Serialize>(key: &str, value: &Sourced<T>) -> (String, String, String) 
     (key.into(), text, value.source.clone())
 }
 
-/// An address without user name, password and query, which may be secret.
-pub fn without_secrets(url: &str) -> String {
-    let end = url.find(['?', '#']).unwrap_or(url.len());
-    let (scheme, rest) = url[..end].split_once("://").unwrap_or(("", &url[..end]));
-    let authority_end = rest.find('/').unwrap_or(rest.len());
-    let host = rest[..authority_end].rsplit('@').next().unwrap_or_default();
-    format!("{scheme}://{host}{}", &rest[authority_end..])
-}
-
 fn put<T>(slot: &mut Sourced<T>, value: T, source: &str) {
     *slot = Sourced { value, source: source.into() };
 }
@@ -327,83 +325,6 @@ fn main_interface(network: &mut Network) -> Result<&mut Interface, String> {
 
 fn unknown(key: &str) -> String {
     suggest(key, KEYS).map_or_else(|| "unknown key".into(), |hint| format!("unknown key, {hint}"))
-}
-
-fn word(value: &Value, check: fn(&str) -> Result<(), String>) -> Result<String, String> {
-    checked(text(value)?, |text: &String| check(text))
-}
-
-fn checked<T>(value: T, check: impl Fn(&T) -> Result<(), String>) -> Result<T, String> {
-    check(&value).map(|()| value)
-}
-
-fn all(values: Vec<String>, check: impl Fn(&String) -> Result<(), String>) -> Result<Vec<String>, String> {
-    values.iter().try_for_each(check).map(|()| values)
-}
-
-fn text(value: &Value) -> Result<String, String> {
-    match value {
-        Value::String(text) => Ok(text.trim().to_string()),
-        Value::Number(number) => Ok(number.to_string()),
-        other => Err(format!("text expected, found {}", kind(other))),
-    }
-}
-
-fn truth(value: &Value) -> Result<bool, String> {
-    match value {
-        Value::Bool(value) => Ok(*value),
-        Value::String(text) => text.trim().parse().map_err(|_| format!("true or false expected, found {}", quote(text))),
-        other => Err(format!("true or false expected, found {}", kind(other))),
-    }
-}
-
-/// A number of nodes.
-fn number(value: &Value) -> Result<u16, String> {
-    let bad = || "a number of nodes from 1 to 1000 expected".to_string();
-    text(value)?.parse().ok().filter(|number| (1..=1000).contains(number)).ok_or_else(bad)
-}
-
-/// A number of control planes: an even one bears no more losses than the one below it.
-fn odd(value: &Value) -> Result<u16, String> {
-    let number = text(value)?.parse().ok().filter(|number| [1, 3, 5, 7].contains(number));
-    number.ok_or_else(|| "1, 3, 5 or 7 control planes expected".into())
-}
-
-/// A number is refused: YAML may have rounded it.
-fn secret(value: &Value) -> Result<Secret, String> {
-    match value {
-        Value::String(text) => Secret::parse(text),
-        other => Err(format!("text in quotes expected, found {}", kind(other))),
-    }
-}
-
-fn list(value: &Value) -> Result<Vec<String>, String> {
-    match value {
-        Value::String(text) => Ok(text.split([',', ' ']).filter(|word| !word.is_empty()).map(Into::into).collect()),
-        Value::Array(values) => values.iter().map(text).collect(),
-        Value::Null => Ok(Vec::new()),
-        other => Err(format!("a list of texts expected, found {}", kind(other))),
-    }
-}
-
-fn structure<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, String> {
-    match value {
-        Value::String(text) if text.trim_start().starts_with(['{', '[']) => {
-            serde_saphyr::from_str(text).map_err(|error| error.without_snippet().to_string())
-        }
-        other => serde_json::from_value(other.clone()).map_err(|error| error.to_string()),
-    }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "nothing",
-        Value::Bool(_) => "a truth value",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "a mapping",
-    }
 }
 
 /// Reads a YAML document of settings into items; `place` names the document, such as `disk CHASI: chasi-bod.yaml`.
@@ -447,93 +368,6 @@ fn line_of(document: &str, from: u64, key: &str) -> u64 {
         |line: &str| line.trim_start().trim_start_matches(['"', '\'']).strip_prefix(key).is_some_and(|rest| rest.starts_with([':', '"', '\'']));
     let before = usize::try_from(from).unwrap_or(1).saturating_sub(1);
     document.lines().skip(before).position(is_key).map_or(from, |n| from + n as u64)
-}
-
-fn is_label(text: &str) -> bool {
-    let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    !text.is_empty() && text.len() <= 63 && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
-}
-
-/// A host name as RFC 1123 wants it, at most 64 bytes (the kernel's limit), with `{mac}`, `{serial}` and `{id}` in it.
-pub fn check_hostname_rule(rule: &str) -> Result<(), String> {
-    let sample = rule.replace("{mac}", "525400123456").replace("{serial}", "0").replace("{id}", "12345678");
-    match sample.len() <= 64 && sample.split('.').all(is_label) {
-        true => Ok(()),
-        false => Err(format!("`{rule}` is no host name: letters, digits, `-` and `.`, and the words {{mac}}, {{serial}}, {{id}}")),
-    }
-}
-
-fn check_zone(zone: &str) -> Result<(), String> {
-    if is_zone(zone) { Ok(()) } else { Err(format!("{} is no time zone name such as Europe/Berlin", quote(zone))) }
-}
-
-fn check_server(server: &str) -> Result<(), String> {
-    if is_host(server) { Ok(()) } else { Err(format!("{} is no host name or address", quote(server))) }
-}
-
-fn check_user(user: &str) -> Result<(), String> {
-    if is_user(user) { Ok(()) } else { Err(format!("{} is no user name", quote(user))) }
-}
-
-/// One public key in `authorized_keys` notation without options; RFC 4253: base64 of the length and name of its type.
-pub fn check_ssh_key(key: &str) -> Result<(), String> {
-    let bad = |why: &str| Err(format!("no public ssh key such as `ssh-ed25519 AAAA… name`: {why}"));
-    if key.contains("PRIVATE KEY") {
-        return bad("this is a private key");
-    }
-    let mut words = key.split(' ');
-    let (name, data) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    if key.contains(['\n', '\r']) || !["ssh-", "ecdsa-", "sk-"].iter().any(|start| name.starts_with(start)) {
-        return bad("the type of key is missing or the key has more than one line");
-    }
-    match decode_base64(data) {
-        Some(bytes) if bytes.get(4..4 + name.len()) == Some(name.as_bytes()) && bytes.len() > name.len() + 8 => Ok(()),
-        _ => bad("the second word is cut or damaged"),
-    }
-}
-
-/// Decodes RFC 4648 base64, with or without padding.
-pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    let digits = text.trim_end_matches('=');
-    let (mut out, mut bits, mut count) = (Vec::new(), 0u32, 0);
-    for c in digits.bytes() {
-        let value = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6 | u32::from(value)) & 0xff_ffff;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            out.push((bits >> count) as u8);
-        }
-    }
-    (digits.len() % 4 != 1).then_some(out)
-}
-
-/// crypt(5) hashes of today; a plain password is refused without repeating it.
-fn check_hash(hash: &str) -> Result<(), String> {
-    let fine = |c: char| c.is_ascii_graphic() && !":!*\\".contains(c);
-    match ["$y$", "$gy$", "$7$", "$2b$", "$6$", "$5$"].iter().any(|id| hash.starts_with(id)) && hash.len() >= 20 && hash.chars().all(fine) {
-        true => Ok(()),
-        false => Err("no crypt hash that starts with $y$, $6$ or the like (make one with `mkpasswd`); plain passwords are not taken".into()),
-    }
-}
-
-fn check_url(url: &str) -> Result<(), String> {
-    let digest = url.split_once("#sha256=").map(|(_, digest)| digest);
-    if digest.is_some_and(|digest| digest.parse::<crate::units::Digest>().is_err()) {
-        return Err("`#sha256=` wants 64 hex digits".into());
-    }
-    match (url.starts_with("https://"), url.starts_with("http://"), digest) {
-        (true, _, _) | (_, true, Some(_)) => Ok(()),
-        (_, true, None) => Err("http wants `#sha256=<64 hex digits>` at its end, or use https".into()),
-        _ => Err(format!("`{}` is no http or https address", without_secrets(url))),
-    }
 }
 
 /// Names of the interfaces that a VLAN, bond or bridge stands on.
