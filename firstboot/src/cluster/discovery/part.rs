@@ -95,10 +95,14 @@ impl Part {
 
     /// Puts on the disk what the next beacon may tell.
     pub fn keep(&mut self, host: &Host) -> Result<()> {
-        let kept = Kept { votes: *self.election.votes(), ..self.kept };
-        if kept != self.kept {
-            self.kept = kept;
-            self.write(host)?;
+        let before = self.kept;
+        self.kept.votes = *self.election.votes();
+        if self.kept != before
+            && let Err(error) = self.write(host)
+        {
+            // What is not on the disk is tried again before anything is told.
+            self.kept = before;
+            return Err(error);
         }
         Ok(())
     }

@@ -72,7 +72,8 @@ impl Service {
             let (own, authorities) = (own.clone(), authorities.clone());
             async move {
                 let answer = answer(&request, &own, here, address, authorities).await;
-                answer.unwrap_or_else(|why| Answer::Refused(format!("the cluster's API: {why}")))
+                // It may be this very node whose etcd the API waits for.
+                answer.unwrap_or_else(|why| Answer::Later(format!("for the cluster's API: {why}")))
             }
         };
         self.tasks.spawn(serve(listener, secret.clone(), make, |line| println!("{line}")));

@@ -170,7 +170,7 @@ where
     let name = request.name.escape_default().to_string();
     let answer = match (request.version, request.wants) {
         (VERSION, Wants::Worker | Wants::ControlPlane) => {
-            timeout(MAKING, make(request, here)).await.unwrap_or_else(|_| Answer::Refused("the cluster's API does not answer in time".into()))
+            timeout(MAKING, make(request, here)).await.unwrap_or_else(|_| Answer::Later("until the cluster's API answers in time".into()))
         }
         (VERSION, Wants::Unknown) => Answer::Refused("this cluster knows control planes and workers only".into()),
         (version, _) => Answer::Refused(format!("this cluster speaks version {VERSION} of joining, the node version {version}")),
