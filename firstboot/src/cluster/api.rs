@@ -36,6 +36,14 @@ pub fn made<T>(made: kube::Result<T>) -> kube::Result<()> {
     }
 }
 
+/// What is not there any more is as good as removed.
+pub fn gone<T>(done: kube::Result<T>) -> kube::Result<()> {
+    match done {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 /// Keeps the condition of the cluster step true, the routes to other nodes' pods, their policies and, on a control plane, the service that takes nodes in;
 /// returns only when this node's credentials cannot be read.
 pub(super) fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result<()> {

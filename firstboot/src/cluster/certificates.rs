@@ -10,11 +10,11 @@ use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use k8s_openapi::jiff::Timestamp;
-use layers::{Context, Error, Fault, Result};
+use layers::{Context, Error, Result};
 use x509_cert::Certificate;
 use x509_cert::der::DecodePem as _;
 
-use super::kubeadm::Documents;
+use super::kubeadm::{self, Documents};
 use super::{DUMMY, Formed, Node, Reporter, api, formed_path};
 use crate::exec;
 use crate::host::{Host, RUN};
@@ -193,19 +193,14 @@ fn restart_stale(host: &Host) -> Result<()> {
 
 /// Runs kubeadm with this node's configuration: it shall not ask an API that may be away.
 fn kubeadm(host: &Host, words: &[&str]) -> Result<()> {
-    let config = format!("{RUN}/renewal.yaml");
-    let text = Documents::read(host)?.for_founder(&recorded(host)?, 1)?;
-    host.write(&config, text.as_bytes(), 0o600)?;
-    let done = exec::run(host.program("kubeadm").args(words).arg("--config").arg(host.path(&config)));
-    host.remove(&config)?;
-    done.map(drop)
+    // How many control planes there are is not in any certificate.
+    kubeadm::call(host, "renewal.yaml", words, &Documents::read(host)?.for_founder(&recorded(host)?, 1)?)
 }
 
 /// The node as its cluster knows it.
 fn recorded(host: &Host) -> Result<Node> {
     let path = formed_path();
-    let text = host.read(&path)?.ok_or_else(|| Error::environment(format!("reading /{path}: no such file")))?;
-    let formed: Formed = serde_json::from_str(&text).fault(Fault::Environment, || format!("reading /{path}"))?;
+    let formed = Formed::read(host, &path)?.ok_or_else(|| Error::environment(format!("reading /{path}: no such file")))?;
     Ok(Node { name: formed.node, address: formed.address.unwrap_or(DUMMY) })
 }
 

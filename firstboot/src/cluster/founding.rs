@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::ErrorKind;
 
-use layers::{Context, Fault, Result};
+use layers::{Context, Error, Result};
 
 use super::{Formed, Reporter};
 use crate::exec;
@@ -42,16 +42,12 @@ fn made() -> String {
 
 /// Keeps what this node is in the cluster that it has made.
 pub fn keep(host: &Host, formed: &Formed) -> Result<()> {
-    let text = serde_json::to_string(formed).fault(Fault::Internal, || "encoding the node's membership".into())?;
-    host.write(&made(), format!("{text}\n").as_bytes(), 0o600)?;
-    host.sync();
-    Ok(())
+    formed.write(host, &made())
 }
 
 /// The same once the cluster is chosen.
 pub fn kept(host: &Host) -> Result<Formed> {
-    let text = host.read(&made())?.unwrap_or_default();
-    serde_json::from_str(&text).fault(Fault::Environment, || format!("reading /{}", made()))
+    Formed::read(host, &made())?.ok_or_else(|| Error::environment(format!("reading /{}: no such file", made())))
 }
 
 /// Leaves nothing of a cluster that this node has begun or made, and that the others have not chosen.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::join::Grant;
 use super::{Node, Reporter};
 use crate::exec;
-use crate::host::Host;
+use crate::host::{Host, RUN};
 use crate::status::State;
 
 /// The API's name in every kubeconfig, as in the image's `controlPlaneEndpoint`.
@@ -174,6 +174,15 @@ pub(super) fn run(host: &Host, verb: &str, config: &str, reporter: &Reporter) ->
     });
     host.remove(path)?;
     ended
+}
+
+/// Runs a phase of kubeadm with a configuration, of which nothing stays behind; `name` is that of its file while it runs.
+pub(super) fn call(host: &Host, name: &str, words: &[&str], config: &str) -> Result<()> {
+    let path = format!("{RUN}/{name}");
+    host.write(&path, config.as_bytes(), 0o600)?;
+    let ended = exec::run(host.program("kubeadm").args(words).arg("--config").arg(host.path(&path)));
+    host.remove(&path)?;
+    ended.map(drop)
 }
 
 /// What kubeadm says of a phase: `[certs] Generating …`.

@@ -89,6 +89,21 @@ struct Formed {
     address: Option<IpAddr>,
 }
 
+impl Formed {
+    fn read(host: &Host, path: &str) -> Result<Option<Self>> {
+        let text = host.read(path)?;
+        text.map(|text| serde_json::from_str(&text).fault(Fault::Environment, || format!("reading /{path}"))).transpose()
+    }
+
+    /// Returns when it is on the disk.
+    fn write(&self, host: &Host, path: &str) -> Result<()> {
+        let text = serde_json::to_string(self).fault(Fault::Internal, || "encoding the node's membership".into())?;
+        host.write(path, format!("{text}\n").as_bytes(), 0o600)?;
+        host.sync();
+        Ok(())
+    }
+}
+
 /// Starts forming or rejoining the cluster; the receiver gets every change of condition.
 pub fn start() -> Receiver<Report> {
     let (sender, receiver) = channel();
@@ -132,18 +147,16 @@ impl Reporter {
 
 /// From whatever the node is in to a node that is watched; returns only with an error.
 fn follow(host: &Host, discovery: &Discovery, reporter: &Reporter) -> Result<()> {
-    let formed = match host.read(&formed_path())? {
-        Some(text) => {
+    let formed = match Formed::read(host, &formed_path())? {
+        Some(formed) => {
             reporter.say("cluster", State::Running, "starting", None);
-            serde_json::from_str(&text).fault(Fault::Environment, || format!("reading /{}", formed_path()))?
+            formed
         }
         None => {
             let formed = form(host, discovery, reporter)?;
             // Nothing that the record speaks for may still be on its way to the disk.
             host.sync();
-            let text = serde_json::to_string(&formed).fault(Fault::Internal, || "encoding the node's membership".into())?;
-            host.write(&formed_path(), format!("{text}\n").as_bytes(), 0o600)?;
-            host.sync();
+            formed.write(host, &formed_path())?;
             founding::end(host)?;
             join::end(host)?;
             formed

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::report::Voice;
+use crate::cluster::api::gone;
 use crate::cluster::mirror::{config, mirror};
 use crate::cluster::routes::Troubles;
 use crate::exec;
@@ -121,10 +122,8 @@ fn told_of(service: &Service) -> Value {
 async fn write(client: &Client, service: &Service, ingress: &Value) -> Result<()> {
     let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
     let patch = Patch::Merge(json!({"status": {"loadBalancer": {"ingress": ingress}}}));
-    match Api::<Service>::namespaced(client.clone(), &namespace).patch_status(&name, &PatchParams::default(), &patch).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        done => done.map(drop).fault(Fault::Environment, || format!("writing the status of Service {namespace}/{name}")),
-    }
+    let written = Api::<Service>::namespaced(client.clone(), &namespace).patch_status(&name, &PatchParams::default(), &patch).await;
+    gone(written).fault(Fault::Environment, || format!("writing the status of Service {namespace}/{name}"))
 }
 
 /// Makes the device have these addresses and no others; without any it need not be there.

@@ -12,7 +12,7 @@ use layers::{Context as _, Error, Fault, Result};
 use serde_json::{Value, json};
 
 use super::apply;
-use crate::cluster::api::{PATIENCE, connect};
+use crate::cluster::api::{PATIENCE, connect, gone};
 
 /// Marks the namespace as one virtual cluster's.
 const LABEL: &str = "chasi-bod.io/virtual-cluster";
@@ -166,10 +166,8 @@ impl<'a> Place<'a> {
         for name in NAMES {
             match policies.iter().find(|policy| policy["metadata"]["name"] == name) {
                 Some(policy) => apply(&api, name, policy).await?,
-                None => match api.delete(name, &DeleteParams::default()).await {
-                    Err(kube::Error::Api(status)) if status.code == 404 => {}
-                    gone => drop(gone.fault(Fault::Environment, || format!("deleting NetworkPolicy {name} of {}", self.namespace))?),
-                },
+                None => gone(api.delete(name, &DeleteParams::default()).await)
+                    .fault(Fault::Environment, || format!("deleting NetworkPolicy {name} of {}", self.namespace))?,
             }
         }
         Ok(())

@@ -31,14 +31,16 @@ struct Site {
 }
 
 impl Site {
-    /// Nodes by name and the settings of each beside its name.
-    fn switch_on(nodes: &[(&str, String)]) -> Self {
+    /// Three nodes of one secret, and a fourth.
+    fn switch_on(replicas: u16, (fourth, its_secret): (&str, &str)) -> Self {
+        let nodes: Vec<_> = NAMES.iter().map(|name| (*name, SECRET)).chain([(fourth, its_secret)]).collect();
         let raw = artifact(&artifacts("standalone").unwrap(), "raw").unwrap();
         let mut site = Self { nodes: Vec::new(), vms: Vec::new(), starts: Vec::new(), below: (Net::new(nodes.len() as u8).unwrap(), Vec::new()) };
-        for (n, (name, settings)) in nodes.iter().enumerate() {
+        for (n, (name, secret)) in nodes.into_iter().enumerate() {
             let folder = tempfile::tempdir().unwrap();
             let (mut node, start) = Node::in_uml(folder.path(), &raw, &site.below.0, n as u8 + 1).unwrap();
-            node.configure(&format!("hostname: {name}\n{settings}")).unwrap();
+            let cluster = format!("nodes: {{expected: 3}}\ncontrolPlane: {{replicas: {replicas}}}\ncluster: {{secret: {secret}}}\n");
+            node.configure(&format!("hostname: {name}\n{cluster}")).unwrap();
             site.vms.push(node.start(start.clone()).unwrap());
             site.nodes.push(node);
             site.starts.push(start);
@@ -59,16 +61,10 @@ fn is_control_plane(node: &Node) -> bool {
     node.ssh("test -e /etc/kubernetes/admin.conf").is_ok()
 }
 
-fn settings(secret: &str, replicas: u16) -> String {
-    format!("nodes: {{expected: 3}}\ncontrolPlane: {{replicas: {replicas}}}\ncluster: {{secret: {secret}}}\n")
-}
-
 #[test]
 #[ignore = "four nodes, about ten minutes"]
 fn soak_uml_f2_f4_nodes_switched_on_at_once_form_one_cluster_and_a_wrong_secret_is_named() {
-    let mut all = NAMES.map(|name| (name, settings(SECRET, 1))).to_vec();
-    all.push(("stranger", settings(OTHER, 1)));
-    let mut site = Site::switch_on(&all);
+    let mut site = Site::switch_on(1, ("stranger", OTHER));
     println!("stranger: {}", site.vms[3].wait("has another cluster secret", 300).unwrap());
     (0..3).for_each(|n| site.done(n));
     let founders: Vec<_> = site.nodes.iter().filter(|node| is_control_plane(node)).collect();
@@ -110,9 +106,7 @@ fn write_for_a_minute(node: &Node) -> (f64, usize) {
 #[test]
 #[ignore = "four nodes, about a quarter of an hour"]
 fn soak_uml_g1_three_control_planes_form_by_themselves_and_go_on_without_one() {
-    let mut all = NAMES.map(|name| (name, settings(SECRET, 3))).to_vec();
-    all.push(("four", settings(SECRET, 3)));
-    let mut site = Site::switch_on(&all);
+    let mut site = Site::switch_on(3, ("four", SECRET));
     (0..4).for_each(|n| site.done(n));
     let planes: Vec<usize> = (0..4).filter(|n| is_control_plane(&site.nodes[*n])).collect();
     assert_eq!(planes.len(), 3);

@@ -12,10 +12,10 @@ use layers::{Context as _, Error, Fault, Result};
 
 use super::founder::LIFE;
 use super::{ControlPlane, Request, Wants};
+use crate::cluster::api::gone;
 use crate::cluster::etcd::{self, Member};
 use crate::cluster::routes::CONTROL_PLANE;
 use crate::cluster::{files, kubeadm};
-use crate::exec;
 use crate::host::Host;
 
 const LEASE: &str = "chasi-bod-joining";
@@ -71,17 +71,10 @@ pub async fn end(client: &Client, name: &str) -> kube::Result<()> {
     let holds = |lease: &Lease| lease.spec.as_ref().is_some_and(|spec| spec.holder_identity.as_deref() == Some(name));
     if leases.get_opt(LEASE).await?.as_ref().is_some_and(holds) {
         let secrets: Api<SecretObject> = Api::namespaced(client.clone(), "kube-system");
-        absent(secrets.delete(KEYS, &DeleteParams::default()).await.map(drop))?;
-        absent(leases.delete(LEASE, &DeleteParams::default()).await.map(drop))?;
+        gone(secrets.delete(KEYS, &DeleteParams::default()).await)?;
+        gone(leases.delete(LEASE, &DeleteParams::default()).await)?;
     }
     Ok(())
-}
-
-fn absent(deleted: kube::Result<()>) -> kube::Result<()> {
-    match deleted {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        other => other,
-    }
 }
 
 fn leases(client: &Client) -> Api<Lease> {
@@ -123,12 +116,8 @@ fn holder(lease: &Lease, name: &str, now: Timestamp) -> Option<String> {
 
 /// Puts the authorities' keys into the cluster, enciphered with the key; kubeadm takes them away again after two hours.
 fn upload(host: &Host, own: IpAddr, key: &str) -> Result<()> {
-    let path = "run/chasi-bod/keys.yaml";
-    host.write(path, kubeadm::Documents::read(host)?.for_keys(own, key)?.as_bytes(), 0o600)?;
-    let phase = ["init", "phase", "upload-certs", "--upload-certs", "--skip-certificate-key-print", "--config"];
-    let ended = exec::run(host.program("kubeadm").args(phase).arg(host.path(path)));
-    host.remove(path)?;
-    ended.map(drop)
+    let phase = ["init", "phase", "upload-certs", "--upload-certs", "--skip-certificate-key-print"];
+    kubeadm::call(host, "keys.yaml", &phase, &kubeadm::Documents::read(host)?.for_keys(own, key)?)
 }
 
 #[cfg(test)]

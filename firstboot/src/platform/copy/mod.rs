@@ -28,7 +28,7 @@ use transfer::Copied;
 
 use super::report::{self, Voice};
 use super::{fresh, host};
-use crate::cluster::api::WATCH;
+use crate::cluster::api::{WATCH, gone};
 use crate::host::Host;
 
 pub use pod::APP;
@@ -331,8 +331,6 @@ async fn if_it_still_keeps(api: &Api<Pod>, failed: Failed) -> Result<Step, Faile
 }
 
 async fn remove(api: &Api<Pod>) -> Result<()> {
-    match api.delete(pod::NAME, &DeleteParams::default().grace_period(0)).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        gone => gone.map(drop).fault(Fault::Environment, || format!("deleting pod {}", pod::NAME)),
-    }
+    let deleted = api.delete(pod::NAME, &DeleteParams::default().grace_period(0)).await;
+    gone(deleted).fault(Fault::Environment, || format!("deleting pod {}", pod::NAME))
 }
