@@ -113,6 +113,9 @@ enum Verb {
 
 #[derive(Debug, Subcommand)]
 enum Cluster {
+    /// Lets a node that is in no cluster forget those that it has heard of, and what it has promised other nodes.
+    #[command(after_help = "For a node that waits for a cluster which is no more. It hears anew of clusters that there are.")]
+    Forget,
     /// Renews this control plane's certificates now; the agent does it by itself 90 days before they end.
     RenewCertificates,
     /// Prints the secret that further nodes join with (on control planes).
@@ -173,6 +176,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             config::set_by_console(&host, key, &given(key, value)?)?;
         }
         Verb::Kubeconfig { server } => print!("{}", cluster::kubeconfig(&host, server.as_deref())?),
+        Verb::Cluster(Cluster::Forget) => cluster::forget(&host)?,
         Verb::Cluster(Cluster::RenewCertificates) => cluster::renew_now(&host)?.iter().for_each(|line| println!("{line}")),
         Verb::Cluster(Cluster::Secret) => println!("{}", cluster::secret(&host)?.reveal()),
         Verb::Disks { expression, json } => return picked(&host, expression.clone(), *json),

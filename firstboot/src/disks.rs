@@ -7,7 +7,7 @@ use std::path::Path;
 use layers::selector::{Selector, Traits};
 use layers::units::Bytes;
 use layers::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::exec;
 use crate::host::Host;
@@ -169,9 +169,13 @@ fn signatures(host: &Host, device: &Path) -> Result<Vec<Signature>> {
     Ok(found.signatures)
 }
 
-/// What is on a disk, for people.
-pub fn listed(contents: &[String]) -> String {
-    if contents.is_empty() { "nothing known".into() } else { contents.join(", ") }
+/// What is on a disk, for people. One that cannot be read is no reason to be silent about the others.
+pub fn listed(contents: &Result<Vec<String>>) -> String {
+    match contents {
+        Ok(contents) if contents.is_empty() => "nothing known".into(),
+        Ok(contents) => contents.join(", "),
+        Err(error) => format!("what cannot be read: {}", error.to_string().lines().last().unwrap_or_default().trim()),
+    }
 }
 
 /// A row of `chasi-bod disks`.
@@ -181,17 +185,22 @@ pub struct Row {
     /// What the disk says of itself.
     #[serde(flatten)]
     pub traits: Traits,
-    /// What is on it.
-    pub contents: Vec<String>,
+    /// What is on it; none where it cannot be read.
+    #[serde(serialize_with = "known")]
+    pub contents: Result<Vec<String>>,
     /// The condition that it does not meet, when a selector was given and does not mean it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unmet: Option<String>,
 }
 
+fn known<S: Serializer>(contents: &Result<Vec<String>>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    contents.as_ref().ok().serialize(serializer)
+}
+
 /// All disks, and what a selector says of each.
 pub fn rows(host: &Host, wanted: Option<&Selector>) -> Result<Vec<Row>> {
     let row = |traits: Traits| {
-        let contents = contents(host, &traits.name)?;
+        let contents = contents(host, &traits.name);
         let unmet = wanted.map(|wanted| wanted.unmet(&traits)).transpose().map_err(Error::input)?.flatten();
         Ok(Row { traits, contents, unmet })
     };

@@ -35,6 +35,10 @@ impl<T> Sourced<T> {
     fn image(value: T) -> Self {
         Self { value, source: "image".into() }
     }
+
+    fn is_of_image(&self) -> bool {
+        self.source.starts_with("image")
+    }
 }
 
 /// One key with its value as a source gave it.
@@ -82,6 +86,9 @@ pub struct Settings {
     pub erase: Sourced<bool>,
     /// Where more configuration can be fetched.
     pub url: Option<Sourced<String>>,
+    /// The same as long as nothing came from there.
+    #[serde(default)]
+    pub unread: Option<String>,
     /// The node's part in forming the cluster; none until it is told.
     pub role: Option<Sourced<Role>>,
     /// `host:port` where the cluster that exists is asked to take the node.
@@ -180,6 +187,7 @@ impl Settings {
             target: image.disk.target.clone().map(Sourced::image),
             erase: Sourced::image(image.disk.erase),
             url: None,
+            unread: None,
             role: None,
             endpoint: None,
             expected: None,
@@ -192,14 +200,20 @@ impl Settings {
     /// The node's part: the role that it was told. An endpoint makes a founder of the image a member, and a number of nodes that agree leaves open what it
     /// becomes.
     pub fn part(&self) -> Option<Role> {
-        let is_of_image = |role: &Sourced<Role>| role.value == Role::Founder && role.source.starts_with("image");
+        let is_default = |role: &Sourced<Role>| role.value == Role::Founder && role.is_of_image();
         match (&self.role, &self.endpoint) {
-            (Some(role), Some(_)) if is_of_image(role) => Some(Role::Member),
-            (Some(role), None) if is_of_image(role) && self.expected.is_some() => None,
+            (Some(role), Some(_)) if is_default(role) => Some(Role::Member),
+            (Some(role), None) if is_default(role) && self.expected.is_some() => None,
             (Some(role), _) => Some(role.value),
             (None, Some(_)) => Some(Role::Member),
             (None, None) => None,
         }
+    }
+
+    /// The address that is yet to be read, and that may give the node another part than the image's.
+    pub fn unread_part(&self) -> Option<&str> {
+        let is_told = self.endpoint.is_some() || self.role.as_ref().is_some_and(|role| !role.is_of_image());
+        self.unread.as_deref().filter(|_| !is_told)
     }
 
     /// Number of control planes that the cluster grows to.

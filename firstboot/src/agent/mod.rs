@@ -123,7 +123,7 @@ fn pass(host: &Host, image: &ImageRecord, reporter: &mut Reporter) -> Option<Rec
     run_all(&Site { host, image, settings: &collected.settings }, reporter);
     reporter.status.hostname = host.line("etc/hostname");
     reporter.save(host);
-    let url = config::wanted_url(&collected)?;
+    let url = collected.settings.unread?;
     if collected.problems.is_empty() {
         reporter.set(host, "config", State::Waiting, &format!("for {}", layers::settings::without_secrets(&url)), None);
     }

@@ -11,7 +11,7 @@ use layers::{Context as _, Error, Result};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::join::Service;
+use super::join::{Service, end_turn};
 use super::kubeadm::Documents;
 pub use super::routes::WATCH;
 use super::routes::{self, Troubles};
@@ -54,7 +54,7 @@ pub(super) fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result
             // Made anew after every failure: the certificate may be a newer one.
             let (brief, patient) = (client(host, PATIENCE).await?, watching(host).await?);
             if formed.address.is_some()
-                && let Err(error) = routes::permit(&brief).await
+                && let Err(error) = begin(&brief, &formed.node).await
             {
                 reporter.say("cluster", State::Waiting, format!("for the API: {}", reason(&error)), Some(KUBELET));
                 sleep(POLL * 5).await;
@@ -78,6 +78,12 @@ pub(super) fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result
             sleep(POLL * 5).await;
         }
     })
+}
+
+/// What a control plane does once it reaches the API.
+async fn begin(client: &Client, name: &str) -> kube::Result<()> {
+    routes::permit(client).await?;
+    end_turn(client, name).await
 }
 
 /// How long after a look that took so long the next one comes: an API that is slow, as its machine is busy, is asked less.

@@ -194,7 +194,7 @@ fn restart_stale(host: &Host) -> Result<()> {
 /// Runs kubeadm with this node's configuration: it shall not ask an API that may be away.
 fn kubeadm(host: &Host, words: &[&str]) -> Result<()> {
     // How many control planes there are is not in any certificate.
-    kubeadm::call(host, "renewal.yaml", words, &Documents::read(host)?.for_founder(&recorded(host)?, 1)?)
+    kubeadm::call(host, "renewal.yaml", words, &Documents::read(host)?.for_founder(&recorded(host)?, 1)?, PATIENCE)
 }
 
 /// The node as its cluster knows it.

@@ -37,6 +37,13 @@ pub fn write_control_plane(host: &Host, given: Option<&str>) -> Result<()> {
     }
 }
 
+/// Lets a program of this control plane elect who of its kind works; the kubelet starts it anew if it did not.
+pub fn elect(host: &Host, program: &str) -> Result<()> {
+    let path = format!("etc/kubernetes/manifests/{program}.yaml");
+    let text = host.read(&path)?.ok_or_else(|| Error::environment(format!("reading /{path}: no such file")))?;
+    host.write(&path, text.replace("--leader-elect=false", "--leader-elect=true").as_bytes(), 0o600).map(drop)
+}
+
 /// The keys of secrets at rest, for another control plane.
 pub fn encryption_keys(host: &Host) -> Result<String> {
     host.read(ENCRYPTION)?.ok_or_else(|| Error::internal(format!("reading /{ENCRYPTION}: no such file")))

@@ -2,6 +2,8 @@
 //! knows. Values go in through the documents' tree, never through their text.
 
 use std::net::IpAddr;
+use std::process::Command;
+use std::time::Duration;
 
 use layers::node::KUBERNETES;
 use layers::range::Range;
@@ -10,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::join::Grant;
 use super::{Node, Reporter};
-use crate::exec;
+use crate::exec::{self, Trouble};
 use crate::host::{Host, RUN};
 use crate::status::State;
 
@@ -118,7 +120,7 @@ impl Documents {
             json!([{"ttl": "10m0s", "usages": ["signing", "authentication"], "groups": ["system:bootstrappers:kubeadm:default-node-token"]}]);
         let mut cluster = self.of_kind("ClusterConfiguration")?;
         cluster["apiServer"]["certSANs"] = json!([ENDPOINT_NAME, "localhost", "127.0.0.1", super::files::DUMMY, node.name]);
-        for component in ["controllerManager", "scheduler"] {
+        for component in ELECTING {
             elect(&mut cluster[component]["extraArgs"], replicas > 1);
         }
         let kubelet = self.of_kind("KubeletConfiguration")?;
@@ -157,32 +159,40 @@ impl Documents {
 
 /// Runs kubeadm with a configuration, of which nothing stays behind, and reports its phases. Its preflight checks are the image's promises.
 pub(super) fn run(host: &Host, verb: &str, config: &str, reporter: &Reporter) -> Result<()> {
-    let path = "run/chasi-bod/kubeadm.yaml";
-    host.write(path, config.as_bytes(), 0o600)?;
-    let mut command = host.program("kubeadm");
-    command.args([verb, "--config"]).arg(host.path(path));
-    if verb == "init" {
+    let words: &[&str] = match verb {
         // The last would restart the kubelet to make it read one line: `files::use_rotated_certificate` writes it for the next start.
-        command.args(["--skip-phases=preflight,kubelet-finalize", "--skip-token-print", "--skip-certificate-key-print"]);
-    } else {
-        command.arg("--skip-phases=preflight");
-    }
-    let ended = exec::follow(&mut command, |line| {
-        if let Some(phase) = phase(line) {
-            reporter.say("cluster", State::Running, phase, None);
-        }
-    });
-    host.remove(path)?;
-    ended
+        "init" => &["init", "--skip-phases=preflight,kubelet-finalize", "--skip-token-print", "--skip-certificate-key-print"],
+        _ => &[verb, "--skip-phases=preflight"],
+    };
+    with(host, "kubeadm.yaml", words, config, |command| {
+        exec::follow(command, |line| {
+            if let Some(phase) = phase(line) {
+                reporter.say("cluster", State::Running, phase, None);
+            }
+        })
+    })
 }
 
-/// Runs a phase of kubeadm with a configuration, of which nothing stays behind; `name` is that of its file while it runs.
-pub(super) fn call(host: &Host, name: &str, words: &[&str], config: &str) -> Result<()> {
+/// Runs a phase of kubeadm that others wait for; `name` is that of its file while it runs.
+pub(super) fn call(host: &Host, name: &str, words: &[&str], config: &str, limit: Duration) -> Result<()> {
+    with(host, name, words, config, |command| {
+        let trouble = exec::within(command, limit, 0)?.trouble;
+        let why = match trouble {
+            None | Some(Trouble::Cut) => return Ok(()),
+            Some(Trouble::TimedOut) => format!("not done after {} s", limit.as_secs()),
+            Some(Trouble::Failed(why)) => why,
+        };
+        Err(Error::environment(format!("running `{}`: {why}", exec::show(command))))
+    })
+}
+
+/// Runs kubeadm with a configuration, of which nothing stays behind.
+fn with(host: &Host, name: &str, words: &[&str], config: &str, run: impl FnOnce(&mut Command) -> Result<()>) -> Result<()> {
     let path = format!("{RUN}/{name}");
     host.write(&path, config.as_bytes(), 0o600)?;
-    let ended = exec::run(host.program("kubeadm").args(words).arg("--config").arg(host.path(&path)));
+    let ended = run(host.program("kubeadm").args(words).arg("--config").arg(host.path(&path)));
     host.remove(&path)?;
-    ended.map(drop)
+    ended
 }
 
 /// What kubeadm says of a phase: `[certs] Generating …`.
@@ -190,6 +200,19 @@ fn phase(line: &str) -> Option<String> {
     let (name, rest) = line.strip_prefix('[')?.split_once("] ")?;
     Some(format!("{name}: {}", rest.trim_end_matches('.')))
 }
+
+/// What kubeadm keeps in the cluster for further control planes, with controller managers and schedulers that elect one of theirs; none if they do.
+pub fn electing(cluster_configuration: &str) -> Result<Option<String>> {
+    let bad = |error: String| Error::environment(format!("reading ConfigMap kubeadm-config: {error}"));
+    let mut cluster: Value = serde_saphyr::from_str(cluster_configuration).map_err(|error| bad(error.without_snippet().to_string()))?;
+    let before = cluster.clone();
+    for component in ELECTING {
+        cluster.pointer_mut(&format!("/{component}/extraArgs")).into_iter().for_each(|arguments| elect(arguments, true));
+    }
+    Ok((cluster != before).then(|| format!("{cluster:#}\n")))
+}
+
+const ELECTING: [&str; 2] = ["controllerManager", "scheduler"];
 
 /// Lets several of a kind elect one that works, or the only one work without that.
 fn elect(arguments: &mut Value, wanted: bool) {
@@ -254,6 +277,21 @@ mod tests {
                 assert!(arguments.contains(&json!({"name": "leader-elect", "value": elects})), "{replicas} {component}: {arguments:?}");
             }
         }
+    }
+
+    #[test]
+    fn g1_a_cluster_that_was_founded_for_one_control_plane_elects_before_it_gets_more() {
+        let kept = |replicas: u16| {
+            let node = Node { name: "n1".into(), address: IpAddr::from([10, 0, 0, 5]) };
+            let documents = Documents::parse(&documents().for_founder(&node, replicas).unwrap()).unwrap();
+            documents.of_kind("ClusterConfiguration").unwrap()
+        };
+        let made = electing(&kept(1).to_string()).unwrap().unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&made).unwrap(), kept(3));
+        assert_eq!(electing(&made).unwrap(), None);
+        assert!(electing("a: [").unwrap_err().to_string().starts_with("reading ConfigMap kubeadm-config: "));
+        let without = json!({"controllerManager": {}}).to_string();
+        assert_eq!(electing(&without).unwrap(), None, "kubeadm's default is to elect");
     }
 
     #[test]

@@ -26,12 +26,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 pub use certificates::renew_now;
+pub use discovery::forget;
 pub use files::{CNI, DUMMY};
 use layers::membership::Secret;
 use layers::node::KUBERNETES;
 use layers::platform::check::Ranges;
 use layers::seed::REGISTRY_PORT;
-use layers::settings::{Role, Settings};
+use layers::settings::{Role, Settings, without_secrets};
 use layers::{Context, Error, Fault, Result};
 use serde::{Deserialize, Serialize};
 
@@ -172,18 +173,28 @@ fn form(host: &Host, discovery: &Discovery, reporter: &Reporter) -> Result<Forme
     loop {
         let first = addresses::list(host).first().and_then(Address::ip).unwrap_or(DUMMY);
         let node = Node { name: host.line("etc/hostname").to_lowercase(), address: first };
-        let formed = match config::published(host).map(|settings| (settings.part(), settings)) {
+        let formed = match config::published(host) {
             None => None,
-            Some((Some(Role::Founder), settings)) => Some(found(host, &node, &settings, reporter)?),
-            Some((Some(_), settings)) if settings.endpoint.is_some() || settings.secret.is_none() => {
-                join::join(host, &node.name, &settings, reporter)?
-            }
-            Some((_, settings)) => agree(host, &node, &settings, discovery, reporter)?,
+            Some(settings) => become_part(host, &node, &settings, discovery, reporter)?,
         };
         if let Some(formed) = formed {
             return Ok(formed);
         }
         std::thread::sleep(CALM);
+    }
+}
+
+/// Takes the part that the settings give the node; none while there is something to wait for.
+fn become_part(host: &Host, node: &Node, settings: &Settings, discovery: &Discovery, reporter: &Reporter) -> Result<Option<Formed>> {
+    if let Some(url) = settings.unread_part() {
+        let hint = "`chasi-bod config set cluster.role=founder`, member or worker, goes on without it";
+        reporter.say("cluster", State::Waiting, format!("for {}, which may say the node's part", without_secrets(url)), Some(hint));
+        return Ok(None);
+    }
+    match settings.part() {
+        Some(Role::Founder) => found(host, node, settings, reporter).map(Some),
+        Some(_) if settings.endpoint.is_some() || settings.secret.is_none() => join::join(host, &node.name, settings, reporter),
+        _ => agree(host, node, settings, discovery, reporter),
     }
 }
 
@@ -214,11 +225,16 @@ fn agree(host: &Host, node: &Node, settings: &Settings, discovery: &Discovery, r
         }
         Next::Join(endpoints, authority) => {
             founding::abandon(host, reporter)?;
+            let mut refused = None;
             for endpoint in endpoints {
-                if let Some(formed) = join::join_through(host, &node.name, &endpoint.to_string(), Some(authority), settings, reporter)? {
-                    return Ok(Some(formed));
+                match join::join_through(host, &node.name, &endpoint.to_string(), Some(authority), settings, reporter) {
+                    Ok(Some(formed)) => return Ok(Some(formed)),
+                    Ok(None) => {}
+                    // Another control plane may know more, or be the one that can be reached.
+                    Err(error) => refused = Some(error),
                 }
             }
+            return refused.map_or(Ok(None), Err);
         }
     }
     Ok(None)

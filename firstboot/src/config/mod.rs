@@ -1,4 +1,4 @@
-//! Configuration sources in their one order, later wins: image, kernel command line, labelled disk, SMBIOS, OVF and
+//! Configuration sources in their one order, later wins: image, what an installation has carried over, kernel command line, labelled disk, SMBIOS, OVF and
 //! guestinfo, URL, console.
 //!
 //! What a source that can go away said (disk, OVF, URL, console) is kept in the state, so that a node does not change when a medium is
@@ -46,6 +46,9 @@ pub struct Collected {
 /// What one source says now; `None` when it is not there.
 type Said = Option<std::result::Result<Vec<Item>, Vec<String>>>;
 
+/// What the kernel command line of the medium said that the node was installed from.
+const INSTALLATION: &str = "installation";
+
 fn kept_path() -> String {
     format!("{STATE}/config.json")
 }
@@ -60,6 +63,7 @@ pub fn collect(host: &Host, image: &ImageRecord) -> Result<Collected> {
     let mut kept = load(host, &kept_path());
     let mut problems = Vec::new();
     let mut items = image_settings(host, &mut problems);
+    items.extend(kept.sources.get(INSTALLATION).into_iter().flatten().cloned());
     items.extend(without_secret(command_line(host), &mut problems));
     for (name, said) in [
         ("disk CHASI", chasi(host)),
@@ -78,11 +82,16 @@ pub fn collect(host: &Host, image: &ImageRecord) -> Result<Collected> {
     }
     let mut settings = Settings::of_image(image);
     apply(&mut settings, &items, &mut problems);
-    if let Some(url) = settings.url.clone() {
-        let fetched = kept.sources.get(&url::name(&url.value)).cloned().unwrap_or_default();
-        apply(&mut settings, &fetched, &mut problems);
-    }
     let console = load(host, &console_path()).sources.remove("console").unwrap_or_default();
+    // The console, whose say comes last, may say where to look.
+    let mut with_console = settings.clone();
+    apply(&mut with_console, &console, &mut Vec::new());
+    if let Some(url) = with_console.url {
+        match kept.sources.get(&url::name(&url.value)) {
+            Some(fetched) => apply(&mut settings, fetched, &mut problems),
+            None => settings.unread = Some(url.value),
+        }
+    }
     apply(&mut settings, &console, &mut problems);
     Ok(Collected { settings, problems, kept })
 }
@@ -117,9 +126,26 @@ pub fn keep(host: &Host, kept: &Kept) -> Result<Change> {
 }
 
 fn save(host: &Host, path: &str, kept: &Kept) -> Result<Change> {
+    host.write(path, &encode(kept, path)?, 0o600)
+}
+
+fn encode(kept: &Kept, path: &str) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(kept).map_err(|e| layers::Error::internal(format!("encoding {path}: {e}")))?;
     bytes.push(b'\n');
-    host.write(path, &bytes, 0o600)
+    Ok(bytes)
+}
+
+/// Files that let a system which this one installs know what was said to this one: by media, addresses, people and in the medium's menu.
+pub fn carried(host: &Host, image: &ImageRecord) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut kept = collect(host, image)?.kept;
+    let of_menu = without_secret(command_line(host), &mut Vec::new());
+    let of_menu: Vec<_> = of_menu.into_iter().map(|item| Item { source: format!("{INSTALLATION}: {}", item.source), ..item }).collect();
+    if !of_menu.is_empty() {
+        kept.sources.insert(INSTALLATION.into(), of_menu);
+    }
+    let kept = if kept.sources.is_empty() { None } else { Some((kept_path(), encode(&kept, &kept_path())?)) };
+    let console = host.read_bytes(&console_path())?.map(|bytes| (console_path(), bytes));
+    Ok(kept.into_iter().chain(console).collect())
 }
 
 /// Starts fetching an address; the receiver gets every failure and at last the items.
@@ -148,12 +174,6 @@ pub fn publish(host: &Host, settings: &Settings) -> Result<()> {
 /// The settings that the agent published; `None` before it ran.
 pub fn published(host: &Host) -> Option<Settings> {
     serde_json::from_str(&host.read(&effective_path()).ok()??).ok()
-}
-
-/// The address that is configured and has not been read yet.
-pub fn wanted_url(collected: &Collected) -> Option<String> {
-    let url = collected.settings.url.as_ref()?;
-    (!collected.kept.sources.contains_key(&url::name(&url.value))).then(|| url.value.clone())
 }
 
 /// Takes one setting from a person at the node; the agent picks it up. `value` empty takes it back.
@@ -267,6 +287,40 @@ mod tests {
         keep(&host, &collect(&host, &image).unwrap().kept).unwrap();
         std::fs::remove_dir_all(dir.path().join("volumes")).unwrap();
         assert_eq!(collect(&host, &image).unwrap().settings.hostname.value, "disk");
+    }
+
+    #[test]
+    fn an_installed_system_knows_what_was_said_to_its_medium_and_its_own_command_line_wins() {
+        let (_dir, host, image) = fake();
+        assert_eq!(carried(&host, &image).unwrap(), []);
+        host.write("proc/cmdline", b"chasi.live chasi.hostname=menu chasi.set=time.zone=Europe/Berlin\n", 0o444).unwrap();
+        host.write("volumes/CHASI/chasi-bod.yaml", b"disk: {erase: true}\n", 0o644).unwrap();
+        set_by_console(&host, "metrics.listen", "9955").unwrap();
+        let (_other, installed, _) = fake();
+        for (path, bytes) in carried(&host, &image).unwrap() {
+            installed.write(&path, &bytes, 0o600).unwrap();
+        }
+        let settings = || collect(&installed, &image).unwrap().settings;
+        assert_eq!((settings().hostname.value.as_str(), settings().hostname.source.as_str()), ("menu", "installation: kernel command line"));
+        assert!(settings().zone.value == "Europe/Berlin" && settings().erase.value && settings().metrics_listen.is_some());
+        installed.write("proc/cmdline", b"chasi.hostname=own\n", 0o444).unwrap();
+        assert_eq!(settings().hostname.value, "own");
+    }
+
+    #[test]
+    fn an_address_gives_the_nodes_part_before_the_image_does_and_the_console_can_name_one() {
+        let (_dir, host, image) = fake();
+        host.write(IMAGE_SETTINGS, b"cluster: {role: founder}\n", 0o444).unwrap();
+        host.write("proc/cmdline", b"chasi.url=https://a/x\n", 0o444).unwrap();
+        let settings = || collect(&host, &image).unwrap().settings;
+        assert_eq!(settings().unread_part(), Some("https://a/x"));
+        set_by_console(&host, "url", "https://b/y").unwrap();
+        assert_eq!(settings().unread_part(), Some("https://b/y"));
+        keep_fetched(&host, (url::name("https://b/y"), vec![Item::text("nodes.expected", "3", "URL")])).unwrap();
+        assert_eq!((settings().unread, settings().part()), (None, None));
+        set_by_console(&host, "url", "").unwrap();
+        set_by_console(&host, "cluster.role", "founder").unwrap();
+        assert_eq!((settings().unread.as_deref(), settings().unread_part()), (Some("https://a/x"), None), "a person's word needs no address");
     }
 
     #[test]

@@ -12,12 +12,15 @@ use layers::units::Bytes;
 use layers::{Context, Error, Fault, Result};
 
 use super::report::say;
-use super::table::{self, Entry, StatePlan};
+use super::table::{self, Entry, SECTOR, StatePlan};
 use crate::{exec, sys};
 
 /// Folders of a new state with their modes.
 const LAYOUT: [(&str, u32); 7] =
     [("etc", 0o755), ("etc/upper", 0o755), ("etc/work", 0o755), ("var", 0o755), ("home", 0o755), ("root", 0o700), ("srv", 0o755)];
+
+/// Bytes of a block of the file system.
+const BLOCK: u64 = 4096;
 
 /// What was done about the state partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,38 +86,46 @@ pub fn ensure(site: &Site<'_>, mut tell: impl FnMut(&Entry) -> Result<PathBuf>) 
         StatePlan::Make(entry) => {
             table::write(site.disk, site.sector, &entry)?;
             let device = tell(&entry)?;
-            format(site, &device)?;
+            format(site, &device, None, &[])?;
             table::write(site.disk, site.sector, &Entry { name: partition::STATE.into(), ..entry })?;
             Ok((device, Done::Made))
         }
     }
 }
 
-fn format(site: &Site<'_>, device: &Path) -> Result<()> {
+/// Makes the state of a disk before its first start, in the place that the table has yet to name, with files in it; returns that entry.
+pub fn make_ahead(site: &Site<'_>, entries: &[Entry], files: &[(String, Vec<u8>)]) -> Result<Entry> {
+    let StatePlan::Make(entry) = table::plan(entries, site.sectors, site.rules.state_size, site.rules.state_limit)? else {
+        return Err(Error::internal("planning the state partition: there is one"));
+    };
+    format(site, site.disk, Some(&entry), files)?;
+    Ok(Entry { name: partition::STATE.into(), ..entry })
+}
+
+/// Makes the file system on a device, or `inside` a disk that is ours alone.
+fn format(site: &Site<'_>, device: &Path, inside: Option<&Entry>, files: &[(String, Vec<u8>)]) -> Result<()> {
     let layout = site.scratch.join("layout");
     for (folder, mode) in LAYOUT {
         let path = layout.join(folder);
         fs::create_dir_all(&path).context(|| format!("creating {}", path.display()))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).context(|| format!("setting the mode of {}", path.display()))?;
     }
+    for (path, bytes) in files {
+        let path = layout.join(path);
+        let write = || {
+            fs::create_dir_all(path.parent().unwrap_or(&layout))?;
+            fs::write(&path, bytes)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+        };
+        write().context(|| format!("writing {}", path.display()))?;
+    }
     let (layout, target) = (layout.display().to_string(), device.display().to_string());
-    let options = [
-        "-q",
-        "-F",
-        "-t",
-        "ext4",
-        "-b",
-        "4096",
-        "-L",
-        "state",
-        "-m",
-        "1",
-        "-E",
-        "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
-        "-d",
-        &layout,
-        &target,
-    ];
+    let offset = inside.map(|entry| format!(",offset={}", entry.first * SECTOR)).unwrap_or_default();
+    let extended = format!("lazy_itable_init=1,lazy_journal_init=1,nodiscard{offset}");
+    let blocks = inside.map(|entry| (entry.sectors() * SECTOR / BLOCK).to_string());
+    // Said twice, for a disk in use: this program itself uses it.
+    let mut options = vec!["-q", "-FF", "-t", "ext4", "-b", "4096", "-L", "state", "-m", "1", "-E", &extended, "-d", &layout, &target];
+    options.extend(blocks.as_deref());
     exec::in_root_ok(site.tools, "mke2fs", &options).context(|| format!("formatting the state partition {target}"))?;
     let device = File::open(device).context(|| format!("opening {target}"))?;
     device.sync_all().context(|| format!("flushing {target}"))

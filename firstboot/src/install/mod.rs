@@ -104,7 +104,7 @@ pub fn run(host: &Host, options: &Options) -> Result<()> {
         say(&format!("{what} would be installed on {}, which holds {}", disks::describe(&target.disk), target.holds()));
         return Ok(());
     }
-    install(host, efivar::system, &source, &target, &what)?;
+    install(host, efivar::system, &source, &target, &what, &config::carried(host, &image)?)?;
     host.write(DONE, b"", 0o600)?;
     if options.reboot {
         say("restarting; the medium may be taken out now");
@@ -147,7 +147,8 @@ fn candidates(host: &Host) -> Vec<Traits> {
     disks::all(host).into_iter().filter(|disk| !live::is_medium(&host.path(&disk.path))).collect()
 }
 
-fn install(host: &Host, variables: firmware::Variables, source: &Source, target: &Target, what: &str) -> Result<()> {
+/// `said` are files of the state that the system has from the first.
+fn install(host: &Host, variables: firmware::Variables, source: &Source, target: &Target, what: &str, said: &[(String, Vec<u8>)]) -> Result<()> {
     let start = Instant::now();
     say(&format!("{what} on {}", disks::describe(&target.disk)));
     // All that can be wrong with the medium shows here, before anything on the disk is touched.
@@ -155,7 +156,8 @@ fn install(host: &Host, variables: firmware::Variables, source: &Source, target:
     target.clear(host, what)?;
     target.write(source)?;
     target.compare(source)?;
-    target.finish(host, source)?;
+    let state = if said.is_empty() { None } else { Some(target.carry(host, source, said)?) };
+    target.finish(host, source, state.as_ref())?;
     if let Err(why) = firmware::register(host, variables, what, &host.path(&target.disk.path), target.sector) {
         say(&format!("warning: {why}; the firmware finds the disk by its fallback path"));
     }

@@ -26,7 +26,7 @@ pub fn choose(host: &Host, source: &Source, what: &str) -> Result<Target> {
         let all = candidates(host);
         println!("\nDisks that {what} can be installed on:\n");
         for (number, disk) in all.iter().enumerate() {
-            let holds = disks::listed(&disks::contents(host, &disk.name)?);
+            let holds = disks::listed(&disks::contents(host, &disk.name));
             println!("  {}  {}\n     holds {holds}", number + 1, disks::describe(disk));
         }
         let answer = ask("\nNumber of the disk (Enter looks again): ")?;

@@ -6,12 +6,14 @@ use std::io::{Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 
 use layers::node::partition;
+use layers::profile::Disk;
 use layers::units::Bytes;
 use layers::{Context, Error, Result};
 
 use super::{esp, say};
 use crate::host::Host;
 use crate::init::live;
+use crate::init::state::Rules;
 use crate::init::table::{self, Entry, LARGE_SECTOR, SECTOR};
 
 /// Bytes that are read or written at once.
@@ -25,8 +27,8 @@ pub struct Source {
     pub disk: File,
     /// Its partitions, without the state that this start made.
     pub entries: Vec<Entry>,
-    /// Least size of a state partition.
-    pub state: Bytes,
+    /// What the image says of the state partition.
+    pub rules: Rules,
     /// Its root, verified.
     pub root: File,
 }
@@ -71,12 +73,13 @@ impl Source {
         });
         let root = root.ok_or_else(|| Error::internal("installing: the root is not a verified device"))?;
         let root = File::open(host.path(root)).context(|| format!("opening {root}"))?;
-        Ok(Self { disk, entries, state: host.image()?.disk.state_size, root })
+        let Disk { state_size, state_limit, .. } = host.image()?.disk;
+        Ok(Self { disk, entries, rules: Rules { state_size, state_limit }, root })
     }
 
     /// Bytes that a disk must have: the partitions, the least state, and both tables.
     pub fn least(&self) -> Bytes {
-        Bytes(self.end() + self.state.0 + (2 << 20))
+        Bytes(self.end() + self.rules.state_size.0 + (2 << 20))
     }
 
     /// Where the last partition ends.

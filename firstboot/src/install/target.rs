@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use layers::node::partition;
 use layers::selector::Traits;
@@ -14,7 +14,8 @@ use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 use super::source::{CHUNK, Source, each};
 use super::{Consent, firmware, say};
 use crate::host::Host;
-use crate::init::table::{self, LARGE_SECTOR, SECTOR};
+use crate::init::state;
+use crate::init::table::{self, Entry, LARGE_SECTOR, SECTOR};
 use crate::{disks, exec};
 
 /// Where an installation leaves its mark until it is done: behind the table's first copy, before the first partition.
@@ -184,11 +185,24 @@ impl Target {
         })
     }
 
+    /// Makes the state already, with files in it: what was said to this system would be lost else. Returns its entry for the table.
+    pub fn carry(&self, host: &Host, source: &Source, files: &[(String, Vec<u8>)]) -> Result<Entry> {
+        say("carrying the settings over");
+        let scratch = host.path("run/chasi-bod/install");
+        std::fs::create_dir_all(&scratch).context(|| format!("creating {}", scratch.display()))?;
+        let (sectors, tools) = (self.disk.size.unsigned_abs() / SECTOR, Path::new("/"));
+        let site = state::Site { disk: &self.path, sectors, sector: self.sector, rules: &source.rules, tools, scratch: &scratch };
+        let made = state::make_ahead(&site, &source.entries, files);
+        std::fs::remove_dir_all(&scratch).context(|| format!("removing {}", scratch.display()))?;
+        made
+    }
+
     /// Takes the mark away and gives the disk its boot sector and table.
-    pub fn finish(&self, host: &Host, source: &Source) -> Result<()> {
+    pub fn finish(&self, host: &Host, source: &Source, state: Option<&Entry>) -> Result<()> {
         // In this order: a disk that starts is never taken for one that may be installed to without consent.
         self.mark(&[])?;
         table::copy(&source.disk, &self.file, self.sector)?;
+        state.map_or(Ok(()), |state| table::write(&self.path, self.sector, state))?;
         // A kernel that keeps the old partitions in mind is no fault of the disk's: the next start reads them.
         let _ = exec::run(host.program("blockdev").arg("--rereadpt").arg(&self.path));
         Ok(())

@@ -6,6 +6,7 @@ use layers::units::Bytes;
 
 use super::*;
 use crate::exec;
+use crate::init::state::Rules;
 use crate::init::table::{self, LARGE_SECTOR, SECTOR};
 
 const MIB: u64 = 1 << 20;
@@ -52,7 +53,8 @@ fn site_of(esp: u64) -> Site {
     let root = tempfile::tempfile_in(folder.path()).unwrap();
     root.write_all_at(&noise(6 * MIB, 4), 0).unwrap();
     let entries: Vec<_> = table::read(&path, SECTOR).unwrap().into_iter().filter(|entry| entry.name != "state").collect();
-    let source = Source { disk, entries, state: Bytes(16 * MIB), root };
+    let rules = Rules { state_size: Bytes(16 * MIB), state_limit: Some(Bytes(32 * MIB)) };
+    let source = Source { disk, entries, rules, root };
     host.link("usr/bin", "/usr/sbin").unwrap();
     let target = disk_of(&host, "sda", (124 + esp) * MIB);
     Site { _folder: folder, host, source, target }
@@ -74,8 +76,12 @@ impl Site {
     }
 
     fn install(&self, consent: Consent) {
+        self.install_with(consent, &[]);
+    }
+
+    fn install_with(&self, consent: Consent, said: &[(String, Vec<u8>)]) {
         let variables = || -> Box<dyn efivar::VarManager> { Box::new(efivar::store::MemoryStore::new()) };
-        install(&self.host, variables, &self.source, &self.open(consent).unwrap(), "x 1.0.0").unwrap();
+        install(&self.host, variables, &self.source, &self.open(consent).unwrap(), "x 1.0.0", said).unwrap();
     }
 
     /// The disk says that its sectors have so many bytes.
@@ -117,6 +123,32 @@ fn an_image_is_carried_whole_to_a_larger_disk_that_had_a_file_system() {
     assert!(site.at(15 * MIB, MIB).iter().all(|byte| *byte == 0), "slot B is empty");
     assert_eq!(disks::contents(&site.host, "sda").unwrap(), ["sda: gpt", "sda: PMBR"]);
     assert!(site.refused().contains("it is not empty: it holds sda: gpt"));
+}
+
+#[test]
+fn what_was_said_to_the_medium_is_in_the_state_of_the_installed_disk() {
+    let site = site();
+    let text = noise(100_000, 7);
+    site.install_with(Consent::Empty, &[("var/lib/chasi-bod/config.json".into(), text.clone()), ("var/lib/chasi-bod/console.json".into(), vec![1])]);
+    assert!(sgdisk(&["--verify"], &site.target).contains("No problems found"));
+    let entries = table::read(&site.target, SECTOR).unwrap();
+    let state = entries.last().unwrap();
+    assert_eq!((state.name.as_str(), state.number, state.sectors() * SECTOR), ("state", 7, 32 * MIB));
+    assert!(site.at(2 * MIB, 3 * MIB) == noise(3 * MIB, 2), "nothing else was written over");
+    let alone = site.host.path("state");
+    std::fs::write(&alone, site.at(state.first * SECTOR, state.sectors() * SECTOR)).unwrap();
+    exec::run(std::process::Command::new("e2fsck").args(["-f", "-n"]).arg(&alone)).unwrap();
+    let debugfs = |request: &str| exec::run(std::process::Command::new("debugfs").args(["-R", request]).arg(&alone)).unwrap().stdout;
+    assert!(debugfs("cat var/lib/chasi-bod/config.json") == text);
+    let said = String::from_utf8(debugfs("stat var/lib/chasi-bod/console.json")).unwrap();
+    assert!(said.contains("Mode:  0600") && said.contains("Size: 1"), "{said}");
+    // The first start takes it as it is.
+    let scratch = site.host.path("scratch");
+    let tools = std::path::Path::new("/");
+    let first =
+        crate::init::state::Site { disk: &site.target, sectors: 128 * 2048, sector: SECTOR, rules: &site.source.rules, tools, scratch: &scratch };
+    let done = crate::init::state::ensure(&first, |_| Ok(alone.clone())).unwrap();
+    assert_eq!(done, (alone.clone(), crate::init::state::Done::Kept));
 }
 
 #[test]
@@ -221,6 +253,17 @@ fn d5_a_medium_is_no_target_and_a_choice_that_is_not_one_names_all() {
     assert!(error.contains("more than one disk answers `size > 1 * MiB`: /dev/sda (") && error.contains("/dev/sdc (") && !error.contains("sdb"));
     let chosen = prepare(&site.host, &site.source, &wanted("serial == 'sdc'"), Consent::Empty).unwrap();
     assert_eq!(chosen.disk.path, "/dev/sdc");
+}
+
+#[test]
+fn d5_a_disk_that_cannot_be_read_does_not_hide_the_others() {
+    let site = site();
+    std::fs::remove_file(disk_of(&site.host, "sdb", 64 * MIB)).unwrap();
+    let rows = disks::rows(&site.host, None).unwrap();
+    let said = disks::table(&rows, None);
+    assert!(said.contains("holds nothing known") && said.contains("holds what cannot be read: ") && said.contains("dev/sdb"), "{said}");
+    let json = serde_json::to_value(&rows).unwrap();
+    assert_eq!((&json[0]["contents"], &json[1]["contents"]), (&serde_json::json!([]), &serde_json::Value::Null));
 }
 
 #[test]

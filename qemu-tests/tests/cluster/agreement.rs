@@ -75,9 +75,19 @@ fn soak_uml_f2_f4_nodes_switched_on_at_once_form_one_cluster_and_a_wrong_secret_
     assert!(list.lines().count() == 3 && NAMES.iter().all(|name| list.contains(name)), "{list}");
     // A machine that does not know the secret gets nothing, however long it is there, and then joins without an endpoint.
     assert!(stranger.ssh("test -e /var/lib/chasi-bod/cluster.json").is_err());
+    // The cluster of one control plane grows: before the second one comes, the first elects as well.
+    let does_not_elect = "grep -l -e --leader-elect=false /etc/kubernetes/manifests/*.yaml | wc -l";
+    assert_eq!(founder.ssh(does_not_elect).unwrap(), "2");
+    for node in [founder, stranger] {
+        node.ssh("chasi-bod config set controlPlane.replicas=3").unwrap();
+    }
     stranger.ssh(&format!("echo {SECRET} | chasi-bod config set cluster.secret=-")).unwrap();
     eventually(founder, "test $(kubectl get nodes --no-headers | grep -c ' Ready ') = 4");
+    eventually(founder, "test $(kubectl get nodes -l node-role.kubernetes.io/control-plane --no-headers | wc -l) = 2");
+    let electing = "kubectl -n kube-system get pods -l tier=control-plane -o yaml | grep -c -e '- --leader-elect=true'";
+    eventually(founder, &format!("test $({electing}) = 4"));
     for node in [founder, stranger] {
+        assert_eq!((voters(node), node.ssh(does_not_elect).unwrap().as_str()), (2, "0"));
         let count = beacons_in_a_minute(node);
         println!("UML agreement: {count} beacons a minute");
         assert!(count > 0 && count <= 60);

@@ -50,13 +50,13 @@ fn is_installed(folder: &Path, own: &Path, firmware: Firmware) {
     assert!(verified.contains("No problems found"), "{verified}");
     let table = String::from_utf8(exec::run("sgdisk", &["--print", &text]).unwrap().stdout).unwrap();
     let names: Vec<_> = table.lines().filter(|line| line.starts_with("   ")).filter_map(|line| line.split_whitespace().last()).collect();
-    assert_eq!(names, ["esp", "bios", "root-a", "verity-a", "root-b", "verity-b"], "{table}");
+    assert_eq!(names, ["esp", "bios", "root-a", "verity-a", "root-b", "verity-b", "state"], "{table}");
     let folder = folder.join("installed");
     std::fs::create_dir(&folder).unwrap();
     let node = Node::of_disk(&folder, Drive::raw(own)).unwrap();
     let (vm, _) = node.boot(firmware).unwrap();
-    let told = node.ssh("findmnt -n -o SOURCE /var; systemctl --failed --no-legend --plain; chasi-bod disks 'size > 1 * GiB'").unwrap();
-    assert!(told.starts_with("/dev/vda7[/var]\n/dev/vda (16GiB, virtio, serial `disk0`)"), "{told}");
+    let told = node.ssh("findmnt -n -o SOURCE /var; hostname; systemctl --failed --no-legend --plain; chasi-bod disks 'size > 1 * GiB'").unwrap();
+    assert!(told.starts_with("/dev/vda7[/var]\ncarried\n/dev/vda (16GiB, virtio, serial `disk0`)"), "{told}");
     assert!(told.contains("vda: gpt") && told.contains("picked by size > 1 * GiB"), "{told}");
     node.shut_down(vm).unwrap();
 }
@@ -64,7 +64,9 @@ fn is_installed(folder: &Path, own: &Path, firmware: Firmware) {
 #[test]
 fn iso_installs_when_a_person_confirms_the_disk_by_its_serial_number() {
     let folder = tempfile::tempdir().unwrap();
-    let (node, own) = roomy(folder.path(), Plugged::Disc);
+    let (mut node, own) = roomy(folder.path(), Plugged::Disc);
+    // The installed system gets to know of it, and never sees this disk.
+    node.configure("hostname: carried\n").unwrap();
     let mut vm = install(&node, Firmware::Bios);
     vm.wait("Number of the disk", STEP).unwrap();
     vm.serial.send("1\n").unwrap();

@@ -153,6 +153,8 @@ pub struct Election {
     heard: BTreeMap<NodeId, Heard>,
     proposal: Option<Proposal>,
     founding: bool,
+    /// Whether this node is in the chosen cluster.
+    settled: bool,
     /// Since when nobody has proposed.
     calm: Duration,
     number: u64,
@@ -170,7 +172,7 @@ struct Heard {
 impl Election {
     /// A node that starts for the `start`-th time, which the random `run` tells from a copy's, with the votes that its disk has.
     pub fn new(own: NodeId, (start, run): (u64, u64), rules: Rules, votes: Votes, now: Duration) -> Self {
-        Self { own, start, run, rules, votes, heard: BTreeMap::new(), proposal: None, founding: false, calm: now, number: 0 }
+        Self { own, start, run, rules, votes, heard: BTreeMap::new(), proposal: None, founding: false, settled: false, calm: now, number: 0 }
     }
 
     /// What is to be on the disk before the next beacon.
@@ -183,7 +185,10 @@ impl Election {
         self.number += 1;
         let ready = self.rules.may_found && self.hears_majority(now);
         let (expected, stage) = (self.rules.expected, self.stage());
-        Beacon { node: self.own, start: self.start, run: self.run, number: self.number, expected, votes: self.votes, stage, ready }
+        // What was only heard of may be a cluster that is no more: who is in it tells of it, and votes tell of what they have chosen.
+        let knows = self.settled || self.votes.made == self.votes.chosen;
+        let votes = Votes { chosen: self.votes.chosen.filter(|_| knows), ..self.votes };
+        Beacon { node: self.own, start: self.start, run: self.run, number: self.number, expected, votes, stage, ready }
     }
 
     /// Takes a beacon that was heard.
@@ -201,7 +206,7 @@ impl Election {
         self.heard.insert(beacon.node, Heard { beacon: *beacon, at: now, since });
         // What is chosen is the end of voting. Another choice than the own one cannot come from these votes and changes nothing.
         self.votes.chosen = self.votes.chosen.or(beacon.votes.chosen);
-        if self.votes.chosen.is_none() && beacon.expected == self.rules.expected {
+        if !self.settled && beacon.expected == self.rules.expected {
             self.votes.promised = self.votes.promised.max(beacon.votes.promised);
             if let Some((ballot, _)) = beacon.votes.accepted
                 && Some(ballot) >= self.votes.promised
@@ -222,9 +227,9 @@ impl Election {
         (self.founding, self.proposal, self.calm) = (false, None, now);
     }
 
-    /// This node is in a cluster, whoever agreed on it.
+    /// This node is in a cluster, whoever agreed on it; what it has heard of before may be another one.
     pub fn settle(&mut self, cluster: Cluster) {
-        self.votes.chosen = Some(cluster);
+        (self.settled, self.votes.chosen) = (true, Some(cluster));
     }
 
     /// What was made is no more.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use layers::membership::Secret;
 use layers::units::Digest;
-use layers::{Context as _, Fault, Result};
+use layers::{Context as _, Error, Fault, Result};
 use tokio::time::timeout;
 
 use super::{Reporter, exists, is_formed, join, runtime};
@@ -25,6 +25,7 @@ use crate::agent::health::NEIGHBOURS;
 use crate::config;
 use crate::host::Host;
 use crate::status::State;
+use crate::steps::systemctl;
 use link::Link;
 use part::{Part, Place};
 
@@ -63,10 +64,14 @@ impl Discovery {
         let (own, reporter) = (discovery.clone(), reporter.clone());
         std::thread::spawn(move || {
             loop {
-                if let Err(error) = runtime().and_then(|runtime| runtime.block_on(own.run(&reporter))) {
-                    reporter.say(NEIGHBOURS, State::Failed, error.to_string(), None);
-                }
-                std::thread::sleep(AGAIN);
+                let pause = match runtime().and_then(|runtime| runtime.block_on(own.run(&reporter))) {
+                    Ok(()) => TICK,
+                    Err(error) => {
+                        reporter.say(NEIGHBOURS, State::Failed, error.to_string(), None);
+                        AGAIN
+                    }
+                };
+                std::thread::sleep(pause);
             }
         });
         discovery
@@ -110,7 +115,7 @@ impl Discovery {
         if part.as_ref().map(|part| &part.rules) != rules.as_ref() {
             *part = rules.map(|rules| Part::begin(&self.host, rules, self.begun.elapsed())).transpose()?;
         }
-        if let Some(part) = part.as_mut().filter(|part| part.election.votes().chosen.is_none() && is_formed(&self.host)) {
+        if let Some(part) = part.as_mut().filter(|_| is_formed(&self.host)) {
             part.election.settle(join::authority(&self.host)?);
         }
         Ok(())
@@ -129,7 +134,7 @@ impl Discovery {
         self.part.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends and hears beacons on the link of the node's first address, if it has one, until something is wrong with it.
+    /// Sends and hears beacons on the link of the node's first address, if it has one, until its addresses change or something is wrong with it.
     async fn run(&self, reporter: &Reporter) -> Result<()> {
         let addresses = addresses::list(&self.host);
         let Some(device) = addresses.first().map(|address| address.interface.as_str()) else { return Ok(()) };
@@ -141,6 +146,9 @@ impl Discovery {
         let mut looked = None;
         loop {
             if looked.is_none_or(|at: Instant| at.elapsed() >= TICK) {
+                if addresses::list(&self.host) != addresses {
+                    return Ok(());
+                }
                 self.adapt()?;
                 self.report(reporter)?;
                 looked = Some(Instant::now());
@@ -165,6 +173,20 @@ impl Discovery {
     }
 }
 
+/// Forgets what a node that is in no cluster has heard of one, and what it has promised others for making one.
+pub fn forget(host: &Host) -> Result<()> {
+    if is_formed(host) {
+        let error = Error::input("forgetting what was heard of clusters: this node is in one");
+        return Err(error.with_hint("install the node anew to give it to another"));
+    }
+    systemctl(host, &["stop", AGENT])?;
+    host.remove(&part::path())?;
+    host.sync();
+    systemctl(host, &["start", AGENT])
+}
+
+const AGENT: &str = "chasi-bod-agent.service";
+
 /// Whether the node is a control plane, which has a secret even if nobody gave one.
 fn takes_nodes(host: &Host) -> bool {
     is_formed(host) && exists(host, super::api::ADMIN)
@@ -188,5 +210,49 @@ impl Rules {
         }
         let expected = settings.expected.as_ref().map_or(0, |expected| expected.value.into());
         Ok(Some(Self { secret: join::open(host, Some(&settings))?, expected, may_found: settings.part().is_none() && expected > 0 }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use layers::settings::{Item, Settings};
+
+    use super::*;
+    use crate::images::config::CLUSTER_CA;
+
+    #[test]
+    fn f5_a_node_in_a_cluster_tells_of_its_own_and_forgets_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(dir.path());
+        let json = r#"{"name":"m","version":"1.0.0","epoch":0,"hostname":"n","network":{},"disk":{},"time":{},"console":{}}"#;
+        let mut settings = Settings::of_image(&serde_json::from_str(json).unwrap());
+        settings.set(&Item::text("cluster.secret", "0123456789abcdef0123456789abcdef", "test")).unwrap();
+        config::publish(&host, &settings).unwrap();
+        host.write("etc/machine-id", b"0123456789abcdef0123456789abcdef\n", 0o444).unwrap();
+        let heard = Digest::of(b"heard first");
+        let votes = serde_json::json!({"starts": 1, "votes": {"promised": null, "accepted": null, "chosen": heard, "made": null}});
+        host.write(&part::path(), votes.to_string().as_bytes(), 0o600).unwrap();
+        let discovery = Discovery { host: host.clone(), begun: Instant::now(), part: Arc::default() };
+        let chosen = || {
+            let told = discovery.with(|part, now| (part.election.votes().chosen, part.election.beacon(now).votes.chosen));
+            told.unwrap().unwrap()
+        };
+        discovery.adapt().unwrap();
+        assert_eq!(chosen(), (Some(heard), None), "who is in no cluster tells of none");
+        let (key, certificate) = (dir.path().join("key"), host.path(CLUSTER_CA));
+        std::fs::create_dir_all(certificate.parent().unwrap()).unwrap();
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-nodes", "-subj", "/CN=ca", "-days", "1", "-newkey", "ed25519", "-keyout"]).arg(key);
+        assert!(openssl.arg("-out").arg(certificate).output().unwrap().status.success());
+        host.write(&crate::cluster::formed_path(), b"{}", 0o600).unwrap();
+        discovery.adapt().unwrap();
+        let own = join::authority(&host).unwrap();
+        assert_eq!(chosen(), (Some(own), Some(own)));
+        assert!(forget(&host).unwrap_err().to_string().ends_with("this node is in one"));
+        host.remove(&crate::cluster::formed_path()).unwrap();
+        forget(&host).unwrap();
+        assert!(!exists(&host, &part::path()));
     }
 }

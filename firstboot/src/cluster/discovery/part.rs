@@ -74,7 +74,8 @@ pub struct Part {
     told: Option<(Duration, Told)>,
 }
 
-fn path() -> String {
+/// Path of [`Kept`].
+pub fn path() -> String {
     format!("{STATE}/discovery.json")
 }
 

@@ -55,6 +55,7 @@ struct Machine {
     votes: Votes,
     starts: u64,
     joined: Option<Cluster>,
+    is_member: bool,
     /// What runs.
     election: Option<Election>,
     born: u64,
@@ -205,6 +206,13 @@ impl World {
             Order::Lead(cluster) | Order::Join(cluster) => {
                 let joined = *self.machines[n].joined.get_or_insert(cluster);
                 assert_eq!(joined, cluster, "machine {n} changes its cluster");
+                // Joining takes a while, in which a node knows of the cluster but is not in it.
+                if self.random.chance(100) {
+                    self.machines[n].is_member = true;
+                }
+                if self.machines[n].is_member {
+                    election.settle(cluster);
+                }
             }
         }
         let beacon = election.beacon(now);

@@ -107,7 +107,7 @@ async fn answer(request: &Request, own: &str, here: IpAddr, address: IpAddr, aut
         Part::Later(why) => return Ok(Answer::Later(why)),
     };
     let token = make_token(&client, &request.name).await.map_err(|error| error.to_string())?;
-    tokio::spawn(when_ready(client.clone(), request.name.clone(), control_plane.is_some()));
+    tokio::spawn(when_ready(client.clone(), request.name.clone()));
     Ok(Answer::Granted(Grant { endpoint: (here, API_PORT).into(), authorities, token, control_plane }))
 }
 
@@ -151,16 +151,14 @@ async fn wait_for_signature(client: &Client, id: &str) {
 }
 
 /// What is left to do for a node that has joined: a token that has done its work is of use only to somebody else, and one machine had one CoreDNS.
-async fn when_ready(client: Client, name: String, is_control_plane: bool) {
+async fn when_ready(client: Client, name: String) {
     for _ in 0..LIFE.as_secs() / RETRY.as_secs() as i64 {
         sleep(RETRY).await;
         let node = Api::<NodeObject>::all(client.clone()).get_opt(&name).await;
-        let is_through = |node: NodeObject| api::not_ready(&node).is_none() && (!is_control_plane || control_plane::is_whole(&node));
-        if !node.is_ok_and(|node| node.is_some_and(is_through)) {
+        if !node.is_ok_and(|node| node.is_some_and(|node| api::not_ready(&node).is_none())) {
             continue;
         }
         let ended = async {
-            control_plane::end(&client, &name).await?;
             forget_tokens(&client, &name).await?;
             second_coredns(&client).await
         };

@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+pub use control_plane::end as end_turn;
 pub use founder::{Service, authority, open};
 pub use member::{end, join, join_through};
 
