@@ -287,6 +287,10 @@ mod tests {
             "vcluster --kubeconfig /root/other.conf scale biz --replicas 3",
             "component why web",
             "component retry web",
+            "nodes list --json",
+            "nodes cordon n3 --kubeconfig /root/other.conf",
+            "nodes drain n3 --timeout 300 --dry-run",
+            "nodes remove n3 --timeout 5m --force",
             "app check ./chart -f values.yaml --json",
             "app deploy shop --vcluster-name=biz --chart-path=./chart -f a.yaml -f b.yaml --images x=y --from upstream --wait --timeout 5m",
         ] {
@@ -297,6 +301,8 @@ mod tests {
             "vcluster create biz --store files",
             "vcluster suspend biz --timeout 5m",
             "vcluster scale biz",
+            "nodes drain",
+            "nodes uncordon n3 --force",
             "diag x --dry-run",
         ] {
             assert!(Cli::try_parse_from(["chasi-bod"].into_iter().chain(line.split(' '))).is_err(), "{line}");

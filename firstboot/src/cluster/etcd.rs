@@ -1,16 +1,25 @@
 //! Members of the cluster's etcd, by the JSON form of its API (<https://etcd.io/docs/v3.6/dev-guide/api_grpc_gateway/>).
 
+use std::time::Duration;
+
 use hyper::http::Request;
-use kube::Client;
-use kube::config::{AuthInfo, Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
-use layers::{Context as _, Fault, Result};
+use kube::config::{AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
+use kube::{Client, Config};
+use layers::{Context as _, Error, Fault, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use super::api;
+use super::api::{self, reason};
 use crate::host::Host;
 
 const FOLDER: &str = "etc/kubernetes/pki/etcd";
+/// This node's own member.
+const HERE: &str = "https://127.0.0.1:2379";
+const STATUS: &str = "maintenance/status";
+/// How long a member may take to say that it is well: a person waits for it.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// A member as the API tells of it; 64-bit numbers are texts in JSON, and what is empty is left out.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -23,39 +32,119 @@ pub struct Member {
     pub name: String,
 }
 
+/// A member as whoever counts votes sees it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Seat {
+    /// Which one it is.
+    #[serde(flatten)]
+    pub member: Member,
+    /// It only follows and has no vote yet.
+    #[serde(default, rename = "isLearner")]
+    pub learner: bool,
+    #[serde(default, rename = "clientURLs")]
+    urls: Vec<String>,
+    /// It answers, and knows the leader if anybody does.
+    #[serde(skip)]
+    pub answers: bool,
+}
+
+/// What this node's etcd says of all members.
+#[derive(Debug)]
+pub struct Standing {
+    /// Number of this node's own member.
+    pub own: String,
+    /// Number of the leader; empty while there is none.
+    pub leader: String,
+    /// All members.
+    pub seats: Vec<Seat>,
+}
+
+/// Whether a node has what etcd is asked with: control planes do.
+pub fn is_here(host: &Host) -> bool {
+    super::exists(host, &format!("{FOLDER}/healthcheck-client.crt"))
+}
+
 /// The members that this node's etcd knows.
 pub async fn members(host: &Host) -> Result<Vec<Member>> {
-    let said = call(host, "list", json!({})).await?;
-    serde_json::from_value(said["members"].clone()).fault(Fault::Environment, || "reading etcd's members".into())
+    list(&client(host, HERE).await?).await
 }
 
 /// Takes a member out; etcd itself refuses what would cost it its majority.
 pub async fn remove(host: &Host, member: &Member) -> Result<()> {
-    call(host, "remove", json!({"ID": member.id})).await.map(drop)
+    call(&client(host, HERE).await?, "cluster/member/remove", "remove a member", json!({"ID": member.id})).await.map(drop)
 }
 
-async fn call(host: &Host, verb: &str, what: Value) -> Result<Value> {
-    let naming = || format!("asking etcd of this node to {verb} members");
-    let client = client(host).await?;
-    let request = Request::post(format!("/v3/cluster/member/{verb}")).header("content-type", "application/json").body(what.to_string().into_bytes());
+/// The members, each asked whether it is well; answers also while etcd has no majority.
+pub async fn standing(host: &Host) -> Result<Standing> {
+    let here = client(host, HERE).await?;
+    let status = call(&here, STATUS, "tell its status", json!({})).await?;
+    let mut seats: Vec<Seat> = list(&here).await?;
+    let mut looks = JoinSet::new();
+    for (number, seat) in seats.iter().enumerate() {
+        for url in &seat.urls {
+            let credentials = credentials(host, url);
+            looks.spawn(async move { (number, leader_of(credentials).await) });
+        }
+    }
+    let said = looks.join_all().await;
+    let leaders = said.iter().filter_map(|(_, said)| said.as_deref());
+    let leader = [leader(&status)].into_iter().chain(leaders).find(|leader| !leader.is_empty()).unwrap_or_default().to_string();
+    for (number, seat) in seats.iter_mut().enumerate() {
+        // One that is cut off from the others answers, but has lost their leader.
+        let is_well = |said: &Option<String>| said.as_ref().is_some_and(|its| leader.is_empty() || !its.is_empty());
+        seat.answers = said.iter().any(|(of, said)| *of == number && is_well(said));
+    }
+    Ok(Standing { own: status["header"]["member_id"].as_str().unwrap_or_default().into(), leader, seats })
+}
+
+/// What a member says of its leader; nothing is nobody.
+fn leader(status: &Value) -> &str {
+    status["leader"].as_str().filter(|leader| *leader != "0").unwrap_or_default()
+}
+
+/// What a member, asked at its own address, says of its leader; nothing when it does not answer.
+async fn leader_of(credentials: Kubeconfig) -> Option<String> {
+    let asked = async { call(&at_once(credentials, LOOK).await?, STATUS, "tell its status", json!({})).await };
+    timeout(LOOK, asked).await.ok()?.ok().map(|status| leader(&status).to_string())
+}
+
+async fn list<T: serde::de::DeserializeOwned>(client: &Client) -> Result<Vec<T>> {
+    let said = call(client, "cluster/member/list", "list members", json!({})).await?;
+    serde_json::from_value(said["members"].clone()).fault(Fault::Environment, || "reading etcd's members".into())
+}
+
+async fn call(client: &Client, path: &str, doing: &str, what: Value) -> Result<Value> {
+    let naming = || format!("asking etcd to {doing}");
+    let request = Request::post(format!("/v3/{path}")).header("content-type", "application/json").body(what.to_string().into_bytes());
     let request = request.fault(Fault::Internal, naming)?;
-    client.request(request).await.fault(Fault::Environment, naming)
+    client.request(request).await.map_err(|error| Error::environment(format!("{}: {}", naming(), reason(&error))))
 }
 
-/// With the certificate that etcd's own probe has.
-async fn client(host: &Host) -> Result<Client> {
+fn client(host: &Host, server: &str) -> impl Future<Output = Result<Client>> + use<> {
+    at_once(credentials(host, server), api::PATIENCE)
+}
+
+/// A client that tells of a refusal at once: the usual one asks again by itself, for minutes, when a server says that it cannot now (429, 503).
+pub async fn at_once(kubeconfig: Kubeconfig, patience: Duration) -> Result<Client> {
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    let mut config = config.map_err(|e| Error::environment(e.to_string()))?;
+    (config.read_timeout, config.connect_timeout, config.default_retry) = (Some(patience), Some(patience), false);
+    Client::try_from(config).map_err(|e| Error::environment(e.to_string()))
+}
+
+/// The certificate that etcd's own probe has.
+fn credentials(host: &Host, server: &str) -> Kubeconfig {
     let file = |name: &str| Some(host.path(&format!("{FOLDER}/{name}")).display().to_string());
-    let cluster = Cluster { server: Some("https://127.0.0.1:2379".into()), certificate_authority: file("ca.crt"), ..Cluster::default() };
+    let cluster = Cluster { server: Some(server.into()), certificate_authority: file("ca.crt"), ..Cluster::default() };
     let user = AuthInfo { client_certificate: file("healthcheck-client.crt"), client_key: file("healthcheck-client.key"), ..AuthInfo::default() };
     let context = Context { cluster: "etcd".into(), user: Some("etcd".into()), ..Context::default() };
-    let kubeconfig = Kubeconfig {
+    Kubeconfig {
         clusters: vec![NamedCluster { name: "etcd".into(), cluster: Some(cluster), ..NamedCluster::default() }],
         auth_infos: vec![NamedAuthInfo { name: "etcd".into(), auth_info: Some(user), ..NamedAuthInfo::default() }],
         contexts: vec![NamedContext { name: "etcd".into(), context: Some(context), ..NamedContext::default() }],
         current_context: Some("etcd".into()),
         ..Kubeconfig::default()
-    };
-    api::connect(kubeconfig, api::PATIENCE).await
+    }
 }
 
 #[cfg(test)]
@@ -67,5 +156,14 @@ mod tests {
         let said = r#"[{"ID":"10276657743932975437","name":"a","peerURLs":["https://10.0.0.1:2380"]},{"ID":"7","peerURLs":["https://10.0.0.2:2380"],"isLearner":true}]"#;
         let members: Vec<Member> = serde_json::from_str(said).unwrap();
         assert_eq!((members[0].id.as_str(), members[0].name.as_str(), members[1].name.as_str()), ("10276657743932975437", "a", ""));
+        let seats: Vec<Seat> = serde_json::from_str(said).unwrap();
+        assert_eq!(seats.iter().map(|seat| &seat.member).collect::<Vec<_>>(), members.iter().collect::<Vec<_>>());
+        assert_eq!([(seats[0].learner, seats[0].answers), (seats[1].learner, seats[1].answers)], [(false, false), (true, false)]);
+    }
+
+    #[test]
+    fn whoever_names_no_leader_knows_none() {
+        let said = |text: &str| leader(&serde_json::from_str(text).unwrap()).to_string();
+        assert_eq!([r#"{"leader":"7"}"#, r#"{"leader":"0"}"#, r#"{"header":{},"errors":["etcdserver: no leader"]}"#].map(said), ["7", "", ""]);
     }
 }

@@ -6,7 +6,7 @@ pub(crate) mod api;
 mod certificates;
 mod csr;
 mod discovery;
-mod etcd;
+pub(crate) mod etcd;
 mod files;
 mod founding;
 pub(crate) mod helm;

@@ -5,6 +5,7 @@ mod app;
 mod component;
 mod connect;
 mod copy;
+mod nodes;
 mod objects;
 mod table;
 mod vcluster;
@@ -39,6 +40,9 @@ pub enum Command {
         after_help = "Examples:\n  chasi-bod app check ./chart -f values.yaml\n  chasi-bod app deploy shop --vcluster-name=biz --chart-path=./chart --images ./images.tar --wait"
     )]
     App(Of<app::Verb>),
+    /// Show nodes and what etcd bears, take them out of use and back, empty and remove them.
+    #[command(after_help = "Examples:\n  chasi-bod nodes list\n  chasi-bod nodes drain n3\n  chasi-bod nodes remove n3 --dry-run")]
+    Nodes(Of<nodes::Verb>),
 }
 
 /// A verb, and the cluster that is meant.
@@ -90,6 +94,7 @@ pub fn run(command: &Command, place: Place<'_>, say: &dyn Fn(&str)) -> Result<Ou
             Command::Vcluster(Of { verb, kubeconfig }) => vcluster::run(verb, &Session { place, kubeconfig: kubeconfig.as_deref(), say }).await,
             Command::Component(Of { verb, kubeconfig }) => component::run(verb, &Session { place, kubeconfig: kubeconfig.as_deref(), say }).await,
             Command::App(Of { verb, kubeconfig }) => app::run(verb, &Session { place, kubeconfig: kubeconfig.as_deref(), say }).await,
+            Command::Nodes(Of { verb, kubeconfig }) => nodes::run(verb, &Session { place, kubeconfig: kubeconfig.as_deref(), say }).await,
         }
     })
 }

@@ -1,7 +1,8 @@
-//! The platform's objects of one kind: read and changed, with failures in words for people.
+//! The platform's objects of one kind, and nodes: read and changed, with failures in words for people.
 
 use std::fmt::Debug;
 
+use k8s_openapi::api::core::v1::Node;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::Request;
 use kube::{Api, ResourceExt as _};
@@ -35,9 +36,13 @@ impl Kind for Restore {
     const WORD: &'static str = "restore";
 }
 
+impl Kind for Node {
+    const WORD: &'static str = "node";
+}
+
 pub async fn list<K: Kind>(api: &Api<K>) -> Result<Vec<K>> {
     let listed = api.list(&ListParams::default()).await;
-    listed.map(|list| list.items).map_err(|error| failure::<K>(&error, "listing them"))
+    listed.map(|list| list.items).map_err(|error| failure::<K>(&error, &format!("listing {}s", K::WORD)))
 }
 
 pub async fn get<K: Kind>(api: &Api<K>, name: &str) -> Result<K> {

@@ -32,7 +32,8 @@ pub struct Patience {
     pub timeout: Duration,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// A length of time with its unit.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let length = text.parse::<SignedDuration>().ok().and_then(|length| Duration::try_from(length).ok());
     length.ok_or_else(|| "write a number with its unit, such as 90s, 10m or 1h".into())
 }
@@ -105,7 +106,7 @@ fn state(object: &VirtualCluster) -> String {
 }
 
 /// A line, when there is something new to tell.
-fn news(last: &mut String, state: &str, elapsed: Duration) -> Option<String> {
+pub fn news(last: &mut String, state: &str, elapsed: Duration) -> Option<String> {
     let old = std::mem::replace(last, state.into());
     (old != state).then(|| format!("{:>5} s  {state}", elapsed.as_secs()))
 }

@@ -82,7 +82,7 @@ impl Bench {
     pub async fn start_api(&mut self) {
         let file = |name: &str| self.path(name).display().to_string();
         let args = [
-            "--etcd-servers=http://127.0.0.1:2379".into(),
+            format!("--etcd-servers=http://{NODE}:2379"),
             "--secure-port=6444".into(),
             format!("--advertise-address={NODE}"),
             format!("--client-ca-file={}", file("pki/ca.crt")),
@@ -312,11 +312,30 @@ pub fn end(child: &mut Option<Child>) {
     child.wait().unwrap();
 }
 
+/// The node's member, without certificates for the API server and, as on nodes, with them at the port of the loopback.
 fn etcd(folder: &Path) -> Child {
-    let args =
-        ["--data-dir=etcd", "--unsafe-no-fsync", "--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379"];
-    let args = [&args[..], &["--listen-peer-urls=http://127.0.0.1:2380"]].concat();
-    spawn(folder, &programs().join("etcd"), &args.iter().map(|arg| (*arg).to_string()).collect::<Vec<_>>())
+    let plain = format!("http://{NODE}:2379");
+    member(folder, "node", 2379, &format!(",{plain}"), &["--initial-cluster=node=http://127.0.0.1:2380"])
+}
+
+/// A member of etcd, at a port of the loopback; the next one is for its peers.
+pub fn member(folder: &Path, name: &str, port: u16, more: &str, args: &[&str]) -> Child {
+    let (clients, peers) = (format!("https://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", port + 1));
+    let file = |name| folder.join("pki/etcd").join(name);
+    let own = [
+        format!("--name={name}"),
+        format!("--data-dir=etcd-{name}"),
+        "--unsafe-no-fsync".into(),
+        format!("--listen-client-urls={clients}{more}"),
+        format!("--advertise-client-urls={clients}"),
+        format!("--listen-peer-urls={peers}"),
+        format!("--initial-advertise-peer-urls={peers}"),
+        format!("--cert-file={}", file("server.crt").display()),
+        format!("--key-file={}", file("server.key").display()),
+        format!("--trusted-ca-file={}", file("ca.crt").display()),
+        "--client-cert-auth".into(),
+    ];
+    spawn(folder, &programs().join("etcd"), &own.into_iter().chain(args.iter().map(|arg| (*arg).to_string())).collect::<Vec<_>>())
 }
 
 /// Authority, certificates and kubeconfigs, made by kubeadm: the test's, the controllers', and one for all virtual clusters.

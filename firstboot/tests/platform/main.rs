@@ -11,6 +11,7 @@ mod kept;
 mod kills;
 mod kubelet;
 mod locking;
+mod nodes;
 mod order;
 mod plane;
 mod programs;
@@ -81,6 +82,11 @@ fn components_come_in_their_order_with_values_of_objects_are_rolled_back_and_go_
 #[test]
 fn the_nodes_commands_make_list_and_try_again_what_the_api_has() {
     apart("the_nodes_commands_make_list_and_try_again_what_the_api_has", verbs::all);
+}
+
+#[test]
+fn g2_nodes_are_listed_drained_and_removed_and_etcd_keeps_its_majority() {
+    apart("g2_nodes_are_listed_drained_and_removed_and_etcd_keeps_its_majority", nodes::all);
 }
 
 #[test]

@@ -51,6 +51,9 @@ pub fn lay(root: &Path, folder: &Path) {
     let of_programs = |name: &str| fs::read(programs().join(name)).unwrap();
     put(root, "etc/hostname", b"node\n");
     put(root, "etc/kubernetes/admin.conf", &fs::read(folder.join(format!("{PLATFORM}.conf"))).unwrap());
+    for name in ["ca.crt", "healthcheck-client.crt", "healthcheck-client.key"] {
+        put(root, &format!("etc/kubernetes/pki/etcd/{name}"), &fs::read(folder.join("pki/etcd").join(name)).unwrap());
+    }
     put(root, "usr/lib/chasi-bod/kubernetes/kubeadm.yaml", &of_programs("kubeadm.yaml"));
     put(root, "usr/lib/chasi-bod/platform/templates.yaml", &fs::read(workspace().join("layers/defs/vcluster/files/templates.yaml")).unwrap());
     for (name, text) in FILES {

@@ -10,7 +10,7 @@ use crate::bench::Bench;
 use crate::rates::{is_at, is_ready};
 
 /// Runs one as on the node, which answers meanwhile; its words on stdout and stderr, and whether it was content.
-async fn chasi_bod(bench: &Bench, words: &str) -> (String, String, bool) {
+pub async fn chasi_bod(bench: &Bench, words: &str) -> (String, String, bool) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chasi-bod-node"));
     command.arg("--root").arg(bench.path("root")).args(words.split(' '));
     let said = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
@@ -18,14 +18,14 @@ async fn chasi_bod(bench: &Bench, words: &str) -> (String, String, bool) {
     (text(said.stdout), text(said.stderr), said.status.success())
 }
 
-async fn good(bench: &Bench, words: &str) -> String {
+pub async fn good(bench: &Bench, words: &str) -> String {
     let (out, error, good) = chasi_bod(bench, words).await;
     assert!(good, "{words}: {out}{error}\n{}", bench.story());
     out
 }
 
 /// The words of the line that begins with a name.
-fn line<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+pub fn line<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
     let found = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|words| words.first() == Some(&name));
     found.unwrap_or_else(|| panic!("{name} is not in\n{text}"))
 }
