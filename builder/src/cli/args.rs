@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use layers::Fault;
 
+use super::config::ConfigCommand;
 use crate::compare::Level;
 use crate::emit::OutputFormat;
 
@@ -121,6 +122,9 @@ pub enum Command {
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Make media that tell nodes their settings.
+    #[command(subcommand, after_help = "Example:\n  chasi-bod config image site.yaml --output site.img")]
+    Config(ConfigCommand),
     /// Look after the store of downloads and results.
     #[command(
         subcommand,

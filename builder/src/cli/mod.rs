@@ -2,6 +2,7 @@
 
 mod args;
 mod cache;
+mod config;
 mod failure;
 mod machine;
 mod new;
@@ -72,6 +73,7 @@ fn dispatch(command: Command, global: &Global) -> Result<ExitCode> {
         Command::Schema { of: SchemaOf::Object } => print_json(&profile::object_schema())?,
         Command::New { name, output: None } => print(&profile::template(&name)?)?,
         Command::New { name, output: Some(path) } => new::write(&name, &path)?,
+        Command::Config(command) => config::run(&command, global)?,
         Command::Cache(command) => cache_command(command, global)?,
         Command::Completions { shell } => clap_complete::generate(shell, &mut Cli::command(), "chasi-bod", &mut std::io::stdout()),
         Command::Man { dir } => man(&dir)?,

@@ -34,7 +34,8 @@ fn put(path: &Path, text: &str) -> Result<()> {
     }
 }
 
-fn taken(path: &Path) -> Error {
+/// A file that is there already and is not replaced.
+pub fn taken(path: &Path) -> Error {
     Error::input(format!("writing {}: it exists already", path.display())).with_hint("remove it first, or name another file")
 }
 

@@ -116,7 +116,7 @@ fn a_path_that_does_not_exist_is_the_users_mistake_everywhere() {
     let (store, profile) = (dir.path().join("store"), site(dir.path()));
     let (profile, absent) = (profile.to_str().unwrap(), dir.path().join("absent"));
     let absent = absent.to_str().unwrap();
-    let table: [&[&str]; 14] = [
+    let table: [&[&str]; 15] = [
         &["plan", absent],
         &["lock", absent],
         &["lock", absent, "--offline"],
@@ -129,6 +129,7 @@ fn a_path_that_does_not_exist_is_the_users_mistake_everywhere() {
         &["inspect", absent, "--files"],
         &["inspect", absent, "--cat", "/etc/os-release"],
         &["verify", absent],
+        &["config", "image", absent],
         &["cache", "prune", absent],
         &["cache", "export", absent, "target"],
     ];

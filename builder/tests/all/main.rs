@@ -8,6 +8,7 @@ mod bios_boot;
 mod chart_source;
 mod cli;
 mod compare;
+mod config_image;
 mod container_images;
 mod deb_archive;
 mod emit_faults;
