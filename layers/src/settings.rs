@@ -14,7 +14,7 @@ use serde_json::Value;
 use serde_saphyr::Spanned;
 
 use checks::{check_hash, check_server, check_url, check_user, check_zone};
-pub use checks::{check_hostname_rule, check_ssh_key, decode_base64, without_secrets};
+pub use checks::{check_hostname_rule, check_ssh_key, decode_base64, masked, shown_key, without_secrets};
 use values::{all, checked, host_address, list, number, odd, secret, structure, text, truth, word};
 
 use crate::membership::{Secret, endpoint};
@@ -377,9 +377,11 @@ pub fn parse(document: &str, place: &str) -> Result<Vec<Item>, String> {
 }
 
 fn in_place(error: &serde_saphyr::Error) -> String {
+    // It may repeat a key or number that was to be a secret.
+    let what = masked(&error.to_string());
     match error.location() {
-        Some(at) => format!(":{}:{}: {error}", at.line(), at.column()),
-        None => format!(": {error}"),
+        Some(at) => format!(":{}:{}: {what}", at.line(), at.column()),
+        None => format!(": {what}"),
     }
 }
 
