@@ -114,7 +114,10 @@ mod tests {
     #[test]
     fn built_in_layers_plan_and_every_file_they_bring_is_there() {
         let names: Vec<_> = built_in().unwrap().into_iter().map(|l| l.definition.name).collect();
-        assert_eq!(names, ["boot", "hardware", "ingress", "logs", "monitoring", "orchestration", "os", "runtime", "seed", "toolchain", "vcluster"]);
+        assert_eq!(
+            names,
+            ["boot", "ha", "hardware", "ingress", "logs", "monitoring", "orchestration", "os", "runtime", "seed", "toolchain", "vcluster"]
+        );
         let plan = plan(&profile(&serde_json::json!(["boot", "orchestration"])), Path::new("")).unwrap();
         assert_eq!(
             plan.layers.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(),

@@ -1,5 +1,6 @@
 //! `chasi-bod` on the node.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -118,6 +119,9 @@ enum Cluster {
     Forget,
     /// Renews this control plane's certificates now; the agent does it by itself 90 days before they end.
     RenewCertificates,
+    /// Whether this node's own API server is ready (asked by keepalived).
+    #[command(hide = true)]
+    Probe,
     /// Prints the secret that further nodes join with (on control planes).
     #[command(after_help = "Examples:\n  ssh root@node chasi-bod cluster secret | ssh root@new-node chasi-bod config set cluster.secret=-")]
     Secret,
@@ -175,8 +179,15 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             let (key, value) = setting.split_once('=').ok_or_else(|| Error::input(format!("setting `{setting}`: there is no `=`")))?;
             config::set_by_console(&host, key, &given(key, value)?)?;
         }
-        Verb::Kubeconfig { server } => print!("{}", cluster::kubeconfig(&host, server.as_deref())?),
+        Verb::Kubeconfig { server } => {
+            // Whoever asks is elsewhere, as a rule: what reaches any control plane is worth more than the name that only nodes know.
+            let shared = config::published(&host)
+                .and_then(|settings| settings.virtual_address)
+                .map(|address| SocketAddr::new(address.value, 6443).to_string());
+            print!("{}", cluster::kubeconfig(&host, server.as_deref().or(shared.as_deref()))?);
+        }
         Verb::Cluster(Cluster::Forget) => cluster::forget(&host)?,
+        Verb::Cluster(Cluster::Probe) => cluster::probe(&host)?,
         Verb::Cluster(Cluster::RenewCertificates) => cluster::renew_now(&host)?.iter().for_each(|line| println!("{line}")),
         Verb::Cluster(Cluster::Secret) => println!("{}", cluster::secret(&host)?.reveal()),
         Verb::Disks { expression, json } => return picked(&host, expression.clone(), *json),

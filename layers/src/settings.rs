@@ -14,8 +14,8 @@ use serde_json::Value;
 use serde_saphyr::Spanned;
 
 use checks::{check_hash, check_server, check_url, check_user, check_zone};
-pub use checks::{check_hostname_rule, check_ssh_key, decode_base64, without_secrets};
-use values::{all, checked, list, number, odd, secret, structure, text, truth, word};
+pub use checks::{check_hostname_rule, check_ssh_key, decode_base64, masked, shown_key, without_secrets};
+use values::{all, checked, host_address, list, number, odd, secret, structure, text, truth, word};
 
 use crate::membership::{Secret, endpoint};
 use crate::node::ImageRecord;
@@ -99,6 +99,9 @@ pub struct Settings {
     /// Number of control planes that the cluster grows to; nodes beyond them become workers.
     #[serde(default)]
     pub replicas: Option<Sourced<u16>>,
+    /// One more address of the API, which a control plane that works has.
+    #[serde(default)]
+    pub virtual_address: Option<Sourced<IpAddr>>,
     /// What the nodes of the cluster know each other by.
     pub secret: Option<Sourced<Secret>>,
     /// Where the agent serves its metrics; nowhere when absent.
@@ -148,12 +151,13 @@ pub enum Role {
 /// Key of the cluster's secret, which only sources may give that not every user of the node can read.
 pub const SECRET_KEY: &str = "cluster.secret";
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "cluster.role",
     "cluster.endpoint",
     SECRET_KEY,
     "nodes.expected",
     "controlPlane.replicas",
+    "controlPlane.address",
     "hostname",
     "sshKeys",
     "sshKeys.<user>",
@@ -192,6 +196,7 @@ impl Settings {
             endpoint: None,
             expected: None,
             replicas: None,
+            virtual_address: None,
             secret: None,
             metrics_listen: None,
         }
@@ -261,6 +266,7 @@ impl Settings {
             "cluster.endpoint" => self.endpoint = Some(Sourced { value: endpoint(&text(&item.value)?)?, source: source.clone() }),
             "nodes.expected" => self.expected = Some(Sourced { value: number(&item.value)?, source: source.clone() }),
             "controlPlane.replicas" => self.replicas = Some(Sourced { value: odd(&item.value)?, source: source.clone() }),
+            "controlPlane.address" => self.virtual_address = Some(Sourced { value: host_address(&item.value)?, source: source.clone() }),
             SECRET_KEY => self.secret = Some(Sourced { value: secret(&item.value)?, source: source.clone() }),
             "metrics.listen" => {
                 self.metrics_listen = Some(Sourced { value: Listen::try_from(text(&item.value)?)?, source: source.clone() });
@@ -311,6 +317,7 @@ impl Settings {
         rows.extend(self.endpoint.iter().map(|endpoint| row("cluster.endpoint", endpoint)));
         rows.extend(self.expected.iter().map(|expected| row("nodes.expected", expected)));
         rows.extend(self.replicas.iter().map(|replicas| row("controlPlane.replicas", replicas)));
+        rows.extend(self.virtual_address.iter().map(|address| row("controlPlane.address", address)));
         rows.extend(self.secret.iter().map(|secret| (SECRET_KEY.into(), "(hidden)".into(), secret.source.clone())));
         rows.extend(self.metrics_listen.iter().map(|listen| row("metrics.listen", listen)));
         rows.extend(self.url.iter().map(|url| ("url".into(), without_secrets(&url.value), url.source.clone())));
@@ -370,9 +377,11 @@ pub fn parse(document: &str, place: &str) -> Result<Vec<Item>, String> {
 }
 
 fn in_place(error: &serde_saphyr::Error) -> String {
+    // It may repeat a key or number that was to be a secret.
+    let what = masked(&error.to_string());
     match error.location() {
-        Some(at) => format!(":{}:{}: {error}", at.line(), at.column()),
-        None => format!(": {error}"),
+        Some(at) => format!(":{}:{}: {what}", at.line(), at.column()),
+        None => format!(": {what}"),
     }
 }
 
@@ -494,6 +503,8 @@ mod tests {
             ("network: {interfaces: [{name: v, vlan: {id: 5, parent: b}}]}", "network", "no interface `b`"),
             ("nodes: {expected: 0}", "nodes.expected", "from 1 to 1000"),
             ("controlPlane: {replicas: 2}", "controlPlane.replicas", "1, 3, 5 or 7"),
+            ("controlPlane: {address: 10.0.0.9/24}", "controlPlane.address", "no address of a machine"),
+            ("controlPlane: {address: 239.1.1.1}", "controlPlane.address", "no address of a machine"),
             ("nodes: {expected: many}", "nodes.expected", "from 1 to 1000"),
             ("cluster: {role: king}", "cluster.role", "unknown variant `king`"),
             ("cluster: {endpoint: \"a b\"}", "cluster.endpoint", "no `host[:port]`"),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use layers::node::ImageRecord;
 use layers::profile::{Console, Diagnostic, Diagnostics, Disk, Network, Time};
-use layers::settings::{Item, Role, SECRET_KEY, Settings, parse};
+use layers::settings::{Item, Role, SECRET_KEY, Settings, masked, parse, shown_key};
 use layers::units::{Bytes, Digest};
 use layers::{Context, Error, Fault, Result};
 use serde::Serialize;
@@ -25,8 +25,6 @@ const DOCUMENT: &str = "chasi-bod.yaml";
 const LIMIT: u64 = 1 << 20;
 /// FAT16 wants 4085 clusters, which are two megabytes and its tables; FAT32 would want more than thirty.
 const SIZE: Bytes = Bytes::mib(4);
-/// Fewest characters of a cluster's secret.
-const LONG: usize = 26;
 
 /// Commands on what nodes are told.
 #[derive(Debug, Subcommand)]
@@ -165,21 +163,7 @@ fn of_item(item: &Item, why: String, document: &str, place: &str) -> Diagnostic 
     let text = document.lines().nth(line.max(1) - 1).unwrap_or_default();
     let column = text.find(name).map_or(1, |at| text[..at].chars().count() + 1);
     let why = if item.key.contains(':') { "no blank follows its `:`".into() } else { why };
-    Diagnostic { file: place.into(), line, column, message: format!("{}: {why}", key(&item.key)), source: None, hint: None }
-}
-
-/// A key for people. Where no blank follows its colon, YAML takes the value for a part of it.
-fn key(key: &str) -> String {
-    match key.split_once([':', '=', ' ']) {
-        Some((key, _)) => format!("{}…", masked(key)),
-        None => masked(key),
-    }
-}
-
-/// A text without words that are as long as a secret.
-fn masked(text: &str) -> String {
-    let words: Vec<_> = text.split(' ').map(|word| if word.chars().count() < LONG { word } else { "…" }).collect();
-    words.join(" ")
+    Diagnostic { file: place.into(), line, column, message: format!("{}: {why}", shown_key(&item.key)), source: None, hint: None }
 }
 
 /// Refuses a file that is there already; with `--force` only what is no file, such as the stick itself.

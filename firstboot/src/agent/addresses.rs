@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
+use crate::config;
 use crate::host::Host;
 use crate::platform::POOL_DEVICE;
 use crate::status::Address;
@@ -12,11 +13,12 @@ const GET_ADDRESS: u16 = 22;
 const NEW_ADDRESS: u16 = 20;
 const REQUEST_AND_DUMP: u16 = 0x301;
 
-/// Addresses that others can reach, in the kernel's order; a folder has none.
+/// Addresses that others can reach, in the kernel's order, without the one that goes from control plane to control plane; a folder has none.
 pub fn list(host: &Host) -> Vec<Address> {
     if !host.is_live() {
         return Vec::new();
     }
+    let goes = config::published(host).and_then(|settings| settings.virtual_address).map(|address| address.value);
     // The node's own dummy, the one with what Services are reached by, and the bridge and ends of its pods.
     let is_inside = |name: &str| ["node0", POOL_DEVICE].contains(&name) || name.starts_with("cni") || name.starts_with("veth");
     let reachable = dump().unwrap_or_default().into_iter().filter(|(_, ip, _)| match ip {
@@ -25,7 +27,9 @@ pub fn list(host: &Host) -> Vec<Address> {
     });
     let names = host.names("sys/class/net");
     let name = |index: u32| names.iter().find(|name| host.line(&format!("sys/class/net/{name}/ifindex")) == index.to_string()).cloned();
-    let all = reachable.map(|(index, ip, prefix)| Address { interface: name(index).unwrap_or_default(), address: format!("{ip}/{prefix}") });
+    let all = reachable
+        .filter(|(_, ip, _)| Some(*ip) != goes)
+        .map(|(index, ip, prefix)| Address { interface: name(index).unwrap_or_default(), address: format!("{ip}/{prefix}") });
     all.filter(|address| !is_inside(&address.interface)).collect()
 }
 

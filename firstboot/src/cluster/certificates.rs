@@ -193,8 +193,8 @@ fn restart_stale(host: &Host) -> Result<()> {
 
 /// Runs kubeadm with this node's configuration: it shall not ask an API that may be away.
 fn kubeadm(host: &Host, words: &[&str]) -> Result<()> {
-    // How many control planes there are is not in any certificate.
-    kubeadm::call(host, "renewal.yaml", words, &Documents::read(host)?.for_founder(&recorded(host)?, 1)?, PATIENCE)
+    // How many control planes there are is not in any certificate, and names are taken from the old ones.
+    kubeadm::call(host, "renewal.yaml", words, &Documents::read(host)?.for_founder(&recorded(host)?, 1, None)?, PATIENCE)
 }
 
 /// The node as its cluster knows it.

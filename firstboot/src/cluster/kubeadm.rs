@@ -110,8 +110,8 @@ impl Documents {
         range.ok_or_else(|| Error::internal(format!("reading kubeadm.yaml: networking.{key} is no IPv4 range")))
     }
 
-    /// The configuration of `kubeadm init` on a node of a cluster that grows to so many control planes.
-    pub fn for_founder(&self, node: &Node, replicas: u16) -> Result<String> {
+    /// The configuration of `kubeadm init` on a node of a cluster that grows to so many control planes, with one more address if they share one.
+    pub fn for_founder(&self, node: &Node, replicas: u16, shared: Option<IpAddr>) -> Result<String> {
         let mut init = self.of_kind("InitConfiguration")?;
         register(&mut init, node);
         init["localAPIEndpoint"] = json!({"advertiseAddress": node.address, "bindPort": 6443});
@@ -120,6 +120,7 @@ impl Documents {
             json!([{"ttl": "10m0s", "usages": ["signing", "authentication"], "groups": ["system:bootstrappers:kubeadm:default-node-token"]}]);
         let mut cluster = self.of_kind("ClusterConfiguration")?;
         cluster["apiServer"]["certSANs"] = json!([ENDPOINT_NAME, "localhost", "127.0.0.1", super::files::DUMMY, node.name]);
+        cluster["apiServer"]["certSANs"].as_array_mut().into_iter().for_each(|names| names.extend(shared.map(|address| json!(address))));
         for component in ELECTING {
             elect(&mut cluster[component]["extraArgs"], replicas > 1);
         }
@@ -257,7 +258,7 @@ mod tests {
     #[test]
     fn the_founders_configuration_has_what_only_the_node_knows() {
         let node = Node { name: "n1".into(), address: IpAddr::from([10, 0, 0, 5]) };
-        let text = documents().for_founder(&node, 1).unwrap();
+        let text = documents().for_founder(&node, 1, None).unwrap();
         let documents = Documents::parse(&text).unwrap();
         let init = documents.of_kind("InitConfiguration").unwrap();
         assert_eq!(init["localAPIEndpoint"]["advertiseAddress"], "10.0.0.5");
@@ -270,7 +271,7 @@ mod tests {
         assert_eq!(documents.of_kind("KubeProxyConfiguration").unwrap()["clusterCIDR"], "10.244.0.0/16");
         assert_eq!(documents.first_node_range().unwrap(), "10.244.0.0/24");
         for (replicas, elects) in [(1, "false"), (3, "true")] {
-            let documents = Documents::parse(&self::documents().for_founder(&node, replicas).unwrap()).unwrap();
+            let documents = Documents::parse(&self::documents().for_founder(&node, replicas, None).unwrap()).unwrap();
             let cluster = documents.of_kind("ClusterConfiguration").unwrap();
             for component in ["controllerManager", "scheduler"] {
                 let arguments = cluster[component]["extraArgs"].as_array().unwrap();
@@ -283,7 +284,7 @@ mod tests {
     fn g1_a_cluster_that_was_founded_for_one_control_plane_elects_before_it_gets_more() {
         let kept = |replicas: u16| {
             let node = Node { name: "n1".into(), address: IpAddr::from([10, 0, 0, 5]) };
-            let documents = Documents::parse(&documents().for_founder(&node, replicas).unwrap()).unwrap();
+            let documents = Documents::parse(&documents().for_founder(&node, replicas, None).unwrap()).unwrap();
             documents.of_kind("ClusterConfiguration").unwrap()
         };
         let made = electing(&kept(1).to_string()).unwrap().unwrap();

@@ -18,6 +18,7 @@ mod policy;
 mod registry;
 pub(crate) mod routes;
 pub(crate) mod seed;
+mod shared;
 
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
@@ -35,6 +36,7 @@ use layers::seed::REGISTRY_PORT;
 use layers::settings::{Role, Settings, without_secrets};
 use layers::{Context, Error, Fault, Result};
 use serde::{Deserialize, Serialize};
+pub use shared::probe;
 
 use crate::agent::addresses;
 use crate::config;
@@ -271,7 +273,8 @@ fn found(host: &Host, node: &Node, settings: &Settings, reporter: &Reporter) -> 
     founding::begin(host, reporter)?;
     let base = kubeadm::Documents::read(host)?;
     files::write(host, node, &base)?;
-    kubeadm::run(host, "init", &base.for_founder(node, settings.control_planes())?, reporter)?;
+    let shared = settings.virtual_address.as_ref().map(|address| address.value);
+    kubeadm::run(host, "init", &base.for_founder(node, settings.control_planes(), shared)?, reporter)?;
     files::use_rotated_certificate(host)?;
     Ok(Formed { node: node.name.clone(), address: Some(node.address) })
 }

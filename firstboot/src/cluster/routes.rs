@@ -20,8 +20,8 @@ use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt as _;
 
-use super::RETRY;
 use super::kubeadm::ENDPOINT_NAME;
+use super::{RETRY, shared};
 use crate::exec;
 use crate::host::Host;
 use crate::steps::set_further_names;
@@ -75,9 +75,11 @@ async fn follow(client: &Client, own: &str, pods: Range, troubles: &Troubles) ->
     let version = list.metadata.resource_version.unwrap_or_default();
     let mut events = pin!(api.watch(&WatchParams::default().timeout(WATCH), &version).await?);
     loop {
-        let named = name_control_planes(&host, &control_planes(nodes.values(), own)).err().map(|error| error.to_string());
+        let planes = control_planes(nodes.values(), own);
+        let named = name_control_planes(&host, &planes).err().map(|error| error.to_string());
+        let shared = shared::keep(&host, &planes).unwrap_or_else(|error| Some(error.to_string()));
         let settled = settle(&host, &wanted(nodes.values(), own, pods)).unwrap_or_else(|error| vec![error.to_string()]);
-        troubles.set(settled.into_iter().chain(named).collect());
+        troubles.set(settled.into_iter().chain(named).chain(shared).collect());
         match timeout(CHECK, events.next()).await {
             Err(_) => {}
             Ok(None) => return Ok(()),

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use layers::Result;
 use layers::node::{IMAGE_SETTINGS, ImageRecord};
-use layers::settings::{Item, SECRET_KEY, Settings, parse};
+use layers::settings::{Item, SECRET_KEY, Settings, parse, shown_key};
 use serde::{Deserialize, Serialize};
 
 use std::sync::mpsc::Receiver;
@@ -109,7 +109,7 @@ fn image_settings(host: &Host, problems: &mut Vec<String>) -> Vec<Item> {
 fn apply(settings: &mut Settings, items: &[Item], problems: &mut Vec<String>) {
     for item in items {
         if let Err(why) = settings.set(item) {
-            problems.push(format!("{}: {}: {why}", item.source, item.key));
+            problems.push(format!("{}: {}: {why}", item.source, shown_key(&item.key)));
         }
     }
 }
@@ -345,13 +345,14 @@ mod tests {
         let (_dir, host, image) = fake();
         host.write("proc/cmdline", format!("chasi.set=time.zone=Europe/Berlin \"chasi.ssh-key={}\"", KEY.replace(' ', "%20")).as_bytes(), 0o444)
             .unwrap();
-        let table: [(&[u8], &str); 6] = [
+        let table: [(&[u8], &str); 7] = [
             (b"", "disk CHASI: chasi-bod.yaml: is empty"),
             (b"hostname: a\0\0", "disk CHASI: chasi-bod.yaml: holds NUL"),
             (b"hostname: a\ntime: {zo", "disk CHASI: chasi-bod.yaml:2"),
             (b"hostname: [a]\n", "disk CHASI: chasi-bod.yaml:1: hostname: text expected, found a list"),
             (b"\xff\xfe", "disk CHASI: chasi-bod.yaml: is not UTF-8"),
             (b"rootPassword: x\n", "disk CHASI: chasi-bod.yaml:1: rootPassword: unknown key"),
+            (b"cluster: {secret:0123456789abcdef0123456789abcdef}\n", "disk CHASI: chasi-bod.yaml:1: cluster.secret\u{2026}: unknown key"),
         ];
         for (document, problem) in table {
             host.write("volumes/CHASI/chasi-bod.yaml", document, 0o644).unwrap();

@@ -102,7 +102,7 @@ pub fn make_ahead(site: &Site<'_>, entries: &[Entry], files: &[(String, Vec<u8>)
     Ok(Entry { name: partition::STATE.into(), ..entry })
 }
 
-/// Makes the file system on a device, or `inside` a disk that is ours alone.
+/// Makes the file system on a device, or `inside` a disk.
 fn format(site: &Site<'_>, device: &Path, inside: Option<&Entry>, files: &[(String, Vec<u8>)]) -> Result<()> {
     let layout = site.scratch.join("layout");
     for (folder, mode) in LAYOUT {
@@ -123,8 +123,7 @@ fn format(site: &Site<'_>, device: &Path, inside: Option<&Entry>, files: &[(Stri
     let offset = inside.map(|entry| format!(",offset={}", entry.first * SECTOR)).unwrap_or_default();
     let extended = format!("lazy_itable_init=1,lazy_journal_init=1,nodiscard{offset}");
     let blocks = inside.map(|entry| (entry.sectors() * SECTOR / BLOCK).to_string());
-    // Said twice, for a disk in use: this program itself uses it.
-    let mut options = vec!["-q", "-FF", "-t", "ext4", "-b", "4096", "-L", "state", "-m", "1", "-E", &extended, "-d", &layout, &target];
+    let mut options = vec!["-q", "-F", "-t", "ext4", "-b", "4096", "-L", "state", "-m", "1", "-E", &extended, "-d", &layout, &target];
     options.extend(blocks.as_deref());
     exec::in_root_ok(site.tools, "mke2fs", &options).context(|| format!("formatting the state partition {target}"))?;
     let device = File::open(device).context(|| format!("opening {target}"))?;

@@ -84,7 +84,7 @@ pub fn run(host: &Host, options: &Options) -> Result<()> {
         }
         None => Err(Error::input("choosing a disk: none is named").with_hint("give `--disk`, or set `disk.target`")),
     };
-    let (_turn, target) = match choice {
+    let (_turn, mut target) = match choice {
         Ok((turn, target)) => {
             if by_hand && !options.yes && !options.dry_run {
                 screen::confirm(&target.disk, &what)?;
@@ -104,7 +104,7 @@ pub fn run(host: &Host, options: &Options) -> Result<()> {
         say(&format!("{what} would be installed on {}, which holds {}", disks::describe(&target.disk), target.holds()));
         return Ok(());
     }
-    install(host, efivar::system, &source, &target, &what, &config::carried(host, &image)?)?;
+    install(host, efivar::system, &source, &mut target, &what, &config::carried(host, &image)?)?;
     host.write(DONE, b"", 0o600)?;
     if options.reboot {
         say("restarting; the medium may be taken out now");
@@ -148,7 +148,7 @@ fn candidates(host: &Host) -> Vec<Traits> {
 }
 
 /// `said` are files of the state that the system has from the first.
-fn install(host: &Host, variables: firmware::Variables, source: &Source, target: &Target, what: &str, said: &[(String, Vec<u8>)]) -> Result<()> {
+fn install(host: &Host, variables: firmware::Variables, source: &Source, target: &mut Target, what: &str, said: &[(String, Vec<u8>)]) -> Result<()> {
     let start = Instant::now();
     say(&format!("{what} on {}", disks::describe(&target.disk)));
     // All that can be wrong with the medium shows here, before anything on the disk is touched.

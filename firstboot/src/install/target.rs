@@ -186,8 +186,10 @@ impl Target {
     }
 
     /// Makes the state already, with files in it: what was said to this system would be lost else. Returns its entry for the table.
-    pub fn carry(&self, host: &Host, source: &Source, files: &[(String, Vec<u8>)]) -> Result<Entry> {
+    pub fn carry(&mut self, host: &Host, source: &Source, files: &[(String, Vec<u8>)]) -> Result<Entry> {
         say("carrying the settings over");
+        // mke2fs wants the disk for itself alone.
+        self.file = File::options().read(true).write(true).open(&self.path).context(|| format!("opening {}", self.path.display()))?;
         let scratch = host.path("run/chasi-bod/install");
         std::fs::create_dir_all(&scratch).context(|| format!("creating {}", scratch.display()))?;
         let (sectors, tools) = (self.disk.size.unsigned_abs() / SECTOR, Path::new("/"));

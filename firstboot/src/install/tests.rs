@@ -81,7 +81,7 @@ impl Site {
 
     fn install_with(&self, consent: Consent, said: &[(String, Vec<u8>)]) {
         let variables = || -> Box<dyn efivar::VarManager> { Box::new(efivar::store::MemoryStore::new()) };
-        install(&self.host, variables, &self.source, &self.open(consent).unwrap(), "x 1.0.0", said).unwrap();
+        install(&self.host, variables, &self.source, &mut self.open(consent).unwrap(), "x 1.0.0", said).unwrap();
     }
 
     /// The disk says that its sectors have so many bytes.

@@ -2,6 +2,23 @@
 
 use crate::profile::{is_host, is_user, is_zone, quote};
 
+/// Fewest characters of a cluster's secret.
+const LONG: usize = 26;
+
+/// A text for people without words that are as long as a secret.
+pub fn masked(text: &str) -> String {
+    let words: Vec<_> = text.split(' ').map(|word| if word.chars().count() < LONG { word } else { "…" }).collect();
+    words.join(" ")
+}
+
+/// A key for people. Where no blank follows its colon, YAML takes the value for a part of it, and that may be a secret.
+pub fn shown_key(key: &str) -> String {
+    match key.split_once([':', '=', ' ']) {
+        Some((key, _)) => format!("{}…", masked(key)),
+        None => masked(key),
+    }
+}
+
 fn is_label(text: &str) -> bool {
     let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
     !text.is_empty() && text.len() <= 63 && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')

@@ -1,5 +1,7 @@
 //! How values are read that a source gave: as text, as lists of it, or as structures.
 
+use std::net::IpAddr;
+
 use serde_json::Value;
 
 use crate::membership::Secret;
@@ -43,6 +45,17 @@ pub fn number(value: &Value) -> Result<u16, String> {
 pub fn odd(value: &Value) -> Result<u16, String> {
     let number = text(value)?.parse().ok().filter(|number| [1, 3, 5, 7].contains(number));
     number.ok_or_else(|| "1, 3, 5 or 7 control planes expected".into())
+}
+
+/// An address that a machine may have.
+pub fn host_address(value: &Value) -> Result<IpAddr, String> {
+    let text = text(value)?;
+    let is_of_a_machine = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_link_local() && !ip.is_broadcast(),
+        IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+    };
+    let address = text.parse().ok().filter(|ip: &IpAddr| !ip.is_multicast() && !ip.is_loopback() && !ip.is_unspecified());
+    address.filter(is_of_a_machine).ok_or_else(|| format!("{} is no address of a machine, such as 10.0.0.9 or fd00::9", quote(&text)))
 }
 
 /// A number is refused: YAML may have rounded it.

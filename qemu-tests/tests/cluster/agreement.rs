@@ -1,5 +1,8 @@
 //! Machines that have one secret and no roles agree on who founds their cluster; the others join it where beacons say.
 
+use std::path::Path;
+
+use qemu_tests::build::{build, profiles};
 use qemu_tests::node::{Node, artifact, artifacts};
 use qemu_tests::uml::Net;
 use qemu_tests::vm::{Firmware, Vm};
@@ -10,6 +13,8 @@ use super::{account, kube};
 
 const SECRET: &str = "canary-in-the-coal-mine-0123456789";
 const OTHER: &str = "another-coal-mine-for-one-machine-42";
+/// The address that control planes share.
+const SHARED: &str = "10.77.0.99";
 const NAMES: [&str; 3] = ["one", "two", "three"];
 
 /// Beacons that a node sends in a minute: a counter of the firewall's, as nobody else uses that port.
@@ -32,14 +37,13 @@ struct Site {
 
 impl Site {
     /// Three nodes of one secret, and a fourth.
-    fn switch_on(replicas: u16, (fourth, its_secret): (&str, &str)) -> Self {
+    fn switch_on(raw: &Path, control_plane: &str, (fourth, its_secret): (&str, &str)) -> Self {
         let nodes: Vec<_> = NAMES.iter().map(|name| (*name, SECRET)).chain([(fourth, its_secret)]).collect();
-        let raw = artifact(&artifacts("standalone").unwrap(), "raw").unwrap();
         let mut site = Self { nodes: Vec::new(), vms: Vec::new(), starts: Vec::new(), below: (Net::new(nodes.len() as u8).unwrap(), Vec::new()) };
         for (n, (name, secret)) in nodes.into_iter().enumerate() {
             let folder = tempfile::tempdir().unwrap();
-            let (mut node, start) = Node::in_uml(folder.path(), &raw, &site.below.0, n as u8 + 1).unwrap();
-            let cluster = format!("nodes: {{expected: 3}}\ncontrolPlane: {{replicas: {replicas}}}\ncluster: {{secret: {secret}}}\n");
+            let (mut node, start) = Node::in_uml(folder.path(), raw, &site.below.0, n as u8 + 1).unwrap();
+            let cluster = format!("nodes: {{expected: 3}}\ncontrolPlane: {{{control_plane}}}\ncluster: {{secret: {secret}}}\n");
             node.configure(&format!("hostname: {name}\n{cluster}")).unwrap();
             site.vms.push(node.start(start.clone()).unwrap());
             site.nodes.push(node);
@@ -64,7 +68,8 @@ fn is_control_plane(node: &Node) -> bool {
 #[test]
 #[ignore = "four nodes, about ten minutes"]
 fn soak_uml_f2_f4_nodes_switched_on_at_once_form_one_cluster_and_a_wrong_secret_is_named() {
-    let mut site = Site::switch_on(1, ("stranger", OTHER));
+    let raw = artifact(&artifacts("standalone").unwrap(), "raw").unwrap();
+    let mut site = Site::switch_on(&raw, "replicas: 1", ("stranger", OTHER));
     println!("stranger: {}", site.vms[3].wait("has another cluster secret", 300).unwrap());
     (0..3).for_each(|n| site.done(n));
     let founders: Vec<_> = site.nodes.iter().filter(|node| is_control_plane(node)).collect();
@@ -103,9 +108,9 @@ fn voters(node: &Node) -> usize {
     members["members"].as_array().unwrap().iter().filter(|member| member["isLearner"] != true).count()
 }
 
-/// Writes numbered objects through a node's own API server for a minute; the longest time between two that were taken, and how many there are.
+/// Writes numbered objects through the address that the control planes share for a minute; the longest time between two that were taken, and how many there are.
 fn write_for_a_minute(node: &Node) -> (f64, usize) {
-    let write = "kubectl --request-timeout=3s create configmap w$n --from-literal=n=$n >/dev/null 2>&1 && date +%s.%N && echo w$n >>/run/written";
+    let write = "kubectl --kubeconfig /run/shared --request-timeout=3s create configmap w$n --from-literal=n=$n >/dev/null 2>&1 && date +%s.%N && echo w$n >>/run/written";
     let script = format!("end=$(($(date +%s)+60)); n=0; date +%s.%N; while test $(date +%s) -lt $end; do n=$((n+1)); {write}; done; true");
     let said = kube(node, &script);
     let times: Vec<f64> = said.lines().map(|line| line.parse().unwrap()).collect();
@@ -114,24 +119,34 @@ fn write_for_a_minute(node: &Node) -> (f64, usize) {
 }
 
 #[test]
-#[ignore = "four nodes, about a quarter of an hour"]
+#[ignore = "builds another image, four nodes, about a quarter of an hour"]
 fn soak_uml_g1_three_control_planes_form_by_themselves_and_go_on_without_one() {
-    let mut site = Site::switch_on(3, ("four", SECRET));
+    let folder = tempfile::tempdir().unwrap();
+    let profile = format!("extends: {}\nname: site\n", profiles().join("ha.yaml").display());
+    std::fs::write(folder.path().join("site.yaml"), profile).unwrap();
+    let raw = build(folder.path(), "site", "raw");
+    let mut site = Site::switch_on(&raw, &format!("replicas: 3, address: {SHARED}"), ("four", SECRET));
     (0..4).for_each(|n| site.done(n));
     let planes: Vec<usize> = (0..4).filter(|n| is_control_plane(&site.nodes[*n])).collect();
     assert_eq!(planes.len(), 3);
-    let (lost, left) = (planes[0], &site.nodes[planes[1]]);
+    let has_shared = |node: &Node| node.ssh(&format!("ip -o addr show to {SHARED}/32")).is_ok_and(|said| !said.is_empty());
+    let having: Vec<usize> = (0..4).filter(|n| has_shared(&site.nodes[*n])).collect();
+    assert!(having.len() == 1 && planes.contains(&having[0]), "one control plane has the address that they share, not {having:?} of {planes:?}");
+    let lost = having[0];
+    let others: Vec<usize> = planes.into_iter().filter(|n| *n != lost).collect();
+    let left = &site.nodes[others[0]];
+    left.ssh("chasi-bod kubeconfig >/run/shared && grep -q server:.*https://10.77.0.99:6443 /run/shared").unwrap();
     eventually(left, "kubectl wait nodes --all --for=condition=Ready --timeout=5s");
     eventually(left, "test $(kubectl get nodes -l node-role.kubernetes.io/control-plane --no-headers | wc -l) = 3");
     assert_eq!(voters(left), 3);
     site.vms[lost].kill();
     let (gap, count) = write_for_a_minute(left);
-    println!("UML control planes: one killed; {count} objects written, longest gap {gap:.1} s");
+    println!("UML control planes: the one with the shared address killed; {count} objects written, longest gap {gap:.1} s");
     assert_eq!(kube(left, "for name in $(cat /run/written); do kubectl get configmap $name -o name; done | wc -l"), count.to_string());
     assert!(count > 0 && gap <= 15.0);
     let start = site.starts[lost].clone();
     site.vms[lost] = site.nodes[lost].start(start).unwrap();
     site.done(lost);
-    eventually(&site.nodes[planes[1]], "kubectl wait nodes --all --for=condition=Ready --timeout=5s");
+    eventually(&site.nodes[others[0]], "kubectl wait nodes --all --for=condition=Ready --timeout=5s");
     assert_eq!(voters(&site.nodes[lost]), 3);
 }
