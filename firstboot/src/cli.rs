@@ -181,9 +181,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         }
         Verb::Kubeconfig { server } => {
             // Whoever asks is elsewhere, as a rule: what reaches any control plane is worth more than the name that only nodes know.
-            let shared = config::published(&host)
-                .and_then(|settings| settings.virtual_address)
-                .map(|address| SocketAddr::new(address.value, 6443).to_string());
+            let shared = config::published(&host).and_then(|settings| settings.shared_address()).map(|ip| SocketAddr::new(ip, 6443).to_string());
             print!("{}", cluster::kubeconfig(&host, server.as_deref().or(shared.as_deref()))?);
         }
         Verb::Cluster(Cluster::Forget) => cluster::forget(&host)?,

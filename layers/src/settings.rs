@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
+use checks::masked;
 use checks::{check_hash, check_server, check_url, check_user, check_zone};
-pub use checks::{check_hostname_rule, check_ssh_key, decode_base64, masked, shown_key, without_secrets};
+pub use checks::{check_hostname_rule, check_ssh_key, decode_base64, shown_key, without_secrets};
 use values::{all, checked, host_address, list, number, odd, secret, structure, text, truth, word};
 
 use crate::membership::{Secret, endpoint};
@@ -224,6 +225,11 @@ impl Settings {
     /// Number of control planes that the cluster grows to.
     pub fn control_planes(&self) -> u16 {
         self.replicas.as_ref().map_or(1, |replicas| replicas.value)
+    }
+
+    /// The address of the API that goes from control plane to control plane.
+    pub fn shared_address(&self) -> Option<IpAddr> {
+        self.virtual_address.as_ref().map(|address| address.value)
     }
 
     /// Takes one item; the error says what is wrong, without the value of a secret, and leaves the setting as it was.

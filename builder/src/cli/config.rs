@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use layers::node::ImageRecord;
 use layers::profile::{Console, Diagnostic, Diagnostics, Disk, Network, Time};
-use layers::settings::{Item, Role, SECRET_KEY, Settings, masked, parse, shown_key};
+use layers::settings::{Item, Role, SECRET_KEY, Settings, parse, shown_key};
 use layers::units::{Bytes, Digest};
 use layers::{Context, Error, Fault, Result};
 use serde::Serialize;
@@ -153,7 +153,7 @@ fn of_document(why: &str, place: &str) -> Diagnostic {
         (Some(line), Some(column), Some(reason)) => (line, column, reason),
         _ => (0, 0, rest),
     };
-    Diagnostic { file: place.into(), line, column, message: masked(reason.trim()), source: None, hint: None }
+    Diagnostic { file: place.into(), line, column, message: reason.trim().into(), source: None, hint: None }
 }
 
 /// What is wrong with a setting, at its key; the line itself is not shown, as it may hold a secret.

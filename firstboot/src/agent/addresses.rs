@@ -18,7 +18,7 @@ pub fn list(host: &Host) -> Vec<Address> {
     if !host.is_live() {
         return Vec::new();
     }
-    let goes = config::published(host).and_then(|settings| settings.virtual_address).map(|address| address.value);
+    let goes = config::published(host).and_then(|settings| settings.shared_address());
     // The node's own dummy, the one with what Services are reached by, and the bridge and ends of its pods.
     let is_inside = |name: &str| ["node0", POOL_DEVICE].contains(&name) || name.starts_with("cni") || name.starts_with("veth");
     let reachable = dump().unwrap_or_default().into_iter().filter(|(_, ip, _)| match ip {

@@ -140,10 +140,19 @@ pub fn client(host: &Host, patience: Duration) -> impl Future<Output = Result<Cl
 
 /// A client with the credentials of a kubeconfig.
 pub async fn connect(kubeconfig: Kubeconfig, patience: Duration) -> Result<Client> {
+    made_with(kubeconfig, |config| (config.read_timeout, config.connect_timeout) = (Some(patience), Some(PATIENCE))).await
+}
+
+/// One that tells of a refusal at once: the usual one asks again by itself, for minutes, when a server says that it cannot now (429, 503).
+pub async fn at_once(kubeconfig: Kubeconfig, patience: Duration) -> Result<Client> {
+    made_with(kubeconfig, |config| (config.read_timeout, config.connect_timeout, config.default_retry) = (Some(patience), Some(patience), false))
+        .await
+}
+
+async fn made_with(kubeconfig: Kubeconfig, change: impl FnOnce(&mut Config)) -> Result<Client> {
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
     let mut config = config.map_err(|e| Error::environment(e.to_string()))?;
-    config.read_timeout = Some(patience);
-    config.connect_timeout = Some(PATIENCE);
+    change(&mut config);
     Client::try_from(config).map_err(|e| Error::environment(e.to_string()))
 }
 

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use hyper::http::Request;
-use kube::config::{AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
-use kube::{Client, Config};
+use kube::Client;
+use kube::config::{AuthInfo, Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
 use layers::{Context as _, Error, Fault, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::api::{self, reason};
+use super::api::{self, at_once, reason};
 use crate::host::Host;
 
 const FOLDER: &str = "etc/kubernetes/pki/etcd";
@@ -122,14 +122,6 @@ async fn call(client: &Client, path: &str, doing: &str, what: Value) -> Result<V
 
 fn client(host: &Host, server: &str) -> impl Future<Output = Result<Client>> + use<> {
     at_once(credentials(host, server), api::PATIENCE)
-}
-
-/// A client that tells of a refusal at once: the usual one asks again by itself, for minutes, when a server says that it cannot now (429, 503).
-pub async fn at_once(kubeconfig: Kubeconfig, patience: Duration) -> Result<Client> {
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    let mut config = config.map_err(|e| Error::environment(e.to_string()))?;
-    (config.read_timeout, config.connect_timeout, config.default_retry) = (Some(patience), Some(patience), false);
-    Client::try_from(config).map_err(|e| Error::environment(e.to_string()))
 }
 
 /// The certificate that etcd's own probe has.

@@ -119,8 +119,8 @@ impl Documents {
         init["bootstrapTokens"] =
             json!([{"ttl": "10m0s", "usages": ["signing", "authentication"], "groups": ["system:bootstrappers:kubeadm:default-node-token"]}]);
         let mut cluster = self.of_kind("ClusterConfiguration")?;
-        cluster["apiServer"]["certSANs"] = json!([ENDPOINT_NAME, "localhost", "127.0.0.1", super::files::DUMMY, node.name]);
-        cluster["apiServer"]["certSANs"].as_array_mut().into_iter().for_each(|names| names.extend(shared.map(|address| json!(address))));
+        let names = [ENDPOINT_NAME.into(), "localhost".into(), "127.0.0.1".into(), super::files::DUMMY.to_string(), node.name.clone()];
+        cluster["apiServer"]["certSANs"] = names.into_iter().chain(shared.map(|address| address.to_string())).collect();
         for component in ELECTING {
             elect(&mut cluster[component]["extraArgs"], replicas > 1);
         }

@@ -273,8 +273,7 @@ fn found(host: &Host, node: &Node, settings: &Settings, reporter: &Reporter) -> 
     founding::begin(host, reporter)?;
     let base = kubeadm::Documents::read(host)?;
     files::write(host, node, &base)?;
-    let shared = settings.virtual_address.as_ref().map(|address| address.value);
-    kubeadm::run(host, "init", &base.for_founder(node, settings.control_planes(), shared)?, reporter)?;
+    kubeadm::run(host, "init", &base.for_founder(node, settings.control_planes(), settings.shared_address())?, reporter)?;
     files::use_rotated_certificate(host)?;
     Ok(Formed { node: node.name.clone(), address: Some(node.address) })
 }

@@ -27,7 +27,7 @@ fn path() -> String {
 /// Lets this node take part in having the address, if it is a control plane; `planes` are the addresses of all, its own first. What is in the way is
 /// returned.
 pub fn keep(host: &Host, planes: &[IpAddr]) -> Result<Option<String>> {
-    let wanted = config::published(host).and_then(|settings| settings.virtual_address).map(|address| address.value);
+    let wanted = config::published(host).and_then(|settings| settings.shared_address());
     let (Some(address), Some((own, others)), true) = (wanted, planes.split_first(), exists(host, api::ADMIN)) else {
         if host.remove(&path())? == Change::Made {
             systemctl(host, &["stop", UNIT])?;
@@ -79,8 +79,6 @@ pub fn probe(host: &Host) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use layers::settings::{Item, Settings};
-
     use super::*;
 
     #[test]
@@ -93,10 +91,7 @@ mod tests {
         assert_eq!(text.matches('{').count(), text.matches('}').count());
         let dir = tempfile::tempdir().unwrap();
         let host = Host::new(dir.path());
-        let json = r#"{"name":"m","version":"1.0.0","epoch":0,"hostname":"n","network":{},"disk":{},"time":{},"console":{}}"#;
-        let mut settings = Settings::of_image(&serde_json::from_str(json).unwrap());
-        settings.set(&Item::text("controlPlane.address", "10.0.0.9", "test")).unwrap();
-        config::publish(&host, &settings).unwrap();
+        config::publish(&host, &config::example(&[("controlPlane.address", "10.0.0.9")])).unwrap();
         host.write(&path(), b"old", 0o600).unwrap();
         assert_eq!(keep(&host, &[own, other]).unwrap(), None);
         assert!(!exists(&host, &path()), "a worker has no part in it");

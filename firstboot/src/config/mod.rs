@@ -242,6 +242,15 @@ fn chasi(host: &Host) -> Said {
     })
 }
 
+/// Settings of a node whose image has the defaults, with some of its own.
+#[cfg(test)]
+pub fn example(own: &[(&str, &str)]) -> Settings {
+    let json = r#"{"name":"m","version":"1.0.0","epoch":0,"hostname":"n","network":{},"disk":{},"time":{},"console":{}}"#;
+    let mut settings = Settings::of_image(&serde_json::from_str(json).unwrap());
+    own.iter().for_each(|(key, value)| settings.set(&Item::text(key, *value, "test")).unwrap());
+    settings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

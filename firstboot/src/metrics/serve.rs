@@ -131,15 +131,10 @@ mod tests {
 
     use super::*;
 
-    const RECORD: &str = r#"{"name":"m","version":"1.0.0","epoch":0,"hostname":"n","network":{},"disk":{},"time":{},"console":{}}"#;
-
     /// A node that is told where to listen, in its settings as the agent publishes them.
     fn told(host: &Host, listen: Option<&str>) {
-        let mut settings = layers::settings::Settings::of_image(&serde_json::from_str(RECORD).unwrap());
-        if let Some(listen) = listen {
-            settings.set(&layers::settings::Item::text("metrics.listen", listen, "test")).unwrap();
-        }
-        config::publish(host, &settings).unwrap();
+        let listen: Vec<_> = listen.map(|listen| ("metrics.listen", listen)).into_iter().collect();
+        config::publish(host, &config::example(&listen)).unwrap();
     }
 
     fn get(address: SocketAddr, request: &str) -> String {

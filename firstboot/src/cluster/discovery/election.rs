@@ -227,6 +227,11 @@ impl Election {
         (self.founding, self.proposal, self.calm) = (false, None, now);
     }
 
+    /// Whether this node is known to be in a cluster.
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     /// This node is in a cluster, whoever agreed on it; what it has heard of before may be another one.
     pub fn settle(&mut self, cluster: Cluster) {
         (self.settled, self.votes.chosen) = (true, Some(cluster));

@@ -115,7 +115,7 @@ impl Discovery {
         if part.as_ref().map(|part| &part.rules) != rules.as_ref() {
             *part = rules.map(|rules| Part::begin(&self.host, rules, self.begun.elapsed())).transpose()?;
         }
-        if let Some(part) = part.as_mut().filter(|_| is_formed(&self.host)) {
+        if let Some(part) = part.as_mut().filter(|part| !part.election.is_settled() && is_formed(&self.host)) {
             part.election.settle(join::authority(&self.host)?);
         }
         Ok(())
@@ -217,8 +217,6 @@ impl Rules {
 mod tests {
     use std::process::Command;
 
-    use layers::settings::{Item, Settings};
-
     use super::*;
     use crate::images::config::CLUSTER_CA;
 
@@ -226,10 +224,7 @@ mod tests {
     fn f5_a_node_in_a_cluster_tells_of_its_own_and_forgets_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let host = Host::new(dir.path());
-        let json = r#"{"name":"m","version":"1.0.0","epoch":0,"hostname":"n","network":{},"disk":{},"time":{},"console":{}}"#;
-        let mut settings = Settings::of_image(&serde_json::from_str(json).unwrap());
-        settings.set(&Item::text("cluster.secret", "0123456789abcdef0123456789abcdef", "test")).unwrap();
-        config::publish(&host, &settings).unwrap();
+        config::publish(&host, &config::example(&[("cluster.secret", "0123456789abcdef0123456789abcdef")])).unwrap();
         host.write("etc/machine-id", b"0123456789abcdef0123456789abcdef\n", 0o444).unwrap();
         let heard = Digest::of(b"heard first");
         let votes = serde_json::json!({"starts": 1, "votes": {"promised": null, "accepted": null, "chosen": heard, "made": null}});

@@ -127,11 +127,11 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use layers::membership::Secret;
-    use layers::settings::Item;
     use tokio::net::TcpListener;
 
     use super::*;
     use crate::cluster::join::{Answer, ControlPlane, serve};
+    use crate::config;
 
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -147,13 +147,8 @@ mod tests {
     }
 
     fn settings(endpoint: Option<&str>, secret: &str) -> Settings {
-        let json = r#"{"name":"m","version":"1.0.0","epoch":0,"hostname":"n","network":{},"disk":{},"time":{},"console":{}}"#;
-        let mut settings = Settings::of_image(&serde_json::from_str(json).unwrap());
-        settings.set(&Item::text("cluster.secret", secret, "test")).unwrap();
-        if let Some(endpoint) = endpoint {
-            settings.set(&Item::text("cluster.endpoint", endpoint, "test")).unwrap();
-        }
-        settings
+        let endpoint = endpoint.map(|endpoint| ("cluster.endpoint", endpoint));
+        config::example(&[("cluster.secret", secret)].into_iter().chain(endpoint).collect::<Vec<_>>())
     }
 
     /// A service on loopback, in a thread that ends with the test's process.

@@ -12,8 +12,7 @@ use layers::{Error, Result};
 use serde_json::Value;
 
 use super::Use;
-use crate::cluster::api::{PATIENCE, reason};
-use crate::cluster::etcd::at_once;
+use crate::cluster::api::{PATIENCE, at_once, reason};
 use crate::verbs::objects::failure;
 use crate::verbs::table::table;
 use crate::verbs::{Session, wait};

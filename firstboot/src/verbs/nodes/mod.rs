@@ -18,7 +18,7 @@ use serde_json::json;
 use super::objects::{change, get, list, printed};
 use super::wait::duration;
 use super::{Outcome, Place, Session};
-use crate::cluster::api::not_ready;
+use crate::cluster::api::{at_once, not_ready};
 use crate::cluster::etcd::{self, Standing};
 use crate::host::Host;
 use drain::Drain;
@@ -154,7 +154,7 @@ impl Session<'_> {
     /// All nodes. The API, which needs etcd's majority, may not answer without it: then that is why.
     async fn nodes(&self, standing: Option<&Standing>) -> Result<Vec<Node>> {
         let lost = standing.and_then(Quorum::trouble);
-        let client = if lost.is_some() { etcd::at_once(self.credentials()?, SHORT).await? } else { self.client().await? };
+        let client = if lost.is_some() { at_once(self.credentials()?, SHORT).await? } else { self.client().await? };
         list(&Api::all(client)).await.map_err(|error| lost.into_iter().fold(error, layers::Error::with_hint))
     }
 
