@@ -16,7 +16,7 @@ use serde_saphyr::Spanned;
 use checks::masked;
 use checks::{check_hash, check_server, check_url, check_user, check_zone};
 pub use checks::{check_hostname_rule, check_ssh_key, decode_base64, shown_key, without_secrets};
-use values::{all, checked, host_address, list, number, odd, secret, structure, text, truth, word};
+use values::{all, checked, host_address, list, number, odd, peers, secret, structure, text, truth, word};
 
 use crate::membership::{Secret, endpoint};
 use crate::node::ImageRecord;
@@ -97,6 +97,9 @@ pub struct Settings {
     /// Number of machines that the cluster is formed of; a majority of them agrees on who founds it.
     #[serde(default)]
     pub expected: Option<Sourced<u16>>,
+    /// Nodes that are told of this one directly, by name or address: those that multicast does not reach.
+    #[serde(default)]
+    pub peers: Option<Sourced<Vec<String>>>,
     /// Number of control planes that the cluster grows to; nodes beyond them become workers.
     #[serde(default)]
     pub replicas: Option<Sourced<u16>>,
@@ -152,11 +155,12 @@ pub enum Role {
 /// Key of the cluster's secret, which only sources may give that not every user of the node can read.
 pub const SECRET_KEY: &str = "cluster.secret";
 
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "cluster.role",
     "cluster.endpoint",
     SECRET_KEY,
     "nodes.expected",
+    "nodes.peers",
     "controlPlane.replicas",
     "controlPlane.address",
     "hostname",
@@ -196,6 +200,7 @@ impl Settings {
             role: None,
             endpoint: None,
             expected: None,
+            peers: None,
             replicas: None,
             virtual_address: None,
             secret: None,
@@ -271,6 +276,7 @@ impl Settings {
             "cluster.role" => self.role = Some(Sourced { value: structure(&item.value)?, source: source.clone() }),
             "cluster.endpoint" => self.endpoint = Some(Sourced { value: endpoint(&text(&item.value)?)?, source: source.clone() }),
             "nodes.expected" => self.expected = Some(Sourced { value: number(&item.value)?, source: source.clone() }),
+            "nodes.peers" => self.peers = Some(Sourced { value: peers(&item.value)?, source: source.clone() }),
             "controlPlane.replicas" => self.replicas = Some(Sourced { value: odd(&item.value)?, source: source.clone() }),
             "controlPlane.address" => self.virtual_address = Some(Sourced { value: host_address(&item.value)?, source: source.clone() }),
             SECRET_KEY => self.secret = Some(Sourced { value: secret(&item.value)?, source: source.clone() }),
@@ -322,6 +328,7 @@ impl Settings {
         rows.extend(self.role.iter().map(|role| row("cluster.role", role)));
         rows.extend(self.endpoint.iter().map(|endpoint| row("cluster.endpoint", endpoint)));
         rows.extend(self.expected.iter().map(|expected| row("nodes.expected", expected)));
+        rows.extend(self.peers.iter().map(|peers| row("nodes.peers", peers)));
         rows.extend(self.replicas.iter().map(|replicas| row("controlPlane.replicas", replicas)));
         rows.extend(self.virtual_address.iter().map(|address| row("controlPlane.address", address)));
         rows.extend(self.secret.iter().map(|secret| (SECRET_KEY.into(), "(hidden)".into(), secret.source.clone())));
@@ -508,6 +515,8 @@ mod tests {
             ("network: {interfaces: [{name: a, match: {name: e*}, addresses: [10.0.0.1/33]}]}", "network", "10.0.0.1/33"),
             ("network: {interfaces: [{name: v, vlan: {id: 5, parent: b}}]}", "network", "no interface `b`"),
             ("nodes: {expected: 0}", "nodes.expected", "from 1 to 1000"),
+            ("nodes: {peers: [n1, \"n 2\"]}", "nodes.peers", "`n 2` is no host name or address"),
+            ("nodes: {peers: [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]}", "nodes.peers", "16 nodes at most"),
             ("controlPlane: {replicas: 2}", "controlPlane.replicas", "1, 3, 5 or 7"),
             ("controlPlane: {address: 10.0.0.9/24}", "controlPlane.address", "no address of a machine"),
             ("controlPlane: {address: 239.1.1.1}", "controlPlane.address", "no address of a machine"),

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
+use super::checks::check_server;
 use crate::membership::Secret;
 use crate::profile::quote;
 
@@ -45,6 +46,12 @@ pub fn number(value: &Value) -> Result<u16, String> {
 pub fn odd(value: &Value) -> Result<u16, String> {
     let number = text(value)?.parse().ok().filter(|number| [1, 3, 5, 7].contains(number));
     number.ok_or_else(|| "1, 3, 5 or 7 control planes expected".into())
+}
+
+/// Names or addresses of nodes; each is sent a datagram every few seconds, so there are few.
+pub fn peers(value: &Value) -> Result<Vec<String>, String> {
+    let found = all(list(value)?, |host| check_server(host))?;
+    if found.len() > 16 { Err(format!("16 nodes at most expected, found {}", found.len())) } else { Ok(found) }
 }
 
 /// An address that a machine may have.

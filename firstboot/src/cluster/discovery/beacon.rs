@@ -33,6 +33,9 @@ pub struct Told {
     pub name: String,
     /// Where it takes nodes into its cluster.
     pub endpoints: Vec<SocketAddr>,
+    /// Whether it was sent to one node alone, which then knows where its sender is reached.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct: bool,
 }
 
 /// Why a datagram tells nothing.
@@ -91,7 +94,7 @@ mod tests {
         let votes = Votes { promised: Some(ballot), accepted: cluster.map(|cluster| (ballot, cluster)), chosen: cluster, made: cluster };
         let beacon =
             Beacon { node, start: u64::MAX, run: u64::MAX, number: u64::MAX, expected: usize::MAX, votes, stage: Stage::Founding, ready: true };
-        Told { beacon, name: name.into(), endpoints: vec![SocketAddr::from(([0xfd00; 8], u16::MAX)); 2] }
+        Told { beacon, name: name.into(), endpoints: vec![SocketAddr::from(([0xfd00; 8], u16::MAX)); 2], direct: true }
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Where beacons are sent and heard: one multicast group of IPv4 and one of IPv6 on the link of the node's first address.
+//! Where beacons are sent and heard: one multicast group of IPv4 and one of IPv6 on the link of the node's first address, and single nodes anywhere.
 
 use std::io::Result;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
@@ -42,6 +42,15 @@ impl Link {
             sent = socket.send_to(datagram, (GROUP_V4, PORT)).await.or(sent);
         }
         sent.map(|_| ())
+    }
+
+    /// Sends a datagram to one node.
+    pub async fn send_to(&self, datagram: &[u8], to: IpAddr) -> Result<()> {
+        let socket = match to {
+            IpAddr::V4(_) => self.v4.as_ref(),
+            IpAddr::V6(_) => self.v6.as_ref().map(|(socket, _)| socket),
+        };
+        socket.ok_or(std::io::ErrorKind::NotConnected)?.send_to(datagram, (to, PORT)).await.map(drop)
     }
 
     /// The next datagram and who has sent it.

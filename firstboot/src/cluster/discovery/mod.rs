@@ -7,9 +7,11 @@ mod beacon;
 mod election;
 mod link;
 mod part;
+mod peers;
 #[cfg(test)]
 mod simulation;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,7 +29,8 @@ use crate::host::Host;
 use crate::status::State;
 use crate::steps::systemctl;
 use link::Link;
-use part::{Part, Place};
+use part::{Datagrams, Part, Place};
+use peers::Peers;
 
 /// How often the node looks at its settings, and at its clock where nobody is heard.
 const TICK: Duration = Duration::from_secs(1);
@@ -143,28 +146,34 @@ impl Discovery {
         let index = index.parse().fault(Fault::Environment, || format!("reading the number of the network device {device}"))?;
         let v4 = place.addresses.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
         let link = Link::open(index, v4).fault(Fault::Environment, || format!("opening the group of beacons on {device}"))?;
-        let mut looked = None;
+        let (mut looked, mut peers) = (None, Peers::default());
         loop {
             if looked.is_none_or(|at: Instant| at.elapsed() >= TICK) {
                 if addresses::list(&self.host) != addresses {
                     return Ok(());
                 }
                 self.adapt()?;
+                let names = self.with(|part, _| part.rules.peers.clone())?.unwrap_or_default();
+                let unknown = peers.look_up(names, &place.addresses).await;
+                self.with(|part, _| part.unknown = unknown)?;
                 self.report(reporter)?;
                 looked = Some(Instant::now());
             }
             let heard = timeout(TICK, link.receive()).await;
             let takes = takes_nodes(&self.host);
-            let nonce = self.host.random()?;
-            let datagram = self.with(|part, now| {
+            let nonces = [self.host.random()?, self.host.random()?];
+            let datagrams = self.with(|part, now| {
                 if let Ok(Ok((datagram, from))) = &heard {
                     part.hear(datagram, from.ip().to_canonical(), now);
                 }
-                part.tell(&place, takes, nonce, now)
+                part.tell(&place, takes, nonces, now).map(|datagrams| (datagrams, part.election.is_settled()))
             })?;
-            if let Some(datagram) = datagram.flatten() {
+            if let Some((Datagrams { group, direct, askers }, is_settled)) = datagrams.flatten() {
                 // A link that is down for a while is what beacons are repeated for.
-                let _ = link.send(&datagram).await;
+                let _ = link.send(&group).await;
+                for to in peers.next(is_settled).into_iter().chain(askers).collect::<BTreeSet<_>>() {
+                    let _ = link.send_to(&direct, to).await;
+                }
             }
             if let Ok(Err(error)) = heard {
                 return Err(error).fault(Fault::Environment, || format!("hearing beacons on {device}"));
@@ -199,6 +208,8 @@ struct Rules {
     /// `nodes.expected`; 0 where nobody founds by agreement.
     expected: usize,
     may_found: bool,
+    /// `nodes.peers`.
+    peers: Vec<String>,
 }
 
 impl Rules {
@@ -209,7 +220,8 @@ impl Rules {
             return Ok(None);
         }
         let expected = settings.expected.as_ref().map_or(0, |expected| expected.value.into());
-        Ok(Some(Self { secret: join::open(host, Some(&settings))?, expected, may_found: settings.part().is_none() && expected > 0 }))
+        let peers = settings.peers.as_ref().map(|peers| peers.value.clone()).unwrap_or_default();
+        Ok(Some(Self { secret: join::open(host, Some(&settings))?, expected, may_found: settings.part().is_none() && expected > 0, peers }))
     }
 }
 

@@ -23,6 +23,8 @@ const OFTEN: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_secs(5);
 /// Most names and addresses in what is said to people.
 const FEW: usize = 4;
+/// Most nodes that are told directly because they do so: whoever makes up addresses gets no more.
+const ASKERS: usize = 256;
 
 /// Whether an address means something on its link only.
 fn is_of_link(ip: &IpAddr) -> bool {
@@ -61,6 +63,14 @@ struct Other {
     at: Duration,
 }
 
+/// A beacon for the link, and one for those who are told directly.
+pub struct Datagrams {
+    pub group: Vec<u8>,
+    pub direct: Vec<u8>,
+    /// Who has told this node directly and is to hear from it: multicast may not lead there either.
+    pub askers: Vec<IpAddr>,
+}
+
 /// See the module.
 pub struct Part {
     pub rules: Rules,
@@ -72,6 +82,10 @@ pub struct Part {
     refused: BTreeMap<IpAddr, (Refusal, Duration)>,
     twin: Option<(IpAddr, Duration)>,
     told: Option<(Duration, Told)>,
+    /// Who has told this node directly, when, and whether it is in a cluster.
+    direct: BTreeMap<IpAddr, (Duration, bool)>,
+    /// Names among the nodes to be told directly that lead nowhere.
+    pub unknown: Vec<String>,
 }
 
 /// Path of [`Kept`].
@@ -90,7 +104,8 @@ impl Part {
         let for_election = election::Rules { expected: rules.expected, may_found: rules.may_found, silence: SILENCE, making: MAKING };
         let election = Election::new(own, (kept.starts, run), for_election, kept.votes, now);
         let key = Key::of(&rules.secret);
-        let part = Self { rules, election, key, kept, others: BTreeMap::new(), refused: BTreeMap::new(), twin: None, told: None };
+        let (others, refused, direct) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let part = Self { rules, election, key, kept, others, refused, twin: None, told: None, direct, unknown: Vec::new() };
         part.write(host).map(|()| part)
     }
 
@@ -118,17 +133,26 @@ impl Part {
     /// Takes a datagram.
     pub fn hear(&mut self, datagram: &[u8], from: IpAddr, now: Duration) {
         match self.key.open(datagram) {
-            Ok(told) => match self.election.hear(&told.beacon, now) {
-                Hearing::New => {
-                    let known = self.others.get(&told.beacon.node).map(|other| other.from).filter(|_| is_of_link(&from));
-                    self.others.insert(told.beacon.node, Other { told, from: known.unwrap_or(from), at: now });
+            Ok(told) => {
+                let (node, number, direct) = (told.beacon.node, told.beacon.number, told.direct);
+                match self.election.hear(&told.beacon, now) {
+                    Hearing::New => {
+                        let known = self.others.get(&node).map(|other| other.from).filter(|_| is_of_link(&from));
+                        self.others.insert(node, Other { told, from: known.unwrap_or(from), at: now });
+                    }
+                    // The same by the other protocol.
+                    Hearing::Old => self.others.get_mut(&node).into_iter().filter(|other| is_of_link(&other.from)).for_each(|o| o.from = from),
+                    Hearing::Twin => self.twin = Some((from, now)),
                 }
-                // The same by the other protocol.
-                Hearing::Old => {
-                    self.others.get_mut(&told.beacon.node).into_iter().filter(|other| is_of_link(&other.from)).for_each(|o| o.from = from)
+                // The newest one, which may have come by multicast before; one from long ago, sent once more, makes nobody an asker.
+                let is_newest = |other: &&Other| other.told.beacon.number == number && now < other.at + OFTEN;
+                if let Some(other) = self.others.get(&node).filter(is_newest).filter(|_| direct) {
+                    self.direct.retain(|_, (at, _)| now < *at + SILENCE);
+                    if self.direct.len() < ASKERS || self.direct.contains_key(&from) {
+                        self.direct.insert(from, (now, other.told.beacon.votes.chosen.is_some()));
+                    }
                 }
-                Hearing::Twin => self.twin = Some((from, now)),
-            },
+            }
             Err(Refusal::Foreign) => {}
             // Whoever makes up addresses fills no memory.
             Err(why) if self.refused.len() < 64 || self.refused.contains_key(&from) => _ = self.refused.insert(from, (why, now)),
@@ -136,20 +160,31 @@ impl Part {
         }
     }
 
-    /// A sealed beacon, if it is time for one or there is something new to tell; the votes of it are on the disk once `keep` has been called.
-    pub fn tell(&mut self, place: &Place, takes: bool, nonce: [u8; 24], now: Duration) -> Option<Vec<u8>> {
+    /// Sealed beacons, if it is time for one or there is something new to tell; the votes of it are on the disk once `keep` has been called.
+    pub fn tell(&mut self, place: &Place, takes: bool, nonces: [[u8; 24]; 2], now: Duration) -> Option<Datagrams> {
         self.election.turn(now);
         let beacon = self.election.beacon(now);
         let endpoints = if takes { place.addresses.iter().take(2).map(|ip| SocketAddr::new(*ip, JOIN_PORT)).collect() } else { Vec::new() };
-        let told = Told { beacon, name: place.name.clone(), endpoints };
+        let mut told = Told { beacon, name: place.name.clone(), endpoints, direct: false };
         let says = |told: &Told| (told.beacon.votes, told.beacon.stage, told.beacon.ready, told.endpoints.clone());
         let pause = if beacon.votes.chosen.is_some() { SELDOM } else { OFTEN };
         if self.told.as_ref().is_some_and(|(at, before)| now < *at + pause && says(before) == says(&told)) {
             return None;
         }
-        let datagram = self.key.seal(&told, nonce);
+        let [group, direct] = nonces.map(|nonce| {
+            let datagram = self.key.seal(&told, nonce);
+            told.direct = true;
+            datagram
+        });
+        let askers = self.askers(now);
         self.told = Some((now, told));
-        datagram
+        Some(Datagrams { group: group?, direct: direct?, askers })
+    }
+
+    /// Who is in no cluster is told directly as long as it tells directly. Two nodes that are in one need each other's beacons no more.
+    fn askers(&self, now: Duration) -> Vec<IpAddr> {
+        let asking = self.direct.iter().filter(|(_, (at, is_settled))| now < *at + SILENCE && !(self.election.is_settled() && *is_settled));
+        asking.map(|(from, _)| *from).collect()
     }
 
     /// What is to be done.
@@ -180,7 +215,8 @@ impl Part {
         let names: Vec<_> = self.present(now).take(FEW).map(|other| other.told.name.as_str()).collect();
         let names = if names.is_empty() { String::new() } else { format!(" ({}{})", names.join(", "), if heard > FEW + 1 { ", …" } else { "" }) };
         match expected {
-            0 => "for a cluster of this secret to be heard on the link".into(),
+            0 if self.rules.peers.is_empty() => "for a cluster of this secret to be heard on the link".into(),
+            0 => format!("for a cluster of this secret to be heard on the link or from {}", self.rules.peers.join(", ")),
             _ if heard <= expected / 2 => {
                 format!("for other nodes: {} of {} heard{names}, {} make a majority", heard - 1, expected - 1, expected / 2)
             }
@@ -208,6 +244,7 @@ impl Part {
         if let Some((from, _)) = self.twin.filter(|(_, at)| now < *at + SILENCE) {
             all.push(format!("{from} has this node's machine-id: one machine is a copy of the other"));
         }
+        all.extend(self.unknown.iter().take(FEW).map(|name| format!("nodes.peers: {name} has no address")));
         let own = self.election.votes().chosen;
         for other in self.present(now) {
             let (told, from) = (&other.told, other.from);
@@ -243,13 +280,15 @@ mod tests {
     struct Site {
         disks: Vec<(tempfile::TempDir, Host)>,
         parts: Vec<Part>,
+        /// Whom each knows, where there is no multicast; none where there is.
+        peers: Vec<Vec<usize>>,
         now: Duration,
         nonce: u8,
     }
 
     fn rules(secret: &str, expected: usize) -> Rules {
         let secret = Secret::parse(&format!("{secret}-0123456789abcdefghijklmnopqrstuvwxyz")).unwrap();
-        Rules { secret, expected, may_found: true }
+        Rules { secret, expected, may_found: true, peers: Vec::new() }
     }
 
     fn ip(n: usize) -> IpAddr {
@@ -258,7 +297,7 @@ mod tests {
 
     impl Site {
         fn new(rules: &[Rules]) -> Self {
-            let mut site = Self { disks: Vec::new(), parts: Vec::new(), now: Duration::ZERO, nonce: 0 };
+            let mut site = Self { disks: Vec::new(), parts: Vec::new(), peers: Vec::new(), now: Duration::ZERO, nonce: 0 };
             for (n, rules) in rules.iter().enumerate() {
                 let dir = tempfile::tempdir().unwrap();
                 let host = Host::new(dir.path());
@@ -276,9 +315,14 @@ mod tests {
                 self.nonce = self.nonce.wrapping_add(1);
                 let place = Place { name: format!("n{from}"), addresses: vec![ip(from)] };
                 let takes = self.parts[from].election.votes().made.is_some();
-                let datagram = self.parts[from].tell(&place, takes, [self.nonce; 24], self.now);
+                let datagrams = self.parts[from].tell(&place, takes, [[self.nonce; 24], [self.nonce; 24]], self.now);
                 self.parts[from].keep(&self.disks[from].1).unwrap();
                 for to in (0..self.parts.len()).filter(|to| *to != from) {
+                    let is_told = |datagrams: &Datagrams| {
+                        (self.peers[from].contains(&to) || datagrams.askers.contains(&ip(to))).then(|| datagrams.direct.clone())
+                    };
+                    let datagram =
+                        if self.peers.is_empty() { datagrams.as_ref().map(|d| d.group.clone()) } else { datagrams.as_ref().and_then(is_told) };
                     datagram.iter().for_each(|datagram| self.parts[to].hear(datagram, ip(from), self.now));
                     self.parts[to].keep(&self.disks[to].1).unwrap();
                 }
@@ -329,6 +373,29 @@ mod tests {
     }
 
     #[test]
+    fn without_multicast_nodes_that_one_of_them_names_form_one_cluster_and_fall_silent() {
+        let mut site = Site::new(&[rules("a", 3), rules("a", 3), rules("a", 3)]);
+        site.peers = vec![vec![1, 2], vec![], vec![0]];
+        site.seconds(12);
+        let founder = (0..3).find(|n| site.next(*n) == Next::Found).unwrap();
+        let cluster = Digest::of(b"ca");
+        site.parts[founder].election.made(cluster);
+        site.seconds(8);
+        assert_eq!(site.next(founder), Next::Lead);
+        for n in (0..3).filter(|n| *n != founder) {
+            assert_eq!(site.next(n), Next::Join(vec![SocketAddr::new(ip(founder), JOIN_PORT)], cluster), "{n}");
+        }
+        site.parts.iter_mut().for_each(|part| part.election.settle(cluster));
+        site.seconds(25);
+        assert!(site.parts.iter().all(|part| part.askers(site.now).is_empty()), "nobody waits any more");
+        // A beacon from long ago, sent once more from a made-up address.
+        let place = Place { name: "n".into(), addresses: vec![ip(1)] };
+        let old = Site::new(&[rules("a", 3), rules("a", 3)]).parts[1].tell(&place, false, [[3; 24], [4; 24]], site.now).unwrap();
+        site.parts[0].hear(&old.direct, ip(77), site.now);
+        assert!(site.parts[0].askers(site.now).is_empty());
+    }
+
+    #[test]
     fn f4_f5_another_secret_a_copy_and_another_cluster_are_named() {
         let mut site = Site::new(&[rules("a", 3), rules("a", 3), rules("b", 3), rules("a", 5)]);
         site.seconds(2);
@@ -366,9 +433,9 @@ mod tests {
     #[test]
     fn made_up_senders_fill_no_memory() {
         let mut site = Site::new(&[rules("a", 3)]);
-        let stranger = Site::new(&[rules("b", 3)]).parts[0].tell(&Place { name: "x".into(), addresses: Vec::new() }, false, [9; 24], site.now);
+        let stranger = Site::new(&[rules("b", 3)]).parts[0].tell(&Place { name: "x".into(), addresses: Vec::new() }, false, [[9; 24]; 2], site.now);
         for n in 0..10_000u32 {
-            site.parts[0].hear(stranger.as_ref().unwrap(), IpAddr::from(n.to_be_bytes()), site.now);
+            site.parts[0].hear(&stranger.as_ref().unwrap().direct, IpAddr::from(n.to_be_bytes()), site.now);
         }
         assert!(site.parts[0].refused.len() <= 64 && site.parts[0].troubles(site.now).len() == FEW);
     }
