@@ -5,15 +5,16 @@ use qemu_tests::build::{build, profiles};
 use qemu_tests::node::Node;
 use qemu_tests::vm::{Drive, Firmware};
 
-/// Kernel's name of the disk, and what QEMU makes of it; each second one starts by OVMF, which was seen to start from neither `megasas` nor `mptsas1068`.
+/// Kernel's name of the disk, and what QEMU makes of it; each second one starts by OVMF, of which that of Debian 12 was seen to start from none of `megasas`,
+/// `pvscsi` and `mptsas1068`. A disk of a SAS controller needs a WWN: Linux passes over one whose SAS address is 0, and QEMU has no other for it.
 const DISKS: [(&str, &str); 8] = [
     ("sda", "-device megasas -device scsi-hd,{}"),
     ("vda", "-device virtio-blk-pci,{}"),
-    ("nvme0n1", "-device nvme,{}"),
     ("sda", "-device pvscsi -device scsi-hd,{}"),
-    ("sda", "-device virtio-scsi-pci -device scsi-hd,{}"),
+    ("nvme0n1", "-device nvme,{}"),
+    ("sda", "-device mptsas1068 -device scsi-hd,{},wwn=0x5000c50015ea71ac"),
     ("sda", "-device qemu-xhci -device usb-storage,{}"),
-    ("sda", "-device mptsas1068 -device scsi-hd,{}"),
+    ("sda", "-device virtio-scsi-pci -device scsi-hd,{}"),
     ("sda", "-device ide-hd,{}"),
 ];
 
