@@ -4,6 +4,7 @@
 pub mod bootstate;
 pub mod chart;
 pub mod error;
+mod expression;
 pub mod fatnames;
 pub mod frames;
 pub mod graph;

@@ -4,6 +4,7 @@
 //! costs only itself.
 
 mod checks;
+pub mod rules;
 mod values;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use serde_saphyr::Spanned;
 use checks::masked;
 use checks::{check_hash, check_server, check_url, check_user, check_zone};
 pub use checks::{check_hostname_rule, check_ssh_key, decode_base64, shown_key, without_secrets};
+use rules::Rule;
 use values::{all, checked, host_address, list, number, odd, peers, secret, structure, text, truth, word};
 
 use crate::membership::{Secret, endpoint};
@@ -100,6 +102,9 @@ pub struct Settings {
     /// Nodes that are told of this one directly, by name or address: those that multicast does not reach.
     #[serde(default)]
     pub peers: Option<Sourced<Vec<String>>>,
+    /// What machines are in their cluster, by what they say of themselves.
+    #[serde(default)]
+    pub rules: Option<Sourced<Vec<Rule>>>,
     /// Number of control planes that the cluster grows to; nodes beyond them become workers.
     #[serde(default)]
     pub replicas: Option<Sourced<u16>>,
@@ -155,12 +160,13 @@ pub enum Role {
 /// Key of the cluster's secret, which only sources may give that not every user of the node can read.
 pub const SECRET_KEY: &str = "cluster.secret";
 
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 24] = [
     "cluster.role",
     "cluster.endpoint",
     SECRET_KEY,
     "nodes.expected",
     "nodes.peers",
+    "nodes.rules",
     "controlPlane.replicas",
     "controlPlane.address",
     "hostname",
@@ -201,6 +207,7 @@ impl Settings {
             endpoint: None,
             expected: None,
             peers: None,
+            rules: None,
             replicas: None,
             virtual_address: None,
             secret: None,
@@ -208,11 +215,12 @@ impl Settings {
         }
     }
 
-    /// The node's part: the role that it was told. An endpoint makes a founder of the image a member, and a number of nodes that agree leaves open what it
-    /// becomes.
-    pub fn part(&self) -> Option<Role> {
+    /// The node's part: the role that it was told, or that a rule gives it. An endpoint makes a founder of the image a member, and a number of nodes that agree
+    /// leaves open what it becomes.
+    pub fn part_by(&self, rule: Option<Role>) -> Option<Role> {
         let is_default = |role: &Sourced<Role>| role.value == Role::Founder && role.is_of_image();
         match (&self.role, &self.endpoint) {
+            (role, _) if rule.is_some() && role.as_ref().is_none_or(Sourced::is_of_image) => rule,
             (Some(role), Some(_)) if is_default(role) => Some(Role::Member),
             (Some(role), None) if is_default(role) && self.expected.is_some() => None,
             (Some(role), _) => Some(role.value),
@@ -277,6 +285,9 @@ impl Settings {
             "cluster.endpoint" => self.endpoint = Some(Sourced { value: endpoint(&text(&item.value)?)?, source: source.clone() }),
             "nodes.expected" => self.expected = Some(Sourced { value: number(&item.value)?, source: source.clone() }),
             "nodes.peers" => self.peers = Some(Sourced { value: peers(&item.value)?, source: source.clone() }),
+            "nodes.rules" => {
+                self.rules = Some(Sourced { value: checked(structure(&item.value)?, |all: &Vec<Rule>| rules::check(all))?, source: source.clone() })
+            }
             "controlPlane.replicas" => self.replicas = Some(Sourced { value: odd(&item.value)?, source: source.clone() }),
             "controlPlane.address" => self.virtual_address = Some(Sourced { value: host_address(&item.value)?, source: source.clone() }),
             SECRET_KEY => self.secret = Some(Sourced { value: secret(&item.value)?, source: source.clone() }),
@@ -329,6 +340,7 @@ impl Settings {
         rows.extend(self.endpoint.iter().map(|endpoint| row("cluster.endpoint", endpoint)));
         rows.extend(self.expected.iter().map(|expected| row("nodes.expected", expected)));
         rows.extend(self.peers.iter().map(|peers| row("nodes.peers", peers)));
+        rows.extend(self.rules.iter().map(|rules| row("nodes.rules", rules)));
         rows.extend(self.replicas.iter().map(|replicas| row("controlPlane.replicas", replicas)));
         rows.extend(self.virtual_address.iter().map(|address| row("controlPlane.address", address)));
         rows.extend(self.secret.iter().map(|secret| (SECRET_KEY.into(), "(hidden)".into(), secret.source.clone())));
@@ -517,6 +529,8 @@ mod tests {
             ("nodes: {expected: 0}", "nodes.expected", "from 1 to 1000"),
             ("nodes: {peers: [n1, \"n 2\"]}", "nodes.peers", "`n 2` is no host name or address"),
             ("nodes: {peers: [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]}", "nodes.peers", "16 nodes at most"),
+            ("nodes: {rules: [{where: \"true\", roles: worker}]}", "nodes.rules", "unknown field `roles`"),
+            ("nodes: {rules: [{where: \"true\", taints: [x]}]}", "nodes.rules", "`x` is no taint"),
             ("controlPlane: {replicas: 2}", "controlPlane.replicas", "1, 3, 5 or 7"),
             ("controlPlane: {address: 10.0.0.9/24}", "controlPlane.address", "no address of a machine"),
             ("controlPlane: {address: 239.1.1.1}", "controlPlane.address", "no address of a machine"),
@@ -573,7 +587,7 @@ mod tests {
             let mut settings = image();
             let items = role.map(|role| Item::text("cluster.role", role, role_source)).into_iter();
             items.chain(endpoint.map(|endpoint| Item::text("cluster.endpoint", endpoint, "x"))).for_each(|item| settings.set(&item).unwrap());
-            assert_eq!(settings.part(), part, "{role:?} {role_source} {endpoint:?}");
+            assert_eq!(settings.part_by(None), part, "{role:?} {role_source} {endpoint:?}");
         }
     }
 
@@ -588,7 +602,7 @@ mod tests {
             settings.set(&Item::text("nodes.expected", "3", "x")).unwrap();
             settings.set(&Item::text("cluster.role", "founder", role_source)).unwrap();
             endpoint.into_iter().for_each(|endpoint| settings.set(&Item::text("cluster.endpoint", endpoint, "x")).unwrap());
-            assert_eq!(settings.part(), part, "{role_source} {endpoint:?}");
+            assert_eq!(settings.part_by(None), part, "{role_source} {endpoint:?}");
         }
         let (settings, problems) = load("nodes:\n  expected: 5\n");
         assert_eq!((settings.expected, settings.role, problems.len()), (Some(Sourced { value: 5, source: "f:2".into() }), None, 0));

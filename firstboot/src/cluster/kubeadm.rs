@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use layers::node::KUBERNETES;
 use layers::range::Range;
+use layers::settings::rules::Standing;
 use layers::{Context, Error, Result};
 use serde_json::{Value, json};
 
@@ -76,6 +77,23 @@ impl Documents {
     pub fn parse(text: &str) -> Result<Self> {
         let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|e| Error::internal(e.without_snippet().to_string()))?;
         Ok(Self(documents))
+    }
+
+    /// The same for a node that has labels and taints of its own from the moment that it is registered.
+    pub fn with(mut self, standing: &Standing) -> Self {
+        let registrations = self.0.iter_mut().filter_map(|document| document.get_mut("nodeRegistration"));
+        for registration in registrations {
+            let labels = registration["kubeletExtraArgs"].as_array_mut().into_iter().flatten().find(|argument| argument["name"] == "node-labels");
+            if let Some(labels) = labels {
+                let own = standing.labels.iter().map(|(key, value)| format!(",{key}={value}"));
+                labels["value"] = json!(format!("{}{}", labels["value"].as_str().unwrap_or_default(), own.collect::<String>()));
+            }
+            if !standing.taints.is_empty() {
+                registration["taints"] =
+                    standing.taints.iter().map(|taint| json!({"key": taint.key, "value": taint.value, "effect": taint.effect})).collect();
+            }
+        }
+        self
     }
 
     fn of_kind(&self, kind: &str) -> Result<Value> {
@@ -312,6 +330,24 @@ mod tests {
         let local = json!({"advertiseAddress": "10.0.0.6", "bindPort": 6443});
         assert_eq!(join["controlPlane"], json!({"localAPIEndpoint": local, "certificateKey": "k"}));
         assert_eq!((&join["nodeRegistration"]["taints"], join["patches"]["directory"].is_string()), (&json!([]), true));
+    }
+
+    #[test]
+    fn labels_and_taints_of_the_rules_are_there_from_the_first_moment() {
+        let taints = vec!["gpu=a:NoSchedule".to_string().try_into().unwrap()];
+        let standing = Standing { role: None, labels: [("rack".into(), "r1".into()), ("zone".into(), "z".into())].into(), taints };
+        let node = Node { name: "n1".into(), address: IpAddr::from([10, 0, 0, 5]) };
+        let grant =
+            Grant { endpoint: "10.0.0.5:6443".parse().unwrap(), authorities: vec!["sha256:0".into()], token: "a.b".into(), control_plane: None };
+        let documents = documents().with(&standing);
+        for (text, kind) in [
+            (documents.for_founder(&node, 1, None).unwrap(), "InitConfiguration"),
+            (documents.for_member(&node, &grant).unwrap(), "JoinConfiguration"),
+        ] {
+            let registration = &Documents::parse(&text).unwrap().of_kind(kind).unwrap()["nodeRegistration"];
+            assert_eq!(registration["kubeletExtraArgs"][0]["value"], "chasi-bod.io/cpu-manager=none,rack=r1,zone=z");
+            assert_eq!(registration["taints"], json!([{"key": "gpu", "value": "a", "effect": "NoSchedule"}]));
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod registry;
 pub(crate) mod routes;
 pub(crate) mod seed;
 mod shared;
+mod standing;
 
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
@@ -193,7 +194,7 @@ fn become_part(host: &Host, node: &Node, settings: &Settings, discovery: &Discov
         reporter.say("cluster", State::Waiting, format!("for {}, which may say the node's part", without_secrets(url)), Some(hint));
         return Ok(None);
     }
-    match settings.part() {
+    match standing::part(host, settings)? {
         Some(Role::Founder) => found(host, node, settings, reporter).map(Some),
         Some(_) if settings.endpoint.is_some() || settings.secret.is_none() => join::join(host, &node.name, settings, reporter),
         _ => agree(host, node, settings, discovery, reporter),
@@ -271,7 +272,7 @@ pub fn is_formed(host: &Host) -> bool {
 fn found(host: &Host, node: &Node, settings: &Settings, reporter: &Reporter) -> Result<Formed> {
     reporter.say("cluster", State::Running, "founding", None);
     founding::begin(host, reporter)?;
-    let base = kubeadm::Documents::read(host)?;
+    let base = kubeadm::Documents::read(host)?.with(&standing::of(host, settings)?);
     files::write(host, node, &base)?;
     kubeadm::run(host, "init", &base.for_founder(node, settings.control_planes(), settings.shared_address())?, reporter)?;
     files::use_rotated_certificate(host)?;

@@ -326,7 +326,7 @@ mod tests {
         set_by_console(&host, "url", "https://b/y").unwrap();
         assert_eq!(settings().unread_part(), Some("https://b/y"));
         keep_fetched(&host, (url::name("https://b/y"), vec![Item::text("nodes.expected", "3", "URL")])).unwrap();
-        assert_eq!((settings().unread, settings().part()), (None, None));
+        assert_eq!((settings().unread, settings().part_by(None)), (None, None));
         set_by_console(&host, "url", "").unwrap();
         set_by_console(&host, "cluster.role", "founder").unwrap();
         assert_eq!((settings().unread.as_deref(), settings().unread_part()), (Some("https://a/x"), None), "a person's word needs no address");

@@ -21,7 +21,7 @@ use layers::units::Digest;
 use layers::{Context as _, Error, Fault, Result};
 use tokio::time::timeout;
 
-use super::{Reporter, exists, is_formed, join, runtime};
+use super::{Reporter, exists, is_formed, join, runtime, standing};
 use crate::agent::addresses;
 use crate::agent::health::NEIGHBOURS;
 use crate::config;
@@ -220,8 +220,9 @@ impl Rules {
             return Ok(None);
         }
         let expected = settings.expected.as_ref().map_or(0, |expected| expected.value.into());
+        let may_found = standing::part(host, &settings)?.is_none();
         let peers = settings.peers.as_ref().map(|peers| peers.value.clone()).unwrap_or_default();
-        Ok(Some(Self { secret: join::open(host, Some(&settings))?, expected, may_found: settings.part().is_none() && expected > 0, peers }))
+        Ok(Some(Self { secret: join::open(host, Some(&settings))?, expected, may_found: may_found && expected > 0, peers }))
     }
 }
 

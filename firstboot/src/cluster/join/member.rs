@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use layers::settings::rules::Standing;
 use layers::settings::{Role, Settings};
 use layers::units::Digest;
 use layers::{Error, Result};
@@ -9,7 +10,7 @@ use layers::{Error, Result};
 use super::founder::PIN;
 use super::{Grant, Request, Trouble, VERSION, Wants, ask};
 use crate::cluster::kubeadm::{self, ENDPOINT_NAME};
-use crate::cluster::{CONTAINERD, Formed, Node, Reporter, exists, files, founding, runtime, wait_for_runtime};
+use crate::cluster::{CONTAINERD, Formed, Node, Reporter, exists, files, founding, runtime, standing, wait_for_runtime};
 use crate::host::Host;
 use crate::images::config::CLUSTER_CA as AUTHORITY;
 use crate::status::State;
@@ -61,7 +62,7 @@ pub fn join_through(
                 return Err(refuse("it is in another cluster than the one that the nodes have agreed on"));
             }
             Ok((grant, address)) => {
-                run(host, &Node { name: name.into(), address }, &grant, reporter)?;
+                run(host, &Node { name: name.into(), address }, &grant, &standing::of(host, settings)?, reporter)?;
                 formed.address = grant.control_plane.map(|_| address);
             }
             Err(Trouble::Silent(why)) => {
@@ -93,7 +94,7 @@ pub fn end(host: &Host) -> Result<()> {
 }
 
 fn request(host: &Host, name: &str, endpoint: &str, settings: &Settings) -> Result<std::result::Result<(Grant, IpAddr), Trouble>> {
-    let wants = if settings.part() == Some(Role::Worker) { Wants::Worker } else { Wants::ControlPlane };
+    let wants = if standing::part(host, settings)? == Some(Role::Worker) { Wants::Worker } else { Wants::ControlPlane };
     let system = Some(host.line("sys/class/dmi/id/product_uuid").to_lowercase()).filter(|uuid| !uuid.is_empty());
     let request = Request { version: VERSION, name: name.into(), machine: host.line("etc/machine-id"), system, wants };
     let secret = settings.secret.as_ref().map(|secret| &secret.value).ok_or_else(|| Error::internal("joining a cluster: no secret"))?;
@@ -101,9 +102,9 @@ fn request(host: &Host, name: &str, endpoint: &str, settings: &Settings) -> Resu
 }
 
 /// Runs kubeadm with what was granted; a token that has ended or an authority that is another one is kubeadm's to tell.
-fn run(host: &Host, node: &Node, grant: &Grant, reporter: &Reporter) -> Result<()> {
+fn run(host: &Host, node: &Node, grant: &Grant, standing: &Standing, reporter: &Reporter) -> Result<()> {
     reporter.say("cluster", State::Running, format!("joining {}", grant.endpoint), None);
-    let documents = kubeadm::Documents::read(host)?;
+    let documents = kubeadm::Documents::read(host)?.with(standing);
     let config = documents.for_member(node, grant)?;
     if exists(host, MARK) {
         // Whoever grants anew has taken what came of it out of the cluster.
