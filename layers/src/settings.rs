@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
+use backup::check_repository;
 pub use backup::{BACKUPS, Every};
 use checks::masked;
 use checks::{check_hash, check_server, check_url, check_user, check_zone};
@@ -116,6 +117,9 @@ pub struct Settings {
     /// Backups that stay on the node.
     #[serde(default)]
     pub backup_keep: Option<Sourced<u16>>,
+    /// Repository of a registry that each backup is pushed to, too.
+    #[serde(default)]
+    pub backup_to: Option<Sourced<String>>,
 }
 
 /// Where something listens: `PORT` on the node's first address, or `ADDRESS:PORT`.
@@ -160,7 +164,7 @@ pub enum Role {
 /// Key of the cluster's secret, which only sources may give that not every user of the node can read.
 pub const SECRET_KEY: &str = "cluster.secret";
 
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 25] = [
     "cluster.role",
     "cluster.endpoint",
     SECRET_KEY,
@@ -184,6 +188,7 @@ const KEYS: [&str; 24] = [
     "metrics.listen",
     "backup.every",
     "backup.keep",
+    "backup.to",
     "url",
 ];
 
@@ -212,6 +217,7 @@ impl Settings {
             metrics_listen: None,
             backup_every: None,
             backup_keep: None,
+            backup_to: None,
         }
     }
 
@@ -301,6 +307,7 @@ impl Settings {
             }
             "backup.every" => self.backup_every = Some(Sourced { value: Every::try_from(text(&item.value)?)?, source: source.clone() }),
             "backup.keep" => self.backup_keep = Some(Sourced { value: count(&item.value)?, source: source.clone() }),
+            "backup.to" => self.backup_to = Some(Sourced { value: word(&item.value, check_repository)?, source: source.clone() }),
             "sshKeys" => self.set_ssh_keys("root", &item.value, source)?,
             key => match key.strip_prefix("sshKeys.") {
                 Some(user) => self.set_ssh_keys(user, &item.value, source)?,
@@ -352,6 +359,7 @@ impl Settings {
         rows.extend(self.metrics_listen.iter().map(|listen| row("metrics.listen", listen)));
         rows.extend(self.backup_every.iter().map(|every| row("backup.every", every)));
         rows.extend(self.backup_keep.iter().map(|keep| row("backup.keep", keep)));
+        rows.extend(self.backup_to.iter().map(|to| row("backup.to", to)));
         rows.extend(self.url.iter().map(|url| ("url".into(), without_secrets(&url.value), url.source.clone())));
         rows
     }

@@ -7,8 +7,11 @@ mod collect;
 mod folder;
 pub(crate) mod restore;
 pub mod schedule;
+mod target;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use k8s_openapi::jiff::Timestamp;
@@ -67,7 +70,7 @@ pub enum Verb {
 /// Which backup is meant, and what opens it.
 #[derive(Debug, Args)]
 pub struct Which {
-    /// Name as in `backup list`, or path of a file; the newest of this node when absent.
+    /// Name as in `backup list`, path of a file, or `oci:` and its reference in a registry; the newest of this node when absent.
     #[arg(value_name = "BACKUP")]
     pub backup: Option<String>,
     /// File with a private key of age, beside the one that follows from the cluster's secret.
@@ -82,13 +85,19 @@ pub fn run(verb: &Verb, host: &Host, say: &dyn Fn(&str)) -> Result<String> {
         Verb::Run { json } => {
             let made = make(host)?;
             made.manifest.left.iter().for_each(|left| say(&format!("not in it: {left}")));
+            match target::push(host, &made.backup) {
+                Ok(None) => {}
+                Ok(Some(reference)) => say(&format!("pushed to {reference}")),
+                Err(error) => return Err(Error::environment(format!("the backup is {}, but: {error}", made.backup.path.display()))),
+            }
             if has_own_secret(host) {
                 say("its key is nowhere but on this machine, which made the cluster's secret by itself: keep `chasi-bod backup key` elsewhere, too");
             }
             Ok(if *json { printed(&shown(&made.backup, Ok(&made.manifest)))? } else { format!("{}\n", made.backup.path.display()) })
         }
         Verb::Verify { which, json } => {
-            let backup = folder::find(host, which.backup.as_deref())?;
+            let scratch = folder::scratch(host)?;
+            let backup = wanted(host, which, scratch.path())?;
             let manifest = verify(host, &backup, &identities(host, which)?)?;
             say(&format!("{}: whole; {}", backup.name, told(&manifest)));
             Ok(if *json { printed(&json!(manifest))? } else { String::new() })
@@ -98,6 +107,17 @@ pub fn run(verb: &Verb, host: &Host, say: &dyn Fn(&str)) -> Result<String> {
             Ok(format!("{}\n", if *public { key.recipient().text() } else { key.reveal() }))
         }
     }
+}
+
+/// The backup that a person means; one in a registry is fetched into the folder.
+fn wanted(host: &Host, which: &Which, scratch: &Path) -> Result<Backup> {
+    let Some(reference) = which.backup.as_deref().and_then(|text| text.strip_prefix(target::PREFIX)) else {
+        return folder::find(host, which.backup.as_deref());
+    };
+    let path = scratch.join("pulled");
+    target::pull(host, reference, &path)?;
+    let named = folder::find(host, path.to_str())?;
+    Ok(Backup { name: reference.into(), ..named })
 }
 
 fn printed(value: &serde_json::Value) -> Result<String> {
@@ -138,7 +158,7 @@ pub fn make(host: &Host) -> Result<Made> {
     };
     let name = format!("{}-{node}-{}", &manifest.cluster[..8], now.strftime("%Y%m%dT%H%M%SZ"));
     let path = scratch.path().join("backup");
-    let file = std::fs::File::create_new(&path).context(naming)?;
+    let file = File::options().write(true).create_new(true).mode(0o600).open(&path).context(naming)?;
     let manifest = archive::write(host, &recipients, manifest, &collected.entries, file).context(naming)?;
     archive::read(&[own_key(host)?], &path, |_| Ok(())).context(|| "reading the backup that was just made".into())?;
     let backup = folder::keep(host, &path, &name)?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use layers::{Context as _, Error, Fault, Result};
 
-use super::{Manifest, SNAPSHOT, Which, archive, folder, identities, told};
+use super::{Manifest, SNAPSHOT, Which, archive, folder, identities, told, wanted};
 use crate::cluster::{self, Node, etcd};
 use crate::exec;
 use crate::host::{Host, STATE};
@@ -41,7 +41,11 @@ pub struct Options {
 
 /// Prepares everything and asks the agent to begin; the text is for stdout.
 pub fn run(options: &Options, host: &Host, say: &dyn Fn(&str)) -> Result<String> {
-    let backup = if options.this_node && !options.dry_run { super::make(host)?.backup } else { folder::find(host, options.which.backup.as_deref())? };
+    let scratch = folder::scratch(host)?;
+    let backup = match options.this_node && !options.dry_run {
+        true => super::make(host)?.backup,
+        false => wanted(host, &options.which, scratch.path())?,
+    };
     let naming = || format!("restoring {}", backup.path.display());
     let identities = identities(host, &options.which)?;
     let manifest = archive::manifest(&identities, &backup.path).context(naming)?;

@@ -36,7 +36,8 @@ pub fn keep(host: &Host, say: impl Fn(State, String, Option<&str>)) {
         let newest = newest(host);
         let waits = failed.as_ref().is_some_and(|(at, _)| at.elapsed().is_ok_and(|age| age < RETRY));
         if !waits && host.uptime() > QUIET && is_due(every, newest.as_ref().and_then(|backup| backup.made), &host.line("etc/hostname")) {
-            failed = super::make(host).err().map(|error| (SystemTime::now(), error.to_string()));
+            let made = super::make(host).and_then(|made| super::target::push(host, &made.backup));
+            failed = made.err().map(|error| (SystemTime::now(), error.to_string()));
         }
         let (state, detail) = told(every, self::newest(host).as_ref(), failed.as_ref().map(|(_, why)| why.as_str()));
         say(state, detail, (state == State::Failed).then_some("it is tried again every 15 minutes; `chasi-bod backup run` tries it now"));

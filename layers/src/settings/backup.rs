@@ -1,8 +1,11 @@
 //! When backups are made, and how many stay.
 
+use std::str::FromStr as _;
+
 use serde::{Deserialize, Serialize};
 
 use crate::profile::quote;
+use crate::reference::Reference;
 
 /// Backups that stay on a node when nothing is said.
 pub const BACKUPS: u16 = 8;
@@ -55,9 +58,34 @@ impl From<Every> for String {
     }
 }
 
+/// Checks a repository that backups are pushed to, `registry.example/site/backups`: each gets a tag of its own.
+pub fn check_repository(text: &str) -> Result<(), String> {
+    let named = Reference::from_str(&format!("{text}:x"));
+    let bad = || format!("{} is no repository of a registry without tag, such as registry.example/site/backups", quote(text));
+    named.ok().filter(|reference| reference.place() == text).map(drop).ok_or_else(bad)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_repository_has_a_registry_and_no_tag() {
+        for text in ["registry.example/backups", "10.0.0.1:5000/a/b", "localhost/a"] {
+            assert_eq!(check_repository(text), Ok(()), "{text}");
+        }
+        for text in [
+            "",
+            "backups",
+            "registry.example",
+            "registry.example/a:1",
+            "registry.example/a@sha256:0",
+            "https://registry.example/a",
+            "Registry.example/a",
+        ] {
+            assert!(check_repository(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn a_time_is_read_and_shown_as_people_write_it() {
