@@ -27,6 +27,11 @@ fn taken_away(node: &Node, to: &Path) -> String {
     assert!(path.starts_with("/var/lib/chasi-bod/backups/") && path.ends_with(".age"), "{path}");
     assert_eq!(node.ssh(&format!("stat -c %a {path} /var/lib/chasi-bod/backups")).unwrap().lines().collect::<Vec<_>>(), ["600", "700"]);
     kube(node, "chasi-bod backup verify");
+    // The registry inside the cluster goes with it; any other one is as good.
+    kube(node, "chasi-bod config set backup.to=10.96.0.5:5000/site/backups");
+    let pushed = kube(node, "sleep 3; chasi-bod backup run --json 2>&1 | tee /run/pushed | grep '^pushed to ' | cut -d' ' -f3 || cat /run/pushed");
+    assert!(pushed.starts_with("10.96.0.5:5000/site/backups:"), "{pushed}");
+    kube(node, &format!("chasi-bod backup verify oci:{pushed}; chasi-bod restore oci:{pushed} --replace --dry-run; chasi-bod config set backup.to="));
     let text = node.ssh(&format!("base64 -w0 {path}")).unwrap();
     std::fs::write(to, &text).unwrap();
     println!("the backup has {} KiB: {}", text.len() * 3 / 4 / 1024, kube(node, "chasi-bod backup list").lines().last().unwrap_or_default());
