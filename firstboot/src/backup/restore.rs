@@ -180,6 +180,10 @@ fn volume(name: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::archive::{Bytes, Entry, VERSION};
     use super::*;
 
     #[test]
@@ -189,5 +193,106 @@ mod tests {
             assert_eq!(volume(name), None, "{name}");
         }
         assert_eq!(["v1.36.3", "v1.9.0", "1.36", "v2.0.0"].map(minor), [Some(36), Some(9), None, None]);
+    }
+
+    fn manifest() -> Manifest {
+        Manifest {
+            version: VERSION,
+            cluster: "0123456789abcdef".into(),
+            uid: None,
+            time: "2026-01-01T00:00:00Z".into(),
+            node: "n1".into(),
+            image: String::new(),
+            kubernetes: "v1.36.3".into(),
+            revision: 7,
+            virtual_clusters: vec!["biz".into()],
+            left: Vec::new(),
+            parts: Vec::new(),
+        }
+    }
+
+    /// A machine of the name n1 with the secret, an `etcdutl` that notes what it is asked, and a backup.
+    fn machine() -> (tempfile::TempDir, Host, PathBuf, super::super::Identity) {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(dir.path());
+        let secret = layers::membership::Secret::parse("0123456789abcdefghijklmnopqrstuvwxyz").unwrap();
+        let identity = super::super::Identity::of_cluster(&secret);
+        host.write("var/lib/chasi-bod/cluster-secret", secret.reveal().as_bytes(), 0o600).unwrap();
+        host.write("etc/hostname", b"n1\n", 0o644).unwrap();
+        let text = cluster::kubeadm::shipped();
+        host.write("usr/lib/chasi-bod/kubernetes/kubeadm.yaml", text.as_bytes(), 0o644).unwrap();
+        let script = format!("#!/bin/sh\necho \"$*\" >> {0}/said\nmkdir -p {0}/var/lib/etcd/member\n", dir.path().display());
+        host.write("usr/bin/etcdutl", script.as_bytes(), 0o755).unwrap();
+        let here = |name: &str, text: &str| Entry { name: name.into(), mode: 0o640, owner: (0, 0), bytes: Bytes::Here(text.into()) };
+        let folder = |name: &str| Entry { name: name.into(), mode: 0o777, owner: (0, 0), bytes: Bytes::Folder };
+        let entries = [
+            here(SNAPSHOT, "snapshot"),
+            here("etc/kubernetes/pki/ca.key", "key"),
+            here("var/lib/chasi-bod/console.json", "not for this machine"),
+            folder("var/lib/chasi-bod/volumes/pvc-1/"),
+            here("var/lib/chasi-bod/volumes/pvc-1/state.db", "store"),
+            folder("var/lib/chasi-bod/volumes/pvc-2/"),
+            here("var/lib/chasi-bod/volumes/pvc-2/state.db", "of then"),
+        ];
+        let path = dir.path().join("backup.age");
+        let file = fs::File::create(&path).unwrap();
+        archive::write(&host, &[identity.recipient()], manifest(), &entries, file).unwrap();
+        (dir, host, path, identity)
+    }
+
+    fn options(backup: &Path, replace: bool) -> Options {
+        let which = Which { backup: Some(backup.display().to_string()), identity: None };
+        Options { which, this_node: false, replace, dry_run: false }
+    }
+
+    #[test]
+    fn g2_what_is_brought_back_is_laid_as_often_as_it_is_cut_off_and_what_is_there_of_volumes_stays() {
+        let (_dir, host, backup, _) = machine();
+        host.write("var/lib/chasi-bod/volumes/pvc-2/state.db", b"of now", 0o600).unwrap();
+        run(&options(&backup, false), &host, &|_| {}).unwrap();
+        let staged = pending(&host).unwrap().unwrap();
+        assert_eq!(fs::metadata(host.path(READY)).unwrap().permissions().mode() & 0o777, 0o700);
+        let node = Node { name: "n1".into(), address: "fd00::5".parse().unwrap() };
+        for _ in 0..2 {
+            lay(&host, &node, &staged).unwrap();
+            assert_eq!(host.read("etc/kubernetes/pki/ca.key").unwrap().as_deref(), Some("key"));
+            assert_eq!(host.read("var/lib/chasi-bod/volumes/pvc-1/state.db").unwrap().as_deref(), Some("store"));
+            assert_eq!(host.read("var/lib/chasi-bod/volumes/pvc-2/state.db").unwrap().as_deref(), Some("of now"));
+            assert!(!host.path("var/lib/chasi-bod/console.json").exists());
+        }
+        assert_eq!(fs::metadata(host.path("var/lib/chasi-bod/volumes/pvc-1")).unwrap().permissions().mode() & 0o777, 0o777);
+        let said = host.read("said").unwrap().unwrap();
+        for words in ["--name n1 --initial-cluster n1=https://[fd00::5]:2380", "--bump-revision 1000000000 --mark-compacted"] {
+            assert_eq!(said.matches(words).count(), 2, "{said}");
+        }
+        end(&host).unwrap();
+        assert!(pending(&host).unwrap().is_none() && !host.path(READY).exists());
+        end(&host).unwrap();
+    }
+
+    #[test]
+    fn g2_nothing_is_staged_that_does_not_fit_or_is_not_whole() {
+        let (_dir, host, backup, _) = machine();
+        let refused = |replace: bool| run(&options(&backup, replace), &host, &|_| {}).unwrap_err();
+        host.write("etc/hostname", b"n2\n", 0o644).unwrap();
+        assert!(refused(true).to_string().contains("it is of node n1, this one is n2"));
+        host.write("etc/hostname", b"n1\n", 0o644).unwrap();
+        host.write("var/lib/chasi-bod/cluster.json", b"{}", 0o600).unwrap();
+        let error = refused(false);
+        assert!(error.to_string().contains("a part of another cluster") && error.hint().is_some_and(|hint| hint.contains("--replace")), "{error}");
+        let old = cluster::kubeadm::shipped().replace("v1.36.3", "v1.35.9");
+        host.write("usr/lib/chasi-bod/kubernetes/kubeadm.yaml", old.as_bytes(), 0o644).unwrap();
+        assert!(refused(true).to_string().contains("it is of Kubernetes v1.36.3, this image has v1.35.9"));
+        host.write("usr/lib/chasi-bod/kubernetes/kubeadm.yaml", cluster::kubeadm::shipped().as_bytes(), 0o644).unwrap();
+        // All of it is read, though its manifest is whole, and what a cut-off run has left does not count.
+        host.write(&format!("{PARTIAL}/{MANIFEST}"), b"{}", 0o600).unwrap();
+        let whole = fs::read(&backup).unwrap();
+        let mut file = fs::File::create(&backup).unwrap();
+        file.write_all(&whole[..whole.len() - 1]).unwrap();
+        assert!(refused(true).to_string().contains("it is damaged, or cut off"), "{}", refused(true));
+        assert!(pending(&host).unwrap().is_none());
+        fs::write(&backup, whole).unwrap();
+        run(&options(&backup, true), &host, &|_| {}).unwrap();
+        assert!(pending(&host).unwrap().is_some());
     }
 }

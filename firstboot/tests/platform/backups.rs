@@ -121,6 +121,22 @@ async fn killed_runs_lose_nothing(bench: &Bench) {
     }
 }
 
+/// A disk without room is named before anything is written; what lies there stays.
+async fn a_full_disk_is_named(bench: &Bench) {
+    let folder = bench.path(FOLDER);
+    let aside = folder.with_extension("aside");
+    fs::rename(&folder, &aside).unwrap();
+    fs::create_dir(&folder).unwrap();
+    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=8M", "none"]).arg(&folder));
+    fs::write(folder.join("0-n-20200101T000000Z.age"), "old").unwrap();
+    let (_, error, fine) = chasi_bod(bench, "backup run").await;
+    assert!(!fine && error.contains("making a backup: its disk has 7 MiB left") && error.contains("nothing was changed"), "{error}");
+    assert_eq!(backups(bench).len(), 1, "{:?}", backups(bench));
+    run(Command::new("umount").arg(&folder));
+    fs::remove_dir(&folder).unwrap();
+    fs::rename(aside, folder).unwrap();
+}
+
 async fn words(bench: &Bench) -> Api<ConfigMap> {
     let maps = Api::<ConfigMap>::namespaced(bench.client.clone(), "default");
     for n in 0..50 {
@@ -168,6 +184,7 @@ pub async fn all(mut bench: Bench) {
     what_is_damaged_is_named(&bench, &backup).await;
     others_open_it(&bench, &backup).await;
     killed_runs_lose_nothing(&bench).await;
+    a_full_disk_is_named(&bench).await;
 
     let (_, error, fine) = chasi_bod(&bench, "restore").await;
     assert!(!fine && error.contains("a part of this very cluster, which would be given up") && error.contains("--replace"), "{error}");

@@ -1,7 +1,7 @@
 //! A cluster that is lost with its machine comes back on a fresh one, from a file that was copied away: the same objects under the same uids, the
 //! virtual cluster with what was in it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use qemu_tests::node::{Node, artifact, artifacts};
@@ -72,38 +72,108 @@ fn wait(node: &Node, vm: &mut Vm, line: &str, seconds: u64) -> String {
     vm.wait(line, seconds).unwrap_or_else(|error| panic!("{error}\n{}", account(node)))
 }
 
-#[test]
-fn uml_g2_a_lost_cluster_comes_back_on_a_fresh_machine_with_its_virtual_cluster() {
-    let (one, two, net) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Net::new(2).unwrap());
-    let (node, firmware) = machine(one.path(), &net, 1, "founder");
+/// A cluster with its virtual cluster, and a backup that was taken away before its machine is lost; what was in it.
+fn lose(net: &Net, folder: &Path) -> ((String, String), PathBuf) {
+    let (node, firmware) = machine(folder, net, 1, "founder");
     let mut vm = node.start(firmware).unwrap();
     println!("first: Ready and whole {:?} s", formed(&node, &mut vm));
     seed::seeded(&node, &mut vm, "done");
     phase(&node, "vc/apps", "RUNNING");
     let before = write(&node);
-    let file = one.path().join("backup");
+    let file = folder.join("backup");
     taken_away(&node, &file);
     kube(&node, "kubectl create configmap after --from-literal=word=lost");
     vm.kill();
+    (before, file)
+}
 
-    // Another disk and another address.
-    let (node, firmware) = machine(two.path(), &net, 2, "member");
-    let mut vm = node.start(firmware).unwrap();
+/// A machine with another disk and another address that has the file and waits.
+fn fresh(net: &Net, folder: &Path, file: &Path) -> (Node, Firmware, Vm) {
+    let (node, firmware) = machine(folder, net, 2, "member");
+    let mut vm = node.start(firmware.clone()).unwrap();
     wait(&node, &mut vm, "cluster waiting", 300);
-    put(&node, &file);
-    println!("{}", node.ssh("chasi-bod restore /run/backup.age --dry-run 2>&1").unwrap());
-    let begun = Instant::now();
-    println!("{}", node.ssh("chasi-bod restore /run/backup.age 2>&1").unwrap());
-    wait(&node, &mut vm, "cluster done", 600);
+    put(&node, file);
+    (node, firmware, vm)
+}
+
+/// The cluster is there, and its virtual cluster works.
+fn is_back(node: &Node, vm: &mut Vm, begun: Instant, before: &(String, String)) {
+    wait(node, vm, "cluster done", 600);
     println!("restored: node Ready and whole after {} s", begun.elapsed().as_secs());
     // What the objects say is from before, until somebody looks.
     let answers = within("apps", "get ns kube-system");
-    kube(&node, &format!("for i in $(seq 100); do ({answers}) && exit 0; sleep 2; done; exit 1"));
-    phase(&node, "vc/apps", "RUNNING");
+    kube(node, &format!("for i in $(seq 100); do ({answers}) && exit 0; sleep 2; done; exit 1"));
+    phase(node, "vc/apps", "RUNNING");
     println!("restored: virtual cluster RUNNING after {} s", begun.elapsed().as_secs());
-    is_the_same(&node, &before);
+    is_the_same(node, before);
+    assert!(node.ssh("test -e /var/lib/chasi-bod/restoring").is_err(), "what was staged is gone");
+}
+
+#[test]
+fn uml_g2_a_lost_cluster_comes_back_on_a_fresh_machine_with_its_virtual_cluster() {
+    let (one, two, net) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Net::new(2).unwrap());
+    let (before, file) = lose(&net, one.path());
+    let (node, _, mut vm) = fresh(&net, two.path(), &file);
+    println!("{}", node.ssh("chasi-bod restore /run/backup.age --dry-run 2>&1").unwrap());
+    let begun = Instant::now();
+    println!("{}", node.ssh("chasi-bod restore /run/backup.age 2>&1").unwrap());
+    is_back(&node, &mut vm, begun, &before);
     assert!(kube(&node, "kubectl get configmap after --ignore-not-found").is_empty());
     assert_eq!(kube(&node, "kubectl get nodes --no-headers | grep -c ' Ready '"), "1");
-    assert!(node.ssh("test -e /var/lib/chasi-bod/restoring").is_err(), "what was staged is gone");
+    node.shut_down(vm).unwrap();
+}
+
+/// Where the plug is pulled: while the command reads, while what was there is taken away, and in phases of kubeadm.
+const CUTS: [&str; 5] = ["restoring the backup", "certs: ", "etcd: ", "wait-control-plane: ", "addons: "];
+
+#[test]
+#[ignore = "soak: six boots, about six minutes"]
+fn soak_uml_f1_g2_a_restore_that_is_cut_off_in_any_phase_begins_again() {
+    let (one, two, net) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Net::new(2).unwrap());
+    let (before, file) = lose(&net, one.path());
+    let (node, firmware, mut vm) = fresh(&net, two.path(), &file);
+    node.ssh("chasi-bod restore /run/backup.age 2>&1").unwrap();
+    for cut in CUTS {
+        let line = wait(&node, &mut vm, &format!("cluster running {cut}"), 600);
+        vm.kill();
+        println!("cut at: {line}");
+        vm = node.start(firmware.clone()).unwrap();
+    }
+    is_back(&node, &mut vm, Instant::now(), &before);
+    // And that it stays so.
+    node.shut_down(vm).unwrap();
+    let mut vm = node.start(firmware).unwrap();
+    is_back(&node, &mut vm, Instant::now(), &before);
+    node.shut_down(vm).unwrap();
+}
+
+#[test]
+#[ignore = "soak: two control planes, about five minutes"]
+fn soak_uml_g2_the_control_plane_that_is_left_goes_on_alone_by_one_command() {
+    let (one, two, net) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Net::new(2).unwrap());
+    let raw = artifact(&artifacts("standalone").unwrap(), "raw").unwrap();
+    let (mut node, firmware) = Node::in_uml(one.path(), &raw, &net, 1).unwrap();
+    let (mut other, its_firmware) = Node::in_uml(two.path(), &raw, &net, 2).unwrap();
+    let shared = format!("controlPlane: {{replicas: 3}}\ncluster: {{secret: {SECRET}");
+    node.configure(&format!("hostname: n1\n{shared}, role: founder}}\n")).unwrap();
+    other.configure(&format!("hostname: n2\n{shared}, endpoint: 10.77.0.11}}\n")).unwrap();
+    let mut vm = node.start(firmware).unwrap();
+    formed(&node, &mut vm);
+    phase(&node, "vc/apps", "RUNNING");
+    let mut its_vm = other.start(its_firmware).unwrap();
+    wait(&other, &mut its_vm, "cluster done", 600);
+    assert!(kube(&node, "chasi-bod nodes list").contains("2 of 2 voters answer"));
+    let before = write(&node);
+    its_vm.kill();
+    let said = node.ssh("for i in $(seq 30); do chasi-bod nodes list 2>&1 | grep 'its majority is lost' && exit 0; sleep 2; done; exit 1");
+    println!("{}", said.unwrap());
+    let told = "for i in $(seq 90); do chasi-bod status | grep 'restore --this-node --replace' && exit 0; sleep 2; done; chasi-bod status; exit 1";
+    println!("{}", node.ssh(told).unwrap());
+    let begun = Instant::now();
+    println!("{}", node.ssh("chasi-bod restore --this-node --replace 2>&1").unwrap());
+    wait(&node, &mut vm, "cluster running addons: ", 600);
+    is_back(&node, &mut vm, begun, &before);
+    assert!(kube(&node, "chasi-bod nodes list").contains("1 of 1 voters answers"));
+    kube(&node, "chasi-bod nodes remove n2");
     node.shut_down(vm).unwrap();
 }
