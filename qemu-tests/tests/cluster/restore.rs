@@ -8,6 +8,7 @@ use qemu_tests::node::{Node, artifact, artifacts};
 use qemu_tests::uml::Net;
 use qemu_tests::vm::{Firmware, Vm};
 
+use super::join::eventually;
 use super::vclusters::{inside, phase, within};
 use super::{account, formed, kube, seed};
 
@@ -162,7 +163,8 @@ fn soak_uml_g2_the_control_plane_that_is_left_goes_on_alone_by_one_command() {
     phase(&node, "vc/apps", "RUNNING");
     let mut its_vm = other.start(its_firmware).unwrap();
     wait(&other, &mut its_vm, "cluster done", 600);
-    assert!(kube(&node, "chasi-bod nodes list").contains("2 of 2 voters answer"));
+    eventually(&node, "chasi-bod nodes list | grep -q '2 of 2 voters answer'");
+    eventually(&node, "kubectl wait nodes --all --for=condition=Ready --timeout=5s");
     let before = write(&node);
     its_vm.kill();
     let said = node.ssh("for i in $(seq 30); do chasi-bod nodes list 2>&1 | grep 'its majority is lost' && exit 0; sleep 2; done; exit 1");
@@ -173,7 +175,7 @@ fn soak_uml_g2_the_control_plane_that_is_left_goes_on_alone_by_one_command() {
     println!("{}", node.ssh("chasi-bod restore --this-node --replace 2>&1").unwrap());
     wait(&node, &mut vm, "cluster running addons: ", 600);
     is_back(&node, &mut vm, begun, &before);
-    assert!(kube(&node, "chasi-bod nodes list").contains("1 of 1 voters answers"));
+    eventually(&node, "chasi-bod nodes list | grep -q '1 of 1 voters answers'");
     kube(&node, "chasi-bod nodes remove n2");
     node.shut_down(vm).unwrap();
 }
