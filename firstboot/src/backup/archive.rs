@@ -110,7 +110,10 @@ pub fn write(host: &Host, recipients: &[Recipient], mut manifest: Manifest, entr
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
-        (header.set_uid(owner.0.into()), header.set_gid(owner.1.into()), header.set_size(size), header.set_mtime(0));
+        header.set_uid(owner.0.into());
+        header.set_gid(owner.1.into());
+        header.set_size(size);
+        header.set_mtime(0);
         archive.append_data(&mut header, name, bytes)
     };
     put(MANIFEST, EntryType::Regular, 0o600, (0, 0), text.len() as u64, &mut text.as_slice()).context(|| format!("writing {MANIFEST}"))?;
