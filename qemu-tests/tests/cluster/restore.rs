@@ -124,7 +124,7 @@ fn uml_g2_a_lost_cluster_comes_back_on_a_fresh_machine_with_its_virtual_cluster(
     node.shut_down(vm).unwrap();
 }
 
-/// Where the plug is pulled: while the command reads, while what was there is taken away, and in phases of kubeadm.
+/// Where the plug is pulled: when the agent begins and takes away what there was, and in phases of kubeadm.
 const CUTS: [&str; 5] = ["restoring the backup", "certs: ", "etcd: ", "wait-control-plane: ", "addons: "];
 
 #[test]
