@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::images::{self, Log};
 use crate::status::Status;
 use crate::verbs::{self, Place};
-use crate::{cluster, config, console, diag, disks, install, metrics, platform};
+use crate::{backup, cluster, config, console, diag, disks, install, metrics, platform};
 
 /// Shows and steers this node.
 #[derive(Debug, Parser)]
@@ -108,6 +108,14 @@ enum Verb {
         #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
         limit: u64,
     },
+    /// Makes, lists and checks backups of the cluster; control planes also make them by themselves.
+    #[command(subcommand, after_help = "Examples:\n  chasi-bod backup list\n  chasi-bod backup run\n  chasi-bod backup verify")]
+    Backup(backup::Verb),
+    /// Brings the cluster of a backup back, on a fresh machine or on the only control plane that is left.
+    #[command(
+        after_help = "Examples:\n  chasi-bod restore /mnt/stick/backup.age --dry-run\n  chasi-bod restore /mnt/stick/backup.age\n  chasi-bod restore --this-node --replace    # etcd has lost its majority for good"
+    )]
+    Restore(backup::Restore),
     /// Prints the version of this program and of the image.
     Version,
 }
@@ -203,6 +211,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Metrics => print!("{}", metrics::text(&host)?),
         Verb::Diag { dry_run: true, .. } => print!("{}", diag::listing(&host)),
         Verb::Diag { file, limit, .. } => bundle(&host, file.as_deref(), Duration::from_secs(*limit))?,
+        Verb::Backup(verb) => print!("{}", backup::run(verb, &host, &|line| eprintln!("{line}"))?),
+        Verb::Restore(options) => print!("{}", backup::restore::run(options, &host, &|line| eprintln!("{line}"))?),
         Verb::Version => {
             let image = host.image()?;
             println!("chasi-bod {}\nimage {} {}", env!("CARGO_PKG_VERSION"), image.name, image.version);
@@ -287,6 +297,10 @@ mod tests {
             "metrics",
             "diag -",
             "diag --dry-run",
+            "backup list --json",
+            "backup verify x --identity y",
+            "restore x --replace --dry-run",
+            "restore --this-node --replace",
             "disks --json",
             "install --disk x --erase --yes --reboot",
             "vcluster list --json",
@@ -313,6 +327,7 @@ mod tests {
             "nodes drain",
             "nodes uncordon n3 --force",
             "diag x --dry-run",
+            "restore x --this-node",
         ] {
             assert!(Cli::try_parse_from(["chasi-bod"].into_iter().chain(line.split(' '))).is_err(), "{line}");
         }

@@ -1,6 +1,7 @@
 //! What runs on the node: init of the initramfs, first-boot agent, status screen and node CLI.
 
 pub mod agent;
+pub mod backup;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -3,6 +3,7 @@
 //! A source gives [`Item`]s (key, value, place). [`Settings::set`] takes one item or says what is wrong with it, so that one bad field
 //! costs only itself.
 
+mod backup;
 mod checks;
 pub mod rules;
 mod values;
@@ -14,11 +15,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
+use backup::check_repository;
+pub use backup::{BACKUPS, Every};
 use checks::masked;
 use checks::{check_hash, check_server, check_url, check_user, check_zone};
 pub use checks::{check_hostname_rule, check_ssh_key, decode_base64, shown_key, without_secrets};
 use rules::Rule;
-use values::{all, checked, host_address, list, number, odd, peers, secret, structure, text, truth, word};
+use values::{all, checked, count, host_address, list, number, odd, peers, secret, structure, text, truth, word};
 
 use crate::membership::{Secret, endpoint};
 use crate::node::ImageRecord;
@@ -116,6 +119,15 @@ pub struct Settings {
     /// Where the agent serves its metrics; nowhere when absent.
     #[serde(default)]
     pub metrics_listen: Option<Sourced<Listen>>,
+    /// Time between two backups.
+    #[serde(default)]
+    pub backup_every: Option<Sourced<Every>>,
+    /// Backups that stay on the node.
+    #[serde(default)]
+    pub backup_keep: Option<Sourced<u16>>,
+    /// Repository of a registry that each backup is pushed to, too.
+    #[serde(default)]
+    pub backup_to: Option<Sourced<String>>,
 }
 
 /// Where something listens: `PORT` on the node's first address, or `ADDRESS:PORT`.
@@ -160,7 +172,7 @@ pub enum Role {
 /// Key of the cluster's secret, which only sources may give that not every user of the node can read.
 pub const SECRET_KEY: &str = "cluster.secret";
 
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 27] = [
     "cluster.role",
     "cluster.endpoint",
     SECRET_KEY,
@@ -184,6 +196,9 @@ const KEYS: [&str; 24] = [
     "disk.target",
     "disk.erase",
     "metrics.listen",
+    "backup.every",
+    "backup.keep",
+    "backup.to",
     "url",
 ];
 
@@ -212,6 +227,9 @@ impl Settings {
             virtual_address: None,
             secret: None,
             metrics_listen: None,
+            backup_every: None,
+            backup_keep: None,
+            backup_to: None,
         }
     }
 
@@ -243,6 +261,16 @@ impl Settings {
     /// The address of the API that goes from control plane to control plane.
     pub fn shared_address(&self) -> Option<IpAddr> {
         self.virtual_address.as_ref().map(|address| address.value)
+    }
+
+    /// Time between two backups.
+    pub fn backup_every(&self) -> Every {
+        self.backup_every.as_ref().map_or(Every::default(), |every| every.value)
+    }
+
+    /// Backups that stay on a node.
+    pub fn backups(&self) -> u16 {
+        self.backup_keep.as_ref().map_or(BACKUPS, |keep| keep.value)
     }
 
     /// Takes one item; the error says what is wrong, without the value of a secret, and leaves the setting as it was.
@@ -294,6 +322,9 @@ impl Settings {
             "metrics.listen" => {
                 self.metrics_listen = Some(Sourced { value: Listen::try_from(text(&item.value)?)?, source: source.clone() });
             }
+            "backup.every" => self.backup_every = Some(Sourced { value: Every::try_from(text(&item.value)?)?, source: source.clone() }),
+            "backup.keep" => self.backup_keep = Some(Sourced { value: count(&item.value)?, source: source.clone() }),
+            "backup.to" => self.backup_to = Some(Sourced { value: word(&item.value, check_repository)?, source: source.clone() }),
             "sshKeys" => self.set_ssh_keys("root", &item.value, source)?,
             key => match key.strip_prefix("sshKeys.") {
                 Some(user) => self.set_ssh_keys(user, &item.value, source)?,
@@ -345,6 +376,9 @@ impl Settings {
         rows.extend(self.virtual_address.iter().map(|address| row("controlPlane.address", address)));
         rows.extend(self.secret.iter().map(|secret| (SECRET_KEY.into(), "(hidden)".into(), secret.source.clone())));
         rows.extend(self.metrics_listen.iter().map(|listen| row("metrics.listen", listen)));
+        rows.extend(self.backup_every.iter().map(|every| row("backup.every", every)));
+        rows.extend(self.backup_keep.iter().map(|keep| row("backup.keep", keep)));
+        rows.extend(self.backup_to.iter().map(|to| row("backup.to", to)));
         rows.extend(self.url.iter().map(|url| ("url".into(), without_secrets(&url.value), url.source.clone())));
         rows
     }
@@ -388,7 +422,7 @@ pub fn parse(document: &str, place: &str) -> Result<Vec<Item>, String> {
     for (key, value) in top {
         let line = value.referenced.line();
         match (key.as_str(), value.value) {
-            ("time" | "console" | "cluster" | "disk" | "metrics" | "nodes" | "controlPlane" | "sshKeys", Value::Object(inner)) => {
+            ("time" | "console" | "cluster" | "disk" | "backup" | "metrics" | "nodes" | "controlPlane" | "sshKeys", Value::Object(inner)) => {
                 for (name, value) in inner {
                     let source = format!("{place}:{}", line_of(document, line, &name));
                     items.push(Item { key: format!("{key}.{name}"), value, source });

@@ -126,7 +126,8 @@ fn each_program_comes_from_its_release_file() {
         assert_eq!(store.read(content).unwrap(), program(name));
     }
     let names: Vec<_> = contents.iter().map(|(name, _)| *name).collect();
-    let expected = ["bridge", "host-local", "loopback", "portmap", "coredns", "crictl", "etcd", "kube-apiserver", "kube-controller-manager"];
+    let expected =
+        ["bridge", "host-local", "loopback", "portmap", "coredns", "crictl", "etcd", "etcdutl", "kube-apiserver", "kube-controller-manager"];
     assert_eq!(names, [&expected[..], &["kube-proxy", "kube-scheduler", "kubeadm", "kubectl", "kubelet"]].concat());
     let left: Vec<_> = plan.sources.iter().filter(|source| source.source.go.is_some()).map(|source| source.name.as_str()).collect();
     let seed = ["helm", "local-path-provisioner", "metrics-server"];

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use layers::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::backup::schedule;
 use crate::cluster;
 use crate::host::{Host, RUN, STATE};
 use crate::init::state::{CHECKED, Checked};
@@ -12,8 +13,8 @@ use crate::metrics;
 use crate::status::{Reporter, State};
 
 /// Their names: check of the state's file system, clock, certificates of the cluster, address in the cluster, other nodes on
-/// the link, endpoint of the metrics.
-pub const NAMES: [&str; 6] = ["state", "clock", "certificates", "address", NEIGHBOURS, metrics::serve::CONDITION];
+/// the link, endpoint of the metrics, backups.
+pub const NAMES: [&str; 7] = ["state", "clock", "certificates", "address", NEIGHBOURS, metrics::serve::CONDITION, schedule::CONDITION];
 
 /// Condition of other nodes on the link.
 pub const NEIGHBOURS: &str = "neighbours";

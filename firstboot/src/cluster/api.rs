@@ -15,9 +15,10 @@ use super::join::{Service, end_turn};
 use super::kubeadm::Documents;
 pub use super::routes::WATCH;
 use super::routes::{self, Troubles};
-use super::{Formed, POLL, Reporter, files, policy, runtime};
+use super::{Formed, POLL, Reporter, etcd, files, policy, runtime};
 use crate::host::Host;
 use crate::status::State;
+use crate::verbs::Quorum;
 
 /// Credentials that only control planes have.
 pub const ADMIN: &str = "etc/kubernetes/admin.conf";
@@ -56,7 +57,7 @@ pub(super) fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result
             if formed.address.is_some()
                 && let Err(error) = begin(&brief, &formed.node).await
             {
-                reporter.say("cluster", State::Waiting, format!("for the API: {}", reason(&error)), Some(KUBELET));
+                reporter.say("cluster", State::Waiting, silence(host, &error).await, Some(KUBELET));
                 sleep(POLL * 5).await;
                 continue;
             }
@@ -74,10 +75,16 @@ pub(super) fn watch(host: &Host, formed: &Formed, reporter: &Reporter) -> Result
                     Err(error) => break error,
                 }
             };
-            reporter.say("cluster", State::Waiting, format!("for the API: {}", reason(&error)), Some(KUBELET));
+            reporter.say("cluster", State::Waiting, silence(host, &error).await, Some(KUBELET));
             sleep(POLL * 5).await;
         }
     })
+}
+
+/// Why the API does not answer: as a rule by its own words; that etcd has lost its majority it does not say, and waiting may be in vain then.
+async fn silence(host: &Host, error: &kube::Error) -> String {
+    let standing = if etcd::is_here(host) { etcd::standing(host).await.ok() } else { None };
+    standing.as_ref().and_then(Quorum::trouble).unwrap_or_else(|| format!("for the API: {}", reason(error)))
 }
 
 /// What a control plane does once it reaches the API.

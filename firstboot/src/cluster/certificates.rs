@@ -198,7 +198,7 @@ fn kubeadm(host: &Host, words: &[&str]) -> Result<()> {
 }
 
 /// The node as its cluster knows it.
-fn recorded(host: &Host) -> Result<Node> {
+pub fn recorded(host: &Host) -> Result<Node> {
     let path = formed_path();
     let formed = Formed::read(host, &path)?.ok_or_else(|| Error::environment(format!("reading /{path}: no such file")))?;
     Ok(Node { name: formed.node, address: formed.address.unwrap_or(DUMMY) })

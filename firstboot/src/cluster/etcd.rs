@@ -1,9 +1,14 @@
 //! Members of the cluster's etcd, by the JSON form of its API (<https://etcd.io/docs/v3.6/dev-guide/api_grpc_gateway/>).
 
+use std::fs::File;
+use std::io::Write as _;
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use http_body_util::BodyExt as _;
 use hyper::http::Request;
 use kube::Client;
+use kube::client::Body;
 use kube::config::{AuthInfo, Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
 use layers::{Context as _, Error, Fault, Result};
 use serde::Deserialize;
@@ -13,6 +18,9 @@ use tokio::time::timeout;
 
 use super::api::{self, at_once, reason};
 use crate::host::Host;
+
+/// Port at which members reach each other.
+pub const PEERS: u16 = 2380;
 
 const FOLDER: &str = "etc/kubernetes/pki/etcd";
 /// This node's own member.
@@ -72,6 +80,42 @@ pub async fn members(host: &Host) -> Result<Vec<Member>> {
 /// Takes a member out; etcd itself refuses what would cost it its majority.
 pub async fn remove(host: &Host, member: &Member) -> Result<()> {
     call(&client(host, HERE).await?, "cluster/member/remove", "remove a member", json!({"ID": member.id})).await.map(drop)
+}
+
+/// Writes a snapshot of this node's member to a file, as `etcdctl snapshot save` does. The member answers also while etcd has no majority.
+pub async fn snapshot(host: &Host, to: &mut File) -> Result<()> {
+    let naming = || "taking a snapshot of etcd".to_string();
+    let failed = |error: &kube::Error| Error::environment(format!("{}: {}", naming(), reason(error)));
+    let request = Request::post("/v3/maintenance/snapshot").header("content-type", "application/json").body(Body::from(b"{}".to_vec()));
+    let reply = client(host, HERE).await?.send(request.fault(Fault::Internal, naming)?).await.map_err(|error| failed(&error))?;
+    let (status, mut body, mut held) = (reply.status(), reply.into_body(), Vec::new());
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| failed(&error))?;
+        held.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        // A part of the file is a line.
+        while let Some(end) = held.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = held.drain(..=end).collect();
+            to.write_all(&blob(&line)?).fault(Fault::Environment, naming)?;
+        }
+    }
+    // A refusal is one object without a line's end.
+    if !held.is_empty() {
+        to.write_all(&blob(&held)?).fault(Fault::Environment, naming)?;
+    }
+    if status.is_success() { Ok(()) } else { Err(Error::environment(format!("{}: it answers {status}", naming()))) }
+}
+
+/// The bytes of one message of a snapshot.
+fn blob(line: &[u8]) -> Result<Vec<u8>> {
+    let naming = || "taking a snapshot of etcd".to_string();
+    let said: Value = serde_json::from_slice(line).fault(Fault::Environment, naming)?;
+    let why = said["error"]["message"].as_str().or(said["message"].as_str());
+    match (said["result"]["blob"].as_str(), why) {
+        (_, Some(why)) => Err(Error::environment(format!("{}: {why}", naming()))),
+        (Some(text), None) => BASE64_STANDARD.decode(text).fault(Fault::Environment, naming),
+        // The last message may have nothing but its header.
+        (None, None) => Ok(Vec::new()),
+    }
 }
 
 /// The members, each asked whether it is well; answers also while etcd has no majority.
@@ -151,6 +195,15 @@ mod tests {
         let seats: Vec<Seat> = serde_json::from_str(said).unwrap();
         assert_eq!(seats.iter().map(|seat| &seat.member).collect::<Vec<_>>(), members.iter().collect::<Vec<_>>());
         assert_eq!([(seats[0].learner, seats[0].answers), (seats[1].learner, seats[1].answers)], [(false, false), (true, false)]);
+    }
+
+    #[test]
+    fn parts_of_a_snapshot_are_its_bytes_and_a_refusal_is_said() {
+        assert_eq!(blob(br#"{"result":{"header":{},"remaining_bytes":"3","blob":"AQID"}}"#).unwrap(), [1, 2, 3]);
+        assert!(blob(br#"{"result":{"header":{}}}"#).unwrap().is_empty());
+        let refused = blob(br#"{"error":{"code":14,"message":"etcdserver: no space"}}"#).unwrap_err().to_string();
+        assert_eq!(refused, "taking a snapshot of etcd: etcdserver: no space");
+        assert!(blob(b"{\"result\":").is_err());
     }
 
     #[test]

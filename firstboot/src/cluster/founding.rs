@@ -29,6 +29,18 @@ pub fn begin(host: &Host, reporter: &Reporter) -> Result<()> {
     Ok(())
 }
 
+/// Says that a cluster begins in whose place nothing of another one may be left.
+pub fn begin_anew(host: &Host, reporter: &Reporter) -> Result<()> {
+    host.write(&mark(), b"", 0o600)?;
+    host.sync();
+    begin(host, reporter)
+}
+
+/// Whether one was begun that is not through.
+pub fn has_begun(host: &Host) -> bool {
+    super::exists(host, &mark())
+}
+
 /// Says that the founding is through, which is on the disk already.
 pub fn end(host: &Host) -> Result<()> {
     host.remove(&made())?;

@@ -30,6 +30,8 @@ use std::time::Duration;
 pub use certificates::renew_now;
 pub use discovery::forget;
 pub use files::{CNI, DUMMY};
+pub(crate) use founding::has_begun;
+pub(crate) use join::authority;
 use layers::membership::Secret;
 use layers::node::KUBERNETES;
 use layers::platform::check::Ranges;
@@ -40,6 +42,7 @@ use serde::{Deserialize, Serialize};
 pub use shared::probe;
 
 use crate::agent::addresses;
+use crate::backup::{Manifest, restore, schedule};
 use crate::config;
 use crate::host::{Host, STATE};
 use crate::images;
@@ -120,6 +123,8 @@ pub fn start() -> Receiver<Report> {
         std::thread::spawn(move || wait_for_runtime(&socket, &runtime));
         let keeper = reporter.clone();
         std::thread::spawn(move || certificates::keep(&Host::new("/"), &keeper));
+        let teller = reporter.clone();
+        std::thread::spawn(move || schedule::keep(&Host::new("/"), |state, detail, hint| teller.say(schedule::CONDITION, state, detail, hint)));
         std::thread::spawn(|| csr::approve_all(&Host::new("/")));
         std::thread::spawn(|| platform::keep(&Host::new("/")));
         let discovery = Discovery::start(&host, &reporter);
@@ -151,18 +156,24 @@ impl Reporter {
 
 /// From whatever the node is in to a node that is watched; returns only with an error.
 fn follow(host: &Host, discovery: &Discovery, reporter: &Reporter) -> Result<()> {
-    let formed = match Formed::read(host, &formed_path())? {
+    let backup = restore::pending(host)?;
+    let formed = match Formed::read(host, &formed_path())?.filter(|_| backup.is_none()) {
         Some(formed) => {
             reporter.say("cluster", State::Running, "starting", None);
             formed
         }
         None => {
-            let formed = form(host, discovery, reporter)?;
+            let formed = match backup {
+                Some(manifest) => bring_back(host, &manifest, reporter)?,
+                None => form(host, discovery, reporter)?,
+            };
             // Nothing that the record speaks for may still be on its way to the disk.
             host.sync();
             formed.write(host, &formed_path())?;
             founding::end(host)?;
             join::end(host)?;
+            // Cut off before this it is all brought back once more: nobody has used it yet.
+            restore::end(host)?;
             formed
         }
     };
@@ -174,8 +185,10 @@ fn follow(host: &Host, discovery: &Discovery, reporter: &Reporter) -> Result<()>
 /// Founds or joins a cluster as soon as the settings, which may change at any time, say what, or the nodes have agreed.
 fn form(host: &Host, discovery: &Discovery, reporter: &Reporter) -> Result<Formed> {
     loop {
-        let first = addresses::list(host).first().and_then(Address::ip).unwrap_or(DUMMY);
-        let node = Node { name: host.line("etc/hostname").to_lowercase(), address: first };
+        if let Some(manifest) = restore::pending(host)? {
+            return bring_back(host, &manifest, reporter);
+        }
+        let node = this(host);
         let formed = match config::published(host) {
             None => None,
             Some(settings) => become_part(host, &node, &settings, discovery, reporter)?,
@@ -185,6 +198,26 @@ fn form(host: &Host, discovery: &Discovery, reporter: &Reporter) -> Result<Forme
         }
         std::thread::sleep(CALM);
     }
+}
+
+fn this(host: &Host) -> Node {
+    let first = addresses::list(host).first().and_then(Address::ip).unwrap_or(DUMMY);
+    Node { name: host.line("etc/hostname").to_lowercase(), address: first }
+}
+
+/// Founds the cluster of a backup in the place of whatever this node is in.
+fn bring_back(host: &Host, manifest: &Manifest, reporter: &Reporter) -> Result<Formed> {
+    reporter.say("cluster", State::Running, format!("restoring the backup of {}", manifest.time), None);
+    let settings = config::published(host).ok_or_else(|| Error::environment("restoring: the node's settings are not known yet"))?;
+    let node = this(host);
+    if node.name != manifest.node {
+        let error = Error::input(format!("restoring: the backup is of node {}, this one is {}", manifest.node, node.name));
+        return Err(error.with_hint(format!("`chasi-bod config set hostname={}`", manifest.node)));
+    }
+    host.remove(&formed_path())?;
+    founding::begin_anew(host, reporter)?;
+    restore::lay(host, &node, manifest)?;
+    make(host, &node, &settings, reporter)
 }
 
 /// Takes the part that the settings give the node; none while there is something to wait for.
@@ -272,6 +305,11 @@ pub fn is_formed(host: &Host) -> bool {
 fn found(host: &Host, node: &Node, settings: &Settings, reporter: &Reporter) -> Result<Formed> {
     reporter.say("cluster", State::Running, "founding", None);
     founding::begin(host, reporter)?;
+    make(host, node, settings, reporter)
+}
+
+/// Makes this node a control plane with the authorities and the data that are there, or with new ones.
+fn make(host: &Host, node: &Node, settings: &Settings, reporter: &Reporter) -> Result<Formed> {
     let base = kubeadm::Documents::read(host)?.with(&standing::of(host, settings)?);
     files::write(host, node, &base)?;
     kubeadm::run(host, "init", &base.for_founder(node, settings.control_planes(), settings.shared_address())?, reporter)?;
@@ -291,6 +329,21 @@ pub fn secret(host: &Host) -> Result<Secret> {
             .with_hint("see `chasi-bod status`"));
     }
     join::open(host, config::published(host).as_ref())
+}
+
+/// The secret of this node's cluster, as far as it knows one.
+pub(crate) fn known_secret(host: &Host) -> Result<Option<Secret>> {
+    join::known(host, config::published(host).as_ref())
+}
+
+/// Name of this node in its cluster.
+pub(crate) fn recorded_name(host: &Host) -> Result<String> {
+    certificates::recorded(host).map(|node| node.name)
+}
+
+/// The version of Kubernetes in this image.
+pub(crate) fn kubernetes(host: &Host) -> Result<String> {
+    Ok(kubeadm::Documents::read(host)?.version()?.as_str().unwrap_or_default().into())
 }
 
 /// Prints the operator's kubeconfig, optionally for another address of the API server.

@@ -1,5 +1,6 @@
 //! The node's side of the images in the root: one process is registry and snapshotter, and is there before containerd starts.
 
+pub mod artifact;
 pub mod config;
 mod containerd;
 pub mod reconcile;

@@ -19,6 +19,7 @@ use kube::Client;
 use kube::config::Kubeconfig;
 use layers::{Context as _, Error, Result};
 
+pub(crate) use nodes::Quorum;
 pub use table::table;
 
 use crate::cluster::{self, api};

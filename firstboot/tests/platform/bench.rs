@@ -51,7 +51,7 @@ pub struct Bench {
     pub script: Script,
     manager: Option<Child>,
     // It ends with the namespace.
-    _etcd: Child,
+    etcd: Option<Child>,
 }
 
 impl Bench {
@@ -64,7 +64,7 @@ impl Bench {
         let etcd = etcd(folder.path());
         let client = client(&folder.path().join("test.conf")).await;
         let script = Script::default();
-        let mut bench = Self { folder, api: None, controllers: None, led: 0, client, script, manager: None, _etcd: etcd };
+        let mut bench = Self { folder, api: None, controllers: None, led: 0, client, script, manager: None, etcd: Some(etcd) };
         bench.start_api().await;
         bench.populate().await;
         bench
@@ -110,6 +110,16 @@ impl Bench {
     pub fn stop_api(&mut self) {
         end(&mut self.api);
         end(&mut self.manager);
+    }
+
+    /// Ends etcd as a power cut would.
+    pub fn stop_etcd(&mut self) {
+        end(&mut self.etcd);
+    }
+
+    /// Has another etcd be the node's.
+    pub fn use_etcd(&mut self, child: Child) {
+        self.etcd = Some(child);
     }
 
     fn manager(&self) -> Child {

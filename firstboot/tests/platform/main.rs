@@ -3,6 +3,7 @@
 
 mod addresses;
 mod apart;
+mod backups;
 mod bench;
 mod bundles;
 mod copies;
@@ -87,6 +88,11 @@ fn the_nodes_commands_make_list_and_try_again_what_the_api_has() {
 #[test]
 fn g2_nodes_are_listed_drained_and_removed_and_etcd_keeps_its_majority() {
     apart("g2_nodes_are_listed_drained_and_removed_and_etcd_keeps_its_majority", nodes::all);
+}
+
+#[test]
+fn g2_a_backup_brings_etcd_back_with_later_revisions_and_what_is_damaged_is_named() {
+    apart("g2_a_backup_brings_etcd_back_with_later_revisions_and_what_is_damaged_is_named", backups::all);
 }
 
 #[test]

@@ -78,6 +78,7 @@ fn fill(folder: &Path) {
     ] {
         take(&image, pattern, &folder.join(name));
     }
+    let _ = symlink("etcd", folder.join("etcdutl"));
     for name in ["kube-apiserver", "kube-controller-manager", "kubeadm", "kubectl"] {
         let _ = symlink("kube", folder.join(name));
     }

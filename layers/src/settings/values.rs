@@ -42,6 +42,12 @@ pub fn number(value: &Value) -> Result<u16, String> {
     text(value)?.parse().ok().filter(|number| (1..=1000).contains(number)).ok_or_else(bad)
 }
 
+/// A number of backups.
+pub fn count(value: &Value) -> Result<u16, String> {
+    let number = text(value)?.parse().ok().filter(|number| (1..=1000).contains(number));
+    number.ok_or_else(|| "a number of backups from 1 to 1000 expected".into())
+}
+
 /// A number of control planes: an even one bears no more losses than the one below it.
 pub fn odd(value: &Value) -> Result<u16, String> {
     let number = text(value)?.parse().ok().filter(|number| [1, 3, 5, 7].contains(number));

@@ -14,6 +14,7 @@ mod power_cuts;
 mod proof;
 mod registry;
 mod replicas;
+mod restore;
 mod seed;
 mod vclusters;
 mod versions;

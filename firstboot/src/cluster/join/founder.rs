@@ -31,17 +31,23 @@ pub const PIN: &str = "sha256:";
 /// Life of a token: longer than one run of `kubeadm join` waits for the kubelet on a slow machine.
 pub const LIFE: SignedDuration = SignedDuration::from_mins(30);
 
-/// The secret that the configuration gives, else the founder's own, made on first use and kept.
-pub fn open(host: &Host, settings: Option<&Settings>) -> Result<Secret> {
+/// The secret that the configuration gives, else the founder's own if it has made one.
+pub fn known(host: &Host, settings: Option<&Settings>) -> Result<Option<Secret>> {
     if let Some(given) = settings.and_then(|settings| settings.secret.as_ref()) {
-        return Ok(given.value.clone());
+        return Ok(Some(given.value.clone()));
     }
     let path = format!("{STATE}/{SECRET}");
-    if let Some(text) = host.read(&path)? {
-        return Secret::parse(&text).map_err(|why| Error::environment(format!("reading /{path}: {why}")));
+    let text = host.read(&path)?;
+    text.map(|text| Secret::parse(&text).map_err(|why| Error::environment(format!("reading /{path}: {why}")))).transpose()
+}
+
+/// The secret that the configuration gives, else the founder's own, made on first use and kept.
+pub fn open(host: &Host, settings: Option<&Settings>) -> Result<Secret> {
+    if let Some(known) = known(host, settings)? {
+        return Ok(known);
     }
     let made = Secret::of_random(&host.random()?);
-    host.write(&path, format!("{}\n", made.reveal()).as_bytes(), 0o600)?;
+    host.write(&format!("{STATE}/{SECRET}"), format!("{}\n", made.reveal()).as_bytes(), 0o600)?;
     host.sync();
     Ok(made)
 }

@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 pub use control_plane::end as end_turn;
-pub use founder::{Service, authority, open};
+pub use founder::{Service, authority, known, open};
 pub use member::{end, join, join_through};
 
 use channel::Channel;

@@ -13,6 +13,7 @@ use super::pod::{KEEPER, NAME, SNAPSHOT};
 use crate::cluster::api::ADMIN;
 use crate::exec;
 use crate::host::{Host, STATE};
+use crate::images::artifact;
 
 /// Where snapshots lie on a control plane, below the state.
 const FOLDER: &str = "snapshots";
@@ -55,7 +56,7 @@ pub fn to_file(host: &Host, namespace: &str, name: &str) -> Result<Copied> {
 pub fn to_registry(host: &Host, namespace: &str, reference: &Reference) -> Result<Copied> {
     let mut file = scratch(host)?;
     let copied = fetch(host, namespace, &mut file)?;
-    oci::push(host, reference, &file, &copied)?;
+    artifact::push(host, reference, &oci::SNAPSHOT, &file, copied.size, copied.digest)?;
     Ok(copied)
 }
 
@@ -68,7 +69,7 @@ pub fn from_file(host: &Host, namespace: &str, name: &str) -> Result<()> {
 /// Gives the pod a snapshot from a registry.
 pub fn from_registry(host: &Host, namespace: &str, reference: &Reference) -> Result<()> {
     let mut file = scratch(host)?;
-    oci::pull(host, reference, &mut file)?;
+    artifact::pull(host, reference, &oci::SNAPSHOT, &mut file)?;
     put(host, namespace, &mut file)
 }
 

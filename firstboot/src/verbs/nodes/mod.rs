@@ -22,7 +22,7 @@ use crate::cluster::api::{at_once, not_ready};
 use crate::cluster::etcd::{self, Standing};
 use crate::host::Host;
 use drain::Drain;
-use quorum::Quorum;
+pub use quorum::Quorum;
 
 /// How long an API is waited for that hardly can answer.
 const SHORT: Duration = Duration::from_secs(5);

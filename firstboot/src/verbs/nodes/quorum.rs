@@ -2,6 +2,9 @@
 
 use crate::cluster::etcd::{Seat, Standing};
 
+/// What to do when they never will (docs/backup.md, "Majority lost").
+const ALONE: &str = "if they never will, switch them off and let one that is left go on alone: `chasi-bod restore --this-node --replace`";
+
 /// Voters, and those of them that are well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quorum {
@@ -49,7 +52,7 @@ impl Quorum {
     /// What the numbers mean.
     pub fn outlook(self) -> String {
         match (self.spare(), self.voters) {
-            (None, _) => format!("its majority is lost, and nothing in the cluster can change until {} more answer", self.lacks()),
+            (None, _) => format!("its majority is lost, and nothing in the cluster can change until {} more answer; {ALONE}", self.lacks()),
             (Some(0), 1) => "there is no other, so the API is away whenever it is".into(),
             (Some(0), _) => "none may be lost, with the next one it stops".into(),
             (Some(spare), _) => format!("{spare} may be lost before it stops"),
@@ -115,7 +118,8 @@ pub mod tests {
         let said = |voters: usize, healthy: usize| format!("{}: {}", quorum(voters, healthy).votes(), quorum(voters, healthy).outlook());
         assert_eq!(said(3, 3), "3 of 3 voters answer, 2 are needed: 1 may be lost before it stops");
         assert_eq!(said(3, 2), "2 of 3 voters answer, 2 are needed: none may be lost, with the next one it stops");
-        let lost = "1 of 3 voters answers, 2 are needed: its majority is lost, and nothing in the cluster can change until 1 more answer";
+        let lost = "1 of 3 voters answers, 2 are needed: its majority is lost, and nothing in the cluster can change until 1 more answer; \
+                    if they never will, switch them off and let one that is left go on alone: `chasi-bod restore --this-node --replace`";
         assert_eq!(said(3, 1), lost);
         assert_eq!(said(1, 1), "1 of 1 voters answers, 1 is needed: there is no other, so the API is away whenever it is");
         let trouble = |members: &[(&str, char)]| Quorum::trouble(&standing(members));
