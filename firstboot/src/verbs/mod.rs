@@ -5,6 +5,7 @@ mod app;
 mod component;
 mod connect;
 mod copy;
+mod forward;
 mod nodes;
 mod objects;
 mod table;
