@@ -9,6 +9,7 @@ mod forward;
 mod nodes;
 mod objects;
 mod table;
+mod token;
 mod vcluster;
 mod wait;
 
