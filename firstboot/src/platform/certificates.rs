@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use layers::platform::settings::merge;
 use layers::range::Range;
 use layers::{Context as _, Fault, Result};
 use serde_json::{Value, json};
@@ -43,15 +43,11 @@ pub async fn make(host: &Host, client: &Client, place: &Place<'_>, values: &Valu
     made(secrets.create(&PostParams::default(), &secret).await).fault(Fault::Environment, failed)
 }
 
-/// kubeadm's configuration, without its folder.
-fn documents(host: &Host, place: &Place<'_>, domain: &str, services: Range) -> Result<[Value; 2]> {
-    let (name, etcd) = (place.name, format!("{}-etcd", place.name));
-    let hosts = [etcd.clone(), format!("{etcd}-headless"), format!("*.{etcd}-headless")];
-    let suffixes = [String::new(), format!(".{}", place.namespace), format!(".{}.svc", place.namespace)];
-    let names: Vec<_> = hosts.iter().flat_map(|host| suffixes.iter().map(move |suffix| format!("{host}{suffix}"))).collect();
+/// kubeadm's configuration for what has this name and address, without its folder.
+pub(super) fn configuration(host: &Host, name: &str, endpoint: &str) -> Result<[Value; 2]> {
     let version = "kubeadm.k8s.io/v1beta4";
-    let endpoint = json!({"advertiseAddress": NOBODY, "bindPort": 6443});
-    let init = json!({"apiVersion": version, "kind": "InitConfiguration", "nodeRegistration": {"name": name}, "localAPIEndpoint": endpoint});
+    let own = json!({"advertiseAddress": NOBODY, "bindPort": 6443});
+    let init = json!({"apiVersion": version, "kind": "InitConfiguration", "nodeRegistration": {"name": name}, "localAPIEndpoint": own});
     let cluster = json!({
         "apiVersion": version,
         "kind": "ClusterConfiguration",
@@ -59,16 +55,34 @@ fn documents(host: &Host, place: &Place<'_>, domain: &str, services: Range) -> R
         "kubernetesVersion": Documents::read(host)?.version()?,
         "encryptionAlgorithm": "ECDSA-P256",
         "certificateValidityPeriod": VALIDITY,
-        "controlPlaneEndpoint": API,
-        "networking": {"serviceSubnet": services.to_string(), "dnsDomain": domain},
-        "apiServer": {"certSANs": ["localhost", "127.0.0.1"]},
-        "etcd": {"local": {"serverCertSANs": names, "peerCertSANs": names}},
+        "controlPlaneEndpoint": endpoint,
     });
     Ok([init, cluster])
 }
 
+/// That of a virtual cluster.
+fn documents(host: &Host, place: &Place<'_>, domain: &str, services: Range) -> Result<[Value; 2]> {
+    let etcd = format!("{}-etcd", place.name);
+    let hosts = [etcd.clone(), format!("{etcd}-headless"), format!("*.{etcd}-headless")];
+    let suffixes = [String::new(), format!(".{}", place.namespace), format!(".{}.svc", place.namespace)];
+    let names: Vec<_> = hosts.iter().flat_map(|host| suffixes.iter().map(move |suffix| format!("{host}{suffix}"))).collect();
+    let [init, mut cluster] = configuration(host, place.name, API)?;
+    let own = json!({
+        "networking": {"serviceSubnet": services.to_string(), "dnsDomain": domain},
+        "apiServer": {"certSANs": ["localhost", "127.0.0.1"]},
+        "etcd": {"local": {"serverCertSANs": names, "peerCertSANs": names}},
+    });
+    merge(&mut cluster, own);
+    Ok([init, cluster])
+}
+
 /// The Secret's files by their names.
-fn issue(host: &Host, [init, mut cluster]: [Value; 2]) -> Result<BTreeMap<String, String>> {
+fn issue(host: &Host, configuration: [Value; 2]) -> Result<BTreeMap<String, String>> {
+    named(kubeadm(host, configuration, &[], &["certs all", "kubeconfig all"])?)
+}
+
+/// What kubeadm makes in phases of `init`, by its paths, beside the files that are given.
+pub(super) fn kubeadm(host: &Host, [init, mut cluster]: [Value; 2], given: &[(&str, &str)], phases: &[&str]) -> Result<BTreeMap<String, Vec<u8>>> {
     let making = || "making certificates".to_string();
     let run = host.path(RUN);
     fs::create_dir_all(&run).context(making)?;
@@ -76,21 +90,23 @@ fn issue(host: &Host, [init, mut cluster]: [Value; 2]) -> Result<BTreeMap<String
     let (pki, config) = (folder.path().join("pki"), folder.path().join("kubeadm.yaml"));
     cluster["certificatesDir"] = json!(pki);
     fs::write(&config, format!("{init}\n---\n{cluster}\n")).context(making)?;
-    for phase in ["certs", "kubeconfig"] {
+    fs::create_dir(&pki).context(making)?;
+    given.iter().try_for_each(|(name, text)| fs::write(pki.join(name), text)).context(making)?;
+    for phase in phases {
         let mut kubeadm = host.program("kubeadm");
-        kubeadm.args(["init", "phase", phase, "all", "--config"]).arg(&config);
-        if phase == "kubeconfig" {
+        kubeadm.args(["init", "phase"]).args(phase.split(' ')).arg("--config").arg(&config);
+        if phase.starts_with("kubeconfig") {
             kubeadm.arg("--kubeconfig-dir").arg(&pki);
         }
         exec::run(&mut kubeadm)?;
     }
-    read(&pki)
+    let mut made = BTreeMap::new();
+    collect(&pki, "", Links::Refused, &mut made)?;
+    Ok(made)
 }
 
-/// What kubeadm made, under the Secret's names.
-fn read(pki: &Path) -> Result<BTreeMap<String, String>> {
-    let mut made = BTreeMap::new();
-    collect(pki, "", Links::Refused, &mut made)?;
+/// The files under the Secret's names.
+fn named(made: BTreeMap<String, Vec<u8>>) -> Result<BTreeMap<String, String>> {
     let mut files = BTreeMap::new();
     for (name, bytes) in made {
         let text = String::from_utf8(bytes).fault(Fault::Internal, || format!("reading {name}"))?;

@@ -15,9 +15,9 @@ use super::apply;
 use crate::cluster::api::{PATIENCE, connect, gone};
 
 /// Marks the namespace as one virtual cluster's.
-const LABEL: &str = "chasi-bod.io/virtual-cluster";
+pub const LABEL: &str = "chasi-bod.io/virtual-cluster";
 /// What the names of host namespaces begin with.
-const PREFIX: &str = "vcluster-";
+pub const PREFIX: &str = "vcluster-";
 
 /// The virtual cluster of a host namespace.
 pub fn owner(namespace: &str) -> Option<&str> {

@@ -6,6 +6,7 @@ mod bring;
 mod certificates;
 mod component;
 pub(crate) mod copy;
+pub(crate) mod exposure;
 pub(crate) mod host;
 mod isolation;
 mod lease;
@@ -98,6 +99,8 @@ async fn objects(host: &Host, seed: &Seed, chart: Option<&Release>, (client, pat
     let image = virtual_cluster::Image { chart: chart.clone(), versions: stock.versions() };
     // Nothing can be isolated before; until then the Lease is tried anew.
     isolation::surroundings(client, ranges).await?;
+    // Before there are users of virtual clusters.
+    exposure::guard(client).await?;
     bring::seed(seed, client).await?;
     tokio::select! {
         () = virtual_cluster::run(host.clone(), client.clone(), patient.clone(), voice.clone(), image, ranges) => ended("VirtualClusters"),

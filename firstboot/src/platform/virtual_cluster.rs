@@ -14,7 +14,7 @@ use kube::{Api, Client, ResourceExt as _};
 use layers::platform::check::{self, Others, Ranges};
 use layers::platform::isolation::policies;
 use layers::platform::machine::{self, Difference, Facts, Work};
-use layers::platform::settings::{self, PodSecurity};
+use layers::platform::settings::{self, Exposure, PodSecurity};
 use layers::platform::sleep::{self, Moment};
 use layers::platform::virtual_cluster::DeletionPolicy;
 use layers::platform::{Phase, Restore, Settings, Snapshot, VirtualCluster, VirtualClusterStatus, VirtualClusterTemplate, values, version};
@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use super::component;
 use super::host::{DNS, Lack, Place, members, owner};
 use super::report::{self, Voice};
-use super::{certificates, copy, isolation};
+use super::{certificates, copy, exposure, isolation};
 use super::{finalize, fresh, unfinalize};
 use crate::cluster::api::WATCH;
 use crate::cluster::helm;
@@ -95,6 +95,10 @@ struct Wanted {
 }
 
 impl Wanted {
+    fn exposure(&self) -> Option<&Exposure> {
+        self.settings.network.as_ref()?.exposure.as_ref()
+    }
+
     /// Refuses another store than the one that has the data: the API server does not see what a template says of it.
     fn keeps_store(&self, sets: &[StatefulSet]) -> Result<()> {
         let is_etcd = sets.iter().any(|set| set.labels().get("app").is_some_and(|app| app == "vcluster-etcd"));
@@ -205,6 +209,9 @@ impl Site {
         // The host's addresses may have changed since.
         if let Some(wanted) = wanted.as_ref().filter(|_| matches!(work, Work::Wait) || phase == Phase::Running) {
             self.isolate(place, object, wanted, status).await?;
+            if let Some(exposure) = wanted.exposure().filter(|exposure| exposure.below().is_some()) {
+                exposure::keep(&self.host, &self.client, object, exposure).await?;
+            }
         }
         let site = copy::Site { client: &self.client, host: &self.host, voice: &self.voice };
         match copy {
@@ -236,7 +243,7 @@ impl Site {
         // What the syncer notes there itself, once it has found it out by making and deleting Services.
         let known = json!({"vcluster.loft.sh/service-cidr": self.ranges.services.to_string()});
         settings::merge(&mut image, json!({"controlPlane": {"service": {"annotations": known}}}));
-        let values = values::values(&image, &settings)?;
+        let values = values::values(&image, &object.name_any(), &settings)?;
         check::check(&settings, &values, self.ranges, &self.others(object))?;
         let mut plain = values.clone();
         REPLICAS.iter().for_each(|path| drop(plain.pointer_mut(path).map(Value::take)));
@@ -256,8 +263,12 @@ impl Site {
         let done = tokio::task::spawn_blocking(move || helm::Target::on_host(&namespace, &name).take(&host, &chart, &values, &[])).await;
         done.fault(Fault::Internal, || "installing".into())??;
         (status.installed, status.version) = (Some(wanted.digest.clone()), wanted.version());
-        let exposure = wanted.settings.network.as_ref().and_then(|network| network.exposure.as_ref());
-        status.endpoint = exposure.map(|exposure| format!("https://{}", exposure.host));
+        let exposure = wanted.exposure();
+        match exposure.filter(|exposure| exposure.below().is_some()) {
+            Some(exposure) => exposure::keep(&self.host, &self.client, object, exposure).await?,
+            None => exposure::remove(&self.client, object).await?,
+        }
+        status.endpoint = exposure.map(Exposure::url);
         Ok(())
     }
 

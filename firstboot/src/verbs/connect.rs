@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::io::Write as _;
 
 use clap::Args;
-use kube::config::{Context, Kubeconfig};
+use kube::config::{AuthInfo, Context, Kubeconfig};
 use kube::{Client, ResourceExt as _};
 use layers::platform::{Phase, VirtualCluster};
 use layers::{Context as _, Error, Fault, Result};
 
 use super::table::word;
+use super::token::{self, Access};
 use super::{Outcome, Place, Session};
 use crate::exec;
 use crate::platform::host;
@@ -21,7 +22,8 @@ pub struct Connect {
     /// Print the kubeconfig, as is done without a command.
     #[arg(long, conflicts_with = "command")]
     print: bool,
-    /// Name or address that leads to the virtual cluster's API; port 443 when absent.
+    /// Name or address that leads to the virtual cluster's API; port 443 when absent. Of one that is exposed below a path the exposed host is the way through
+    /// the ingress controller, by a token, all else one to the API itself.
     #[arg(long, value_name = "HOST[:PORT]")]
     server: Option<String>,
     /// Command that is run with KUBECONFIG set.
@@ -39,7 +41,11 @@ impl Connect {
         let (config, inside) = host::Place::new(&client, &self.name).credentials().await?;
         let way = Way::find(session.place, self.server.as_deref(), object, inside.as_deref())?;
         let config = config.ok_or_else(|| Error::environment(reading() + ": there are none yet").with_hint("wait until it is RUNNING"))?;
-        let text = way.put_into(&config, &self.name).context(reading)?;
+        let access = match way.through {
+            Through::Nobody => None,
+            Through::Controller => Some(token::access(session, &client, &self.name, &config, inside.as_deref()).await?),
+        };
+        let text = way.put_into(&config, &self.name, access).context(reading)?;
         match self.command.split_first() {
             None => Ok(text.into()),
             Some((program, arguments)) => Ok(Outcome { code: with(&text, program, arguments).await?, ..Outcome::default() }),
@@ -62,6 +68,15 @@ struct Way {
     server: String,
     /// The name to look for in the certificate, where that lacks the server's.
     name: Option<String>,
+    through: Through,
+}
+
+/// At whom TLS ends before the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Through {
+    Nobody,
+    /// The ingress controller, where the virtual cluster is exposed below a path.
+    Controller,
 }
 
 impl Way {
@@ -81,23 +96,38 @@ impl Way {
                     .with_hint(format!("{hint}: `ssh root@NODE chasi-bod vcluster connect {name} -- COMMAND`")));
             }
         };
-        let server = format!("https://{}", server.trim_start_matches("https://"));
-        let host = |url: &str| url["https://".len()..].split([':', '/']).next().map(str::to_string);
-        let certified = given.is_none() || endpoint.is_some_and(|endpoint| host(endpoint) == host(&server));
-        let known = || endpoint.and_then(host).unwrap_or_else(|| format!("{name}.vcluster-{name}"));
-        Ok(Self { server, name: (!certified).then(known) })
+        let address = server.trim_start_matches("https://");
+        let outside = endpoint.map(|endpoint| endpoint.trim_start_matches("https://"));
+        let outside = outside.map(|outside| outside.split_once('/').map_or((outside, None), |(host, path)| (host, Some(path))));
+        let is_outside = outside.is_some_and(|(host, _)| address.split([':', '/']).next() == Some(host));
+        if let Some((_, Some(path))) = outside.filter(|_| is_outside) {
+            let server = format!("https://{}/{path}", address.split('/').next().unwrap_or_default());
+            return Ok(Self { server, name: None, through: Through::Controller });
+        }
+        // A host that has a path is not in the API's certificate.
+        let known = || outside.filter(|(_, path)| path.is_none()).map_or_else(|| format!("{name}.vcluster-{name}"), |(host, _)| host.into());
+        let name = (given.is_some() && !is_outside).then(known);
+        Ok(Self { server: format!("https://{address}"), name, through: Through::Nobody })
     }
 
     /// A kubeconfig that goes this way. All in it gets the virtual cluster's name: people put several of them into one.
-    fn put_into(&self, kubeconfig: &str, name: &str) -> Result<String> {
+    fn put_into(&self, kubeconfig: &str, name: &str, access: Option<Access>) -> Result<String> {
         let mut config = Kubeconfig::from_yaml(kubeconfig).map_err(|e| Error::internal(e.to_string()))?;
         let own = || name.to_string();
         for named in &mut config.clusters {
             named.name = own();
             let cluster = named.cluster.get_or_insert_default();
             (cluster.server, cluster.tls_server_name) = (Some(self.server.clone()), self.name.clone());
+            if let Some(access) = &access {
+                cluster.certificate_authority_data = access.authority.clone();
+            }
         }
-        config.auth_infos.iter_mut().for_each(|named| named.name = own());
+        for named in &mut config.auth_infos {
+            named.name = own();
+            if let Some(access) = &access {
+                named.auth_info = Some(AuthInfo { token: Some(access.token.clone().into()), ..AuthInfo::default() });
+            }
+        }
         for named in &mut config.contexts {
             (named.name, named.context) = (own(), Some(Context { cluster: own(), user: Some(own()), ..Context::default() }));
         }
@@ -117,13 +147,18 @@ mod tests {
     }
 
     fn way(server: &str, name: Option<&str>) -> Way {
-        Way { server: server.into(), name: name.map(Into::into) }
+        Way { server: server.into(), name: name.map(Into::into), through: Through::Nobody }
+    }
+
+    fn through(server: &str) -> Way {
+        Way { server: server.into(), name: None, through: Through::Controller }
     }
 
     #[test]
     fn each_place_gets_an_address_that_it_reaches_and_a_name_that_the_certificate_has() {
         let (plain, exposed) = (object(""), object(", status: {endpoint: 'https://biz.example.org'}"));
         let host = Host::new("/nowhere");
+        let below = object(", status: {endpoint: 'https://apis.example.org/teams/biz'}");
         let (node, outside, inner) = (Place::Node(&host), Place::Workstation, Some("biz.vcluster-biz"));
         for (place, given, object, inside, expected) in [
             (node, None, &plain, Some("10.96.0.7"), way("https://10.96.0.7", None)),
@@ -133,6 +168,11 @@ mod tests {
             (outside, Some("biz.example.org:8443"), &exposed, None, way("https://biz.example.org:8443", None)),
             (outside, Some("192.0.2.1"), &exposed, None, way("https://192.0.2.1", Some("biz.example.org"))),
             (outside, Some("192.0.2.1"), &plain, None, way("https://192.0.2.1", inner)),
+            (node, None, &below, Some("10.96.0.7"), way("https://10.96.0.7", None)),
+            (outside, None, &below, Some("10.96.0.7"), through("https://apis.example.org/teams/biz")),
+            (outside, Some("apis.example.org:8443"), &below, None, through("https://apis.example.org:8443/teams/biz")),
+            (node, Some("https://apis.example.org/teams/biz"), &below, None, through("https://apis.example.org/teams/biz")),
+            (outside, Some("127.0.0.1:8443"), &below, None, way("https://127.0.0.1:8443", inner)),
         ] {
             assert_eq!(Way::find(place, given, object, inside).unwrap(), expected);
         }
@@ -155,7 +195,7 @@ mod tests {
             clusters: [{name: c, cluster: {server: 'https://localhost:8443', certificate-authority-data: QQ==}}],
             users: [{name: u, user: {client-certificate-data: Qg==, client-key-data: Qw==}}]}";
         let after: serde_json::Value =
-            serde_saphyr::from_str(&way("https://192.0.2.1", Some("biz.vcluster-biz")).put_into(before, "biz").unwrap()).unwrap();
+            serde_saphyr::from_str(&way("https://192.0.2.1", Some("biz.vcluster-biz")).put_into(before, "biz", None).unwrap()).unwrap();
         let cluster = serde_json::json!({"server": "https://192.0.2.1", "certificate-authority-data": "QQ==", "tls-server-name": "biz.vcluster-biz"});
         let expected = serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "biz", "clusters": [{"name": "biz", "cluster": cluster}],
@@ -163,6 +203,14 @@ mod tests {
             "users": [{"name": "biz", "user": {"client-certificate-data": "Qg==", "client-key-data": "Qw=="}}],
         });
         assert_eq!(after, expected);
+        for authority in [Some("RA=="), None] {
+            let access = Access { token: "t".into(), authority: authority.map(Into::into) };
+            let text = through("https://apis.example.org/biz").put_into(before, "biz", Some(access)).unwrap();
+            let after: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+            let cluster = &after["clusters"][0]["cluster"];
+            assert_eq!((&cluster["server"], cluster["certificate-authority-data"].as_str()), (&"https://apis.example.org/biz".into(), authority));
+            assert_eq!(after["users"], serde_json::json!([{"name": "biz", "user": {"token": "t"}}]), "a certificate would not get through");
+        }
     }
 
     #[tokio::test]

@@ -5,9 +5,11 @@ mod app;
 mod component;
 mod connect;
 mod copy;
+mod forward;
 mod nodes;
 mod objects;
 mod table;
+mod token;
 mod vcluster;
 mod wait;
 

@@ -23,11 +23,19 @@ struct Made {
 
 impl Made {
     fn of(template: &str) -> Self {
+        Self::with(template, json!({}))
+    }
+
+    /// Of a template with own settings.
+    fn with(template: &str, own: Value) -> Self {
         let text = fs::read_to_string(workspace().join("layers/defs/vcluster/files/templates.yaml")).unwrap();
         let templates: Vec<VirtualClusterTemplate> = serde_saphyr::from_multiple(&text).unwrap();
         let find = |name: &str| templates.iter().find(|one| one.metadata.name.as_deref() == Some(name)).map(|one| &one.spec);
-        let settings = VirtualClusterSpec { template: template.into(), ..VirtualClusterSpec::default() }.effective(find).unwrap();
-        let values = values::values(&crate::programs::values(), &settings).unwrap();
+        let settings =
+            VirtualClusterSpec { template: template.into(), settings: serde_json::from_value(own).unwrap(), ..VirtualClusterSpec::default() }
+                .effective(find)
+                .unwrap();
+        let values = values::values(&crate::programs::values(), "biz", &settings).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("values.json");
         fs::write(&file, values.to_string()).unwrap();
@@ -129,4 +137,21 @@ fn each_template_differs_in_fields_that_reach_pods() {
     assert_eq!((edge.variable("GOGC"), edge.variable("GOMEMLIMIT")), (json!("25"), json!("200MiB")));
     assert_eq!((edge.container("/resources/requests/memory"), edge.container("/resources/limits/memory")), (json!("192Mi"), json!("1Gi")));
     assert_eq!((edge.volume().1, general.container("/resources/requests/memory")), (json!("512Mi"), json!("256Mi")));
+}
+
+#[test]
+fn an_exposure_leads_tls_through_or_ends_it_below_a_path() {
+    let annotation = |made: &Made, name: &str| made.at("Ingress biz", &format!("/metadata/annotations/nginx.ingress.kubernetes.io~1{name}"));
+    let path = |made: &Made, at: &str| made.at("Ingress biz", &format!("/spec/rules/0{at}"));
+    let through = Made::with("network", json!({"network": {"exposure": {"host": "biz.example.org"}}}));
+    assert_eq!((annotation(&through, "ssl-passthrough"), through.at("Ingress biz", "/spec/ingressClassName")), (json!("true"), json!("nginx")));
+    assert_eq!((path(&through, "/host"), path(&through, "/http/paths/0/path")), (json!("biz.example.org"), json!("/")));
+    let below = Made::with("network", json!({"network": {"exposure": {"host": "apis.example.org", "path": "/biz"}}}));
+    assert_eq!((annotation(&below, "ssl-passthrough"), below.at("Ingress biz", "/spec/ingressClassName")), (json!("false"), json!("virtual-apis")));
+    assert_eq!((annotation(&below, "proxy-ssl-verify"), annotation(&below, "proxy-ssl-secret")), (json!("on"), json!("vcluster-biz/biz-certs")));
+    assert_eq!((path(&below, "/host"), path(&below, "/http/paths/0/path")), (json!("apis.example.org"), json!("/biz(/|$)(.*)")));
+    let backend = json!({"service": {"name": "biz", "port": {"name": "https"}}});
+    assert_eq!(path(&below, "/http/paths/0/backend"), backend);
+    assert_eq!(through.at("Service biz", "/spec/ports/0/name"), "https");
+    assert_eq!(path(&below, "/http/paths/1"), Value::Null);
 }

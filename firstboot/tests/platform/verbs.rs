@@ -1,8 +1,14 @@
 //! The node's own commands against a live API: what they make, show and try again.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::networking::v1::Ingress;
+use kube::Api;
+use kube::api::PostParams;
 use layers::platform::component::ComponentPhase;
+use layers::platform::settings::merge;
 use layers::platform::{Component, Phase, VirtualCluster};
 use serde_json::{Value, json};
 
@@ -41,6 +47,7 @@ async fn virtual_clusters(bench: &Bench) {
     assert!(line(&listed, "shop")[1] == "RUNNING" && line(&listed, "shop").contains(&"edge"), "{listed}");
     let listed: Value = serde_json::from_str(&good(bench, "vcluster list --json").await).unwrap();
     assert_eq!((listed.as_array().unwrap().len(), listed[0]["name"].as_str()), (1, Some("shop")));
+    below_a_path(bench).await;
     // A pod network of others' before the own one: nobody knows whether it enforces what keeps virtual clusters apart.
     let folder = bench.path("root/etc/cni/net.d");
     std::fs::create_dir_all(&folder).unwrap();
@@ -52,6 +59,56 @@ async fn virtual_clusters(bench: &Bench) {
         isolated.is_some_and(|one| one.status == "Unknown" && one.reason == "ForeignPodNetwork" && one.message.contains("05-calico.conflist"))
     };
     bench.until::<VirtualCluster>("shop", "isolated by nobody known", is_told).await;
+}
+
+/// The host's certificate, which only an authority of the platform's own signs, where the ingress controller finds it; nobody else's Ingress of that class.
+async fn below_a_path(bench: &Bench) {
+    let exposure = |more: Value| {
+        let mut exposure = json!({"host": "apis.example.org", "path": "/shop"});
+        merge(&mut exposure, more);
+        json!({"network": {"exposure": exposure}})
+    };
+    for path in ["shop", "/shop/", "/a b", "/a//b", "/a.*"] {
+        let refused = bench.change::<VirtualCluster>("shop", exposure(json!({"path": path}))).await.unwrap_err();
+        assert!(refused.contains("spec.network.exposure.path"), "{path}: {refused}");
+    }
+    let has = |endpoint: Option<&'static str>| {
+        move |object: &VirtualCluster| object.status.as_ref().is_some_and(|status| status.endpoint.as_deref() == endpoint)
+    };
+    bench.change::<VirtualCluster>("shop", exposure(json!({}))).await.unwrap();
+    bench.until::<VirtualCluster>("shop", "exposed", has(Some("https://apis.example.org/shop"))).await;
+    let ingresses = Api::<Ingress>::namespaced(bench.client.clone(), "chasi-bod-system");
+    let secret = async || Some(ingresses.get_opt("exposure-shop").await.unwrap()?.spec?.tls?.first()?.secret_name.clone()?);
+    assert_eq!(secret().await.as_deref(), Some("exposure-shop"));
+    let made = Api::<Secret>::namespaced(bench.client.clone(), "chasi-bod-system").get("exposure-shop").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |key: &str| {
+        std::fs::write(folder.path().join(key), &made.data.as_ref().unwrap()[key].0).unwrap();
+        folder.path().join(key)
+    };
+    let verified = Command::new("openssl")
+        .args(["verify", "-purpose", "sslserver", "-verify_hostname", "apis.example.org", "-CAfile"])
+        .args([file("ca.crt"), file("tls.crt")])
+        .output()
+        .unwrap();
+    assert!(verified.status.success(), "{verified:?}");
+    let ingress = |name: &str, class: &str| {
+        let rules = json!([{"host": "apis.example.org"}]);
+        serde_json::from_value::<Ingress>(json!({"metadata": {"name": name}, "spec": {"ingressClassName": class, "rules": rules}})).unwrap()
+    };
+    let there = Api::<Ingress>::namespaced(bench.client.clone(), "vcluster-shop");
+    let refused = there.create(&PostParams::default(), &ingress("thief-x-web-x-shop", "virtual-apis")).await.unwrap_err().to_string();
+    assert!(refused.contains("for the APIs of virtual clusters alone"), "{refused}");
+    there.create(&PostParams::default(), &ingress("page-x-web-x-shop", "traefik")).await.unwrap();
+    bench.change::<VirtualCluster>("shop", exposure(json!({"tlsSecret": "own"}))).await.unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    while secret().await.as_deref() != Some("own") {
+        assert!(Instant::now() < end, "{}", bench.story());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    bench.change::<VirtualCluster>("shop", json!({"network": {"exposure": null}})).await.unwrap();
+    bench.until::<VirtualCluster>("shop", "exposed no more", has(None)).await;
+    assert_eq!(secret().await, None);
 }
 
 /// One that lacks a kind fails for good; once the kind is there a person has it tried again.

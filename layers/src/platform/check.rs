@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::Value;
 
-use super::settings::{Network, Settings, Store};
+use super::settings::{Exposure, Network, Settings, Store};
 use crate::range::Range;
 use crate::{Error, Result};
 
@@ -21,8 +21,8 @@ pub struct Ranges {
 pub struct Others {
     /// Pod ranges.
     pub pods: Vec<(String, Range)>,
-    /// Host names for the outside.
-    pub hosts: Vec<(String, String)>,
+    /// Names for the outside.
+    pub exposures: Vec<(String, Exposure)>,
 }
 
 impl Others {
@@ -30,7 +30,7 @@ impl Others {
     pub fn add(&mut self, name: &str, network: Option<&Network>) {
         let Some(network) = network else { return };
         self.pods.extend(network.pod_cidr.as_deref().and_then(Range::parse).map(|range| (name.to_string(), range)));
-        self.hosts.extend(network.exposure.as_ref().map(|exposure| (name.to_string(), exposure.host.clone())));
+        self.exposures.extend(network.exposure.clone().map(|exposure| (name.to_string(), exposure)));
     }
 }
 
@@ -42,21 +42,46 @@ pub fn check(settings: &Settings, values: &Value, host: Ranges, others: &Others)
     }
     if let Some(network) = &settings.network {
         check_ranges(network, host, &others.pods)?;
-        check_exposure(network, &others.hosts)?;
+        check_exposure(network, &others.exposures)?;
     }
     check_quota(settings, values)
 }
 
-fn check_exposure(network: &Network, others: &[(String, String)]) -> Result<()> {
+fn check_exposure(network: &Network, others: &[(String, Exposure)]) -> Result<()> {
     let Some(exposure) = &network.exposure else { return Ok(()) };
-    if let Some(path) = exposure.path.as_deref().filter(|path| !["", "/"].contains(path)) {
-        let why = format!("spec.network.exposure.path: {path} cannot be told apart: TLS is led through to the API by the host name alone");
-        return Err(Error::input(why).with_hint("leave it out, and give each virtual cluster a host name"));
+    let refuse = |field: &str, why: String| Err(Error::input(format!("spec.network.exposure.{field}: {why}")));
+    let (host, path) = (&exposure.host, exposure.below());
+    // It becomes a part of a pattern.
+    if let Some(path) = path.filter(|path| !is_path(path)) {
+        return refuse("path", format!("`{path}` is no path such as /biz or /teams/biz, of letters, digits, `-` and `_`"));
     }
-    match others.iter().find(|(_, host)| *host == exposure.host) {
-        Some((name, host)) => Err(Error::input(format!("spec.network.exposure.host: {host} is that of virtual cluster {name}"))),
-        None => Ok(()),
+    if path.is_none() && exposure.tls_secret.is_some() {
+        return refuse("tlsSecret", "without a path TLS is led through to the API, which has a certificate of its own".into());
     }
+    for (name, other) in others.iter().filter(|(_, other)| other.host == *host) {
+        let (Some(path), Some(theirs)) = (path, other.below()) else {
+            return refuse("host", format!("{host} is that of virtual cluster {name}; they can share it when both have a path"));
+        };
+        if is_within(path, theirs) || is_within(theirs, path) {
+            return refuse(
+                "path",
+                format!("{path} and the path {theirs} of virtual cluster {name} at {host} are the same or one is below the other"),
+            );
+        }
+        if exposure.tls_secret != other.tls_secret {
+            return refuse("tlsSecret", format!("virtual cluster {name} has another one for {host}, and a host has one certificate"));
+        }
+    }
+    Ok(())
+}
+
+fn is_path(path: &str) -> bool {
+    let fits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(fits))
+}
+
+fn is_within(path: &str, other: &str) -> bool {
+    path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn check_ranges(network: &Network, host: Ranges, others: &[(String, Range)]) -> Result<()> {
@@ -155,6 +180,8 @@ mod tests {
         let mut others = Others::default();
         let network = serde_saphyr::from_str("{podCIDR: 172.20.0.0/16, exposure: {host: other.example.org}}").unwrap();
         others.add("other", Some(&network));
+        let network = serde_saphyr::from_str("{exposure: {host: apis.example.org, path: /teams/a}}").unwrap();
+        others.add("below", Some(&network));
         check(&serde_saphyr::from_str(settings).unwrap(), &values, host, &others).err().map(|error| error.to_string())
     }
 
@@ -176,12 +203,46 @@ mod tests {
     }
 
     #[test]
-    fn f8_a_name_for_the_outside_is_one_clusters_and_has_no_path() {
-        let of = |exposure: &str| refused(&format!("{{network: {{exposure: {{host: {exposure}}}}}}}"));
-        assert_eq!(of("other.example.org").as_deref(), Some("spec.network.exposure.host: other.example.org is that of virtual cluster other"));
-        let path = "spec.network.exposure.path: /biz cannot be told apart: TLS is led through to the API by the host name alone";
-        assert_eq!(of("a.example.org, path: /biz").as_deref(), Some(path));
-        assert_eq!((of("a.example.org, path: /"), of("a.example.org, class: nginx")), (None, None));
+    fn f8_a_name_for_the_outside_is_one_clusters_and_paths_tell_those_apart_that_share_it() {
+        for (exposure, said) in [
+            ("other.example.org", "host: other.example.org is that of virtual cluster other; they can share it when both have a path"),
+            ("'other.example.org', path: /biz", "host: other.example.org is that of virtual cluster other; they can share it when both have a path"),
+            ("apis.example.org", "host: apis.example.org is that of virtual cluster below; they can share it when both have a path"),
+            (
+                "apis.example.org, path: /teams/a",
+                "path: /teams/a and the path /teams/a of virtual cluster below at apis.example.org are the same or one is below the other",
+            ),
+            (
+                "apis.example.org, path: /teams",
+                "path: /teams and the path /teams/a of virtual cluster below at apis.example.org are the same or one is below the other",
+            ),
+            (
+                "apis.example.org, path: /teams/a/b",
+                "path: /teams/a/b and the path /teams/a of virtual cluster below at apis.example.org are the same or one is below the other",
+            ),
+            (
+                "apis.example.org, path: /b, tlsSecret: own",
+                "tlsSecret: virtual cluster below has another one for apis.example.org, and a host has one certificate",
+            ),
+            ("a.example.org, tlsSecret: own", "tlsSecret: without a path TLS is led through to the API, which has a certificate of its own"),
+            ("a.example.org, path: /biz/", "path: `/biz/` is no path such as /biz or /teams/biz, of letters, digits, `-` and `_`"),
+        ] {
+            let refused = refused(&format!("{{network: {{exposure: {{host: {exposure}}}}}}}"));
+            assert_eq!(refused, Some(format!("spec.network.exposure.{said}")), "{exposure}");
+        }
+        for exposure in [
+            "a.example.org, path: /",
+            "a.example.org, path: ''",
+            "a.example.org, class: nginx",
+            "a.example.org, path: /biz, tlsSecret: own",
+            "apis.example.org, path: /teams/ab",
+            "apis.example.org, path: /teams/b",
+        ] {
+            assert_eq!(refused(&format!("{{network: {{exposure: {{host: {exposure}}}}}}}")), None, "{exposure}");
+        }
+        for path in ["biz", "/a//b", "/a.b", "/a(b", "/ü", "/a b", "//"] {
+            assert!(!is_path(path), "{path}");
+        }
     }
 
     #[test]

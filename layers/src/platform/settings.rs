@@ -191,19 +191,47 @@ pub enum Plane {
     Shared,
 }
 
-/// A name of the virtual cluster's API for the outside, by an Ingress that leads TLS through by the name that clients ask for (SNI).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// A name of the virtual cluster's API for the outside, by an Ingress: one without a path leads TLS through by the name that clients ask for (SNI), with a
+/// path TLS ends at the ingress controller.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Exposure {
-    /// Host name, which the API's certificate has, too; no other virtual cluster's.
+    /// Host name; without a path the API's certificate has it, too, and no other virtual cluster can have it.
     #[schemars(length(max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"))]
     pub host: String,
-    /// Path below it, which can only be `/`: nobody between client and API sees more than the name.
+    /// Path below it, such as `/biz`, under which the API is reached with tokens, as client certificates end with TLS; several virtual clusters may share a host
+    /// by paths none of which is below another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 200), regex(pattern = "^(/|(/[-_A-Za-z0-9]+)+)?$"))]
     pub path: Option<String>,
-    /// Ingress class of a controller that knows ingress-nginx's annotation `ssl-passthrough`; `nginx` when absent.
+    /// Ingress class of a controller that knows ingress-nginx's annotations; when absent `nginx`, and with a path `virtual-apis`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
+    /// Secret of type `kubernetes.io/tls` in the host's namespace `chasi-bod-system` with the host's certificate, for a path; what is `ca.crt` in it goes into
+    /// kubeconfigs. When absent the platform makes a certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub tls_secret: Option<String>,
+}
+
+impl Exposure {
+    /// The class of Ingress objects that lead to virtual clusters' APIs below a path, and to nothing else.
+    pub const BELOW: &str = "virtual-apis";
+
+    /// The path, where there is one that tells anything.
+    pub fn below(&self) -> Option<&str> {
+        self.path.as_deref().filter(|path| !["", "/"].contains(path))
+    }
+
+    /// The address of the API, without a slash at its end.
+    pub fn url(&self) -> String {
+        format!("https://{}{}", self.host, self.below().unwrap_or_default())
+    }
+
+    /// The class of its Ingress.
+    pub fn class(&self) -> &str {
+        self.class.as_deref().unwrap_or(if self.below().is_some() { Self::BELOW } else { "nginx" })
+    }
 }
 
 /// Kinds that are copied, by vcluster's names of them.

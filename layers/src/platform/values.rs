@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::settings::{ControlPlane, Network, Settings, Store, merge};
+use super::settings::{ControlPlane, Exposure, Network, Settings, Store, merge};
 use crate::profile::suggest;
 use crate::{Error, Result};
 
@@ -77,13 +77,16 @@ const KEPT: [&str; 2] = ["controlPlane.statefulSet.persistence", "controlPlane.b
 const COREFILE: &str = "/controlPlane/coredns/overwriteConfig";
 const DOMAIN: &str = "/networking/advanced/clusterDomain";
 
-/// The usual ingress class of controllers that know ingress-nginx's annotations.
-const PASSTHROUGH: &str = "nginx";
+/// What annotations of ingress-nginx begin with.
+const NGINX: &str = "nginx.ingress.kubernetes.io";
 
-/// Values of the chart for one virtual cluster: the image's, then those of the settings, then the users' own.
-pub fn values(image: &Value, settings: &Settings) -> Result<Value> {
+/// Values of the chart for the virtual cluster of a name: the image's, then those of the settings, then the users' own.
+pub fn values(image: &Value, name: &str, settings: &Settings) -> Result<Value> {
     let mut out = image.clone();
     merge(&mut out, of_settings(settings)?);
+    if let Some(exposure) = settings.network.as_ref().and_then(|network| network.exposure.as_ref()) {
+        merge(&mut out, json!({"controlPlane": exposed(name, exposure)}));
+    }
     let own = settings.values.clone().unwrap_or_default();
     if let Some(paid) = PAID.iter().find_map(|path| paid(&own, path)) {
         return Err(Error::input(format!("spec.values.{paid}: only vcluster's paid product honours it")));
@@ -180,7 +183,7 @@ fn policies(settings: &Settings) -> Value {
     Value::Object(out)
 }
 
-/// Ranges, domain and the name for the outside.
+/// Ranges and domain.
 fn addresses(network: &Network) -> Value {
     let mut out = json!({});
     let mut put = |value: Value| merge(&mut out, value);
@@ -191,12 +194,37 @@ fn addresses(network: &Network) -> Value {
         let copies: Vec<_> = services.iter().map(|one| json!({"from": one.from, "to": one.to.as_ref().unwrap_or(&one.from)})).collect();
         put(json!({"networking": {"replicateServices": {"fromHost": copies}}}));
     }
-    if let Some(exposure) = &network.exposure {
-        // The chart's annotations, those of ingress-nginx, ask for TLS to be led through: the API sees the client's certificate, the client the API's.
-        let spec = json!({"ingressClassName": exposure.class.as_deref().unwrap_or(PASSTHROUGH)});
-        put(json!({"controlPlane": {"ingress": {"enabled": true, "host": exposure.host, "spec": spec}, "proxy": {"extraSANs": [exposure.host]}}}));
-    }
     out
+}
+
+/// The name for the outside.
+fn exposed(name: &str, exposure: &Exposure) -> Value {
+    let host = &exposure.host;
+    let Some(path) = exposure.below() else {
+        // The chart's annotations ask for TLS to be led through: the API sees the client's certificate, the client the API's.
+        let ingress = json!({"enabled": true, "host": host, "spec": {"ingressClassName": exposure.class()}});
+        return json!({"ingress": ingress, "proxy": {"extraSANs": [host]}});
+    };
+    // As ingress-nginx's documentation has it for an application below a path. The way on is enciphered, too, and only the virtual cluster's own API is at its end.
+    let namespace = format!("vcluster-{name}");
+    let annotations: Map<_, _> = [
+        ("ssl-passthrough", "false"),
+        ("force-ssl-redirect", "true"),
+        ("use-regex", "true"),
+        ("rewrite-target", "/$2"),
+        ("backend-protocol", "HTTPS"),
+        ("proxy-ssl-verify", "on"),
+        ("proxy-ssl-secret", &format!("{namespace}/{name}-certs")),
+        ("proxy-ssl-server-name", "on"),
+        ("proxy-ssl-name", &format!("{name}.{namespace}")),
+    ]
+    .map(|(key, value)| (format!("{NGINX}/{key}"), json!(value)))
+    .into_iter()
+    .collect();
+    let backend = json!({"service": {"name": name, "port": {"name": "https"}}});
+    let paths = json!([{"path": format!("{path}(/|$)(.*)"), "pathType": "ImplementationSpecific", "backend": backend}]);
+    let spec = json!({"ingressClassName": exposure.class(), "rules": [{"host": host, "http": {"paths": paths}}]});
+    json!({"ingress": {"enabled": true, "host": host, "annotations": annotations, "spec": spec}})
 }
 
 #[derive(Default)]
@@ -268,7 +296,7 @@ mod tests {
 
     fn of(settings: &str) -> Result<Value> {
         let image = json!({"telemetry": {"enabled": false}, "controlPlane": {"statefulSet": {"env": [{"name": "GOGC", "value": "50"}]}}});
-        values(&image, &serde_saphyr::from_str(settings).unwrap())
+        values(&image, "biz", &serde_saphyr::from_str(settings).unwrap())
     }
 
     #[test]
@@ -303,6 +331,27 @@ mod tests {
         ] {
             assert_eq!(at(path), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn below_a_path_tls_ends_at_the_controller_which_strips_it_and_knows_the_api_by_its_own_authority() {
+        let made = of("{network: {exposure: {host: apis.example.org, path: /teams/biz}}}").unwrap();
+        let at = |path: &str| made.pointer(&format!("/controlPlane/{path}")).unwrap_or(&Value::Null).clone();
+        let annotation = |name: &str| at(&format!("ingress/annotations/nginx.ingress.kubernetes.io~1{name}"));
+        for (name, expected) in [
+            ("ssl-passthrough", "false"),
+            ("rewrite-target", "/$2"),
+            ("proxy-ssl-verify", "on"),
+            ("proxy-ssl-secret", "vcluster-biz/biz-certs"),
+            ("proxy-ssl-name", "biz.vcluster-biz"),
+        ] {
+            assert_eq!(annotation(name), expected, "{name}");
+        }
+        assert_eq!(at("ingress/spec/ingressClassName"), "virtual-apis");
+        assert_eq!(at("ingress/spec/rules/0/http/paths/0/path"), "/teams/biz(/|$)(.*)");
+        assert_eq!(at("proxy/extraSANs"), Value::Null, "the host is others', too");
+        let own = of("{network: {exposure: {host: apis.example.org, path: /biz, class: own}}}").unwrap();
+        assert_eq!(own.pointer("/controlPlane/ingress/spec/ingressClassName").unwrap(), "own");
     }
 
     #[test]
@@ -356,7 +405,7 @@ mod tests {
     fn the_dns_serves_the_clusters_own_domain() {
         let file = |settings: &str| {
             let image = json!({"controlPlane": {"coredns": {"overwriteConfig": "    kubernetes cluster.local in-addr.arpa {\n"}}});
-            values(&image, &serde_saphyr::from_str(settings).unwrap()).unwrap().pointer(COREFILE).unwrap().as_str().unwrap().trim().to_string()
+            values(&image, "biz", &serde_saphyr::from_str(settings).unwrap()).unwrap().pointer(COREFILE).unwrap().as_str().unwrap().trim().to_string()
         };
         assert_eq!(file("{}"), "kubernetes cluster.local in-addr.arpa {");
         assert_eq!(file("{network: {domain: a.test}}"), "kubernetes a.test cluster.local in-addr.arpa {");

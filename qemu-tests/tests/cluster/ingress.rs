@@ -8,7 +8,7 @@ use qemu_tests::node::Node;
 use qemu_tests::uml::Net;
 
 use super::vclusters::{inside, nothing_is_left, phase};
-use super::{account, build_more, formed, kube, profiles, program, seed};
+use super::{account, build_more, chasi_bod, formed, kube, profiles, program, seed};
 
 /// The first of the pool.
 const ADDRESS: &str = "10.77.0.200";
@@ -22,7 +22,7 @@ charts:
 - {name: page, chart: ./page, install: false}
 vclusters:
 - {name: one, template: network, network: {exposure: {host: one.example.org}}}
-- {name: two, template: network}
+- {name: two, template: network, network: {exposure: {host: apis.example.org, path: /teams/two}}}
 components:
 - name: traefik
   source: {chart: {name: traefik}}
@@ -104,6 +104,101 @@ fn both_applications_answer(node: &Node) {
     assert_eq!(ask(node, &format!("http://{ADDRESS}/"), &[]).0, "404", "a name that nobody has");
 }
 
+/// The way to a virtual API below a path, as from a workstation that knows the host's name.
+struct Below<'a> {
+    node: &'a Node,
+    kubectl: String,
+    hosts: String,
+    /// Of the operator in the virtual cluster.
+    config: String,
+}
+
+impl<'a> Below<'a> {
+    /// With the workstation's command and the operator's kubeconfig of the host.
+    fn connect(node: &'a Node) -> Self {
+        let file = |name: &str| node.folder.join(name).to_str().unwrap().to_string();
+        let (host, config, hosts) = (file("host.conf"), file("two.conf"), file("hosts"));
+        std::fs::write(&host, node.ssh("chasi-bod kubeconfig --server 10.77.0.11").unwrap()).unwrap();
+        std::fs::write(&hosts, format!("{ADDRESS} apis.example.org\n")).unwrap();
+        let said = node.beside(chasi_bod().to_str().unwrap(), &["vcluster", "connect", "two", "--kubeconfig", &host]).unwrap();
+        println!("{}", String::from_utf8_lossy(&said.stderr).trim());
+        std::fs::write(&config, said.stdout).unwrap();
+        let kubectl = program(&node.folder, "kubectl", "/usr/lib/chasi-bod/bin/kube").to_str().unwrap().to_string();
+        Self { node, kubectl, hosts, config }
+    }
+
+    /// What a shell line says on stdout and stderr; `$kubectl` is kubectl with the kubeconfig.
+    fn says(&self, line: &str) -> String {
+        let kubectl = format!("{} --kubeconfig {}", self.kubectl, self.config);
+        let script = format!("exec 2>&1; mount --bind {} /etc/hosts; kubectl='{kubectl}'; {line}; true", self.hosts);
+        String::from_utf8(self.node.beside("unshare", &["--mount", "sh", "-c", &script]).unwrap().stdout).unwrap()
+    }
+}
+
+/// By a token, as TLS ends at the ingress controller: what kubectl does in one answer, in a long one and in both directions.
+fn an_operator_reaches_a_virtual_api_below_a_path(node: &Node) {
+    assert_eq!(kube(node, "kubectl get vc two -o jsonpath='{.status.endpoint}'"), "https://apis.example.org/teams/two");
+    let below = Below::connect(node);
+    let config = std::fs::read_to_string(&below.config).unwrap();
+    assert!(config.contains("https://apis.example.org/teams/two") && !config.contains("client-key"), "{config}");
+    let begun = Instant::now();
+    while !below.says("$kubectl get namespaces -o name").contains("namespace/web") {
+        let said = || below.says("$kubectl get namespaces -v6");
+        let logs = || kube(node, "kubectl -n ingress logs deployment/traefik --tail=30; kubectl get ingress -A -o yaml");
+        assert!(begun.elapsed() < Duration::from_secs(120), "{}\n{}", said(), logs());
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    println!("below a path it answers after {} s", begun.elapsed().as_secs());
+    let who = below.says("$kubectl auth whoami -o jsonpath='{.status.userInfo.username}'");
+    assert_eq!(who, "system:serviceaccount:kube-system:chasi-bod-connect");
+    let pods = below.says("$kubectl get pods -A -o name");
+    assert!(pods.contains("pod/web-") && !pods.contains("traefik"), "the virtual cluster's own: {pods}");
+    let made = below.says("$kubectl run noise --image=chasi-bod.internal/busybox:1.37 -- sh -c 'while sleep 1; do echo noise; done'");
+    assert!(made.contains("pod/noise created"), "{made}");
+    below.says("$kubectl wait --for=condition=Ready pod/noise --timeout=120s");
+    for (line, expected) in [
+        ("$kubectl exec noise -- hostname", "noise"),
+        ("echo a | $kubectl exec -i noise -- sed s/a/b/", "b"),
+        ("$kubectl logs noise", "noise"),
+        ("$kubectl logs --follow --tail=0 noise & sleep 5; kill $!", "noise"),
+        ("$kubectl -n web port-forward deployment/web 18080:8080 >/dev/null & sleep 5; curl -s http://127.0.0.1:18080/; kill $!", "In two"),
+    ] {
+        let said = below.says(line);
+        assert!(said.contains(expected), "{line}: {said}");
+    }
+    // Over a minute, the time that traefik gives a request to arrive.
+    let watch = "$kubectl -n web get configmaps --watch -o name & sleep 70; $kubectl -n web create configmap late >&2; sleep 3; kill $!";
+    let watched = below.says(watch);
+    // The one who makes it says so, too.
+    assert!(watched.lines().any(|line| line == "configmap/late"), "{watched}");
+}
+
+/// No token, a wrong one, another path, and an Ingress of somebody who would like to have the tokens.
+fn nobody_else_gets_through_or_in_between(node: &Node) {
+    let below = Below::connect(node);
+    for options in ["--token wrong", "--token ''"] {
+        let said = below.says(&format!("$kubectl {options} get namespaces"));
+        assert!(said.contains("Unauthorized") || said.contains("forbidden") || said.contains("Forbidden"), "{options}: {said}");
+    }
+    let url = |path: &str| format!("https://apis.example.org{path}");
+    let address = format!("apis.example.org:443:{ADDRESS}");
+    let more = ["--insecure", "--resolve", &address];
+    for (path, status) in [("/teams/twofold/version", "404"), ("/teams", "404"), ("/teams/two/api/v1/namespaces", "401")] {
+        assert_eq!(ask(node, &url(path), &more).0, status, "{path}");
+    }
+    let plain = ask(node, &format!("http://{ADDRESS}/teams/two/version"), &["--header", "Host: apis.example.org"]);
+    assert_eq!(plain.0, "404", "a token would be readable on the way: {plain:?}");
+    let route = |class: &str| format!("create ingress thief-{class} --class={class} --rule='apis.example.org/teams/two/api/v1/namespaces*=web:http'");
+    inside(node, "one", &format!("-n web {}", route("traefik")));
+    kube(node, "for i in $(seq 60); do kubectl -n vcluster-one get ingress -o name | grep thief-traefik && exit 0; sleep 1; done; exit 1");
+    let denied = node.ssh(&format!("{} kubectl -n vcluster-one {} 2>&1 || true", super::ADMIN, route("virtual-apis"))).unwrap();
+    assert!(denied.contains("for the APIs of virtual clusters alone"), "{denied}");
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(below.says("$kubectl get namespaces -o name").contains("namespace/kube-system"), "another route has the request");
+    assert_eq!(ask(node, &url("/teams/two/api/v1/namespaces"), &more).0, "401", "another route has the request");
+    inside(node, "one", "-n web delete ingress thief-traefik");
+}
+
 /// With the client's own certificate, which only the API itself can check.
 fn an_operator_reaches_the_virtual_api(node: &Node) {
     assert_eq!(kube(node, "kubectl get vc one -o jsonpath='{.status.endpoint}'"), "https://one.example.org");
@@ -159,6 +254,8 @@ fn soak_uml_applications_of_two_virtual_clusters_answer_by_an_ingress_from_outsi
     }
     both_applications_answer(&node);
     an_operator_reaches_the_virtual_api(&node);
+    an_operator_reaches_a_virtual_api_below_a_path(&node);
+    nobody_else_gets_through_or_in_between(&node);
     the_address_is_for_services_alone(&node);
     the_pool_ends_and_ports_are_the_profiles(&node);
     node.shut_down(vm).unwrap();
@@ -169,5 +266,8 @@ fn soak_uml_applications_of_two_virtual_clusters_answer_by_an_ingress_from_outsi
     assert!(kube(&node, "kubectl get clusterroles -o name").contains("-one"));
     kube(&node, "chasi-bod vcluster delete one --yes --wait");
     nothing_is_left(&node, "one");
+    kube(&node, "chasi-bod vcluster delete two --yes --wait");
+    let left = "kubectl -n chasi-bod-system get ingress,secret -o name";
+    kube(&node, &format!("for i in $(seq 60); do {left} | grep exposure-two || exit 0; sleep 1; done; exit 1"));
     node.shut_down(vm).unwrap();
 }

@@ -3,7 +3,6 @@
 mod bundle;
 mod check;
 mod deploy;
-mod forward;
 mod helm;
 mod known;
 mod push;

@@ -10,10 +10,10 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use layers::reference::Reference;
 use layers::{Context as _, Error, Fault, Result};
 
-use super::forward::{self, Forward};
 use super::known::Known;
 use crate::remote::http::{Client, Limits, Private};
 use crate::remote::oci::{Registries, Repository};
+use crate::verbs::forward::{self, Forward};
 use crate::verbs::{Place, Session};
 
 /// Namespace and label of the layer `seed`'s registry, its port, and a name that its certificate has.

@@ -5,8 +5,10 @@ package main
 import (
 	"context"
 	"flag"
+	"math"
 	"os"
 	"os/signal"
+	"regexp"
 	"syscall"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	"github.com/traefik/traefik/v3/pkg/config/static"
 	"github.com/traefik/traefik/v3/pkg/observability/metrics"
 	"github.com/traefik/traefik/v3/pkg/ping"
+	"github.com/traefik/traefik/v3/pkg/provider"
 	"github.com/traefik/traefik/v3/pkg/provider/aggregator"
 	"github.com/traefik/traefik/v3/pkg/provider/kubernetes/ingress"
 	nginx "github.com/traefik/traefik/v3/pkg/provider/kubernetes/ingress-nginx"
@@ -76,9 +79,7 @@ func configuration() *static.Configuration {
 	if *publish != "" {
 		plain.IngressEndpoint = &ingress.EndpointIngress{PublishedService: *publish}
 	}
-	annotated := &nginx.Provider{PublishService: *publish}
-	annotated.SetDefaults()
-	annotated.IngressClass, annotated.IngressClassByName = *forward, true
+	annotated := annotatedFor(*forward)
 	healthy := &ping.Handler{}
 	healthy.SetDefaults()
 	plainText, encrypted := entryPoint(*web), entryPoint(*secure)
@@ -97,10 +98,68 @@ func configuration() *static.Configuration {
 	return config
 }
 
+// The provider for Ingress objects with ingress-nginx's annotations, of one class.
+func annotatedFor(class string) *nginx.Provider {
+	made := &nginx.Provider{PublishService: *publish}
+	made.SetDefaults()
+	made.IngressClass, made.IngressClassByName = class, true
+	return made
+}
+
+// The class of virtual clusters' APIs below a path.
+const virtual = "virtual-apis"
+
+// Serves that class. Its Ingress objects have the path `PREFIX(/|$)(.*)` and the annotation `rewrite-target: /$2`, as ingress-nginx's documentation has it; this
+// version of the provider does not know that annotation.
+type below struct{ *nginx.Provider }
+
+// Whole names and no signs of patterns before the end, as the platform writes it.
+var prefixed = regexp.MustCompile(`PathRegexp\("\^((?:/[-\w]+)+)\(/\|\$\)\(\.\*\)"\)$`)
+
+func (b below) Provide(out chan<- dynamic.Message, pool *safe.Pool) error {
+	made := make(chan dynamic.Message)
+	pool.GoCtx(func(ctx context.Context) {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case message := <-made:
+				// Under the provider's own name it would take the place of the other class.
+				message.ProviderName = "below"
+				strip(message.Configuration.HTTP)
+				select {
+				case <-ctx.Done():
+				case out <- message:
+				}
+			}
+		}
+	})
+	return b.Provider.Provide(made, pool)
+}
+
+// Takes the prefix off each route, and drops routes without one. These requests carry tokens: they come by TLS alone, and no longer rule of another class, such
+// as one that a virtual cluster's user writes for the same host, shall get them.
+func strip(config *dynamic.HTTPConfiguration) {
+	for name, router := range config.Routers {
+		found := prefixed.FindStringSubmatch(router.Rule)
+		if found == nil {
+			delete(config.Routers, name)
+			continue
+		}
+		config.Middlewares[name] = &dynamic.Middleware{StripPrefix: &dynamic.StripPrefix{Prefixes: []string{found[1]}}}
+		router.EntryPoints, router.Middlewares, router.Priority = []string{"websecure"}, []string{name}, math.MaxInt32
+	}
+}
+
 func build(config *static.Configuration) (*server.Server, error) {
 	pool, providers := safe.NewPool(context.Background()), aggregator.NewProviderAggregator(*config.Providers)
-	if err := providers.AddProvider(internal.New(*config)); err != nil {
-		return nil, err
+	apis := annotatedFor(virtual)
+	// Not the other class's, which would get these Ingress objects as well.
+	apis.ControllerClass = "chasi-bod.io/virtual-apis"
+	for _, one := range []provider.Provider{below{apis}, internal.New(*config)} {
+		if err := providers.AddProvider(one); err != nil {
+			return nil, err
+		}
 	}
 	certificates, registry := tls.NewManager(nil), metrics.NewMultiRegistry(nil)
 	pool.GoCtx(certificates.Run)
