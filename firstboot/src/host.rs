@@ -105,6 +105,11 @@ impl Host {
         self.names("sys/class/net").into_iter().filter(is_card).collect()
     }
 
+    /// What the firmware says of the machine (SMBIOS), such as `product_serial`; empty when it says nothing.
+    pub fn firmware(&self, name: &str) -> String {
+        self.line(&format!("sys/class/dmi/id/{name}"))
+    }
+
     /// Whether udev is at work, as it is while drivers load: udevadm(8) `settle` looks at the same file.
     pub fn is_probing(&self) -> bool {
         self.path("run/udev/queue").exists()
@@ -225,6 +230,14 @@ fn split_words(line: &str) -> Vec<String> {
     }
     words.extend(Some(word).filter(|w| !w.is_empty()));
     words
+}
+
+/// Removes a folder with all that is in it; it may be gone already.
+pub fn remove_tree(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).context(|| format!("removing {}", folder.display())),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use x509_cert::der::DecodePem as _;
 use super::kubeadm::{self, Documents};
 use super::{DUMMY, Formed, Node, Reporter, api, formed_path};
 use crate::exec;
-use crate::host::{Host, RUN};
+use crate::host::{Host, RUN, remove_tree};
 use crate::images::config::NODE_CERTIFICATE as KUBELET;
 use crate::status::State;
 
@@ -272,13 +272,6 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context(|| format!("removing {}", path.display())),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,11 @@
 //! A founding that was cut off, by a power cut in any phase of kubeadm, may have left files that are empty or half written and a control
 //! plane that runs with them. Nobody has used it yet: it is undone whole, and begun again.
 
-use std::fs;
-use std::io::ErrorKind;
-
-use layers::{Context, Error, Result};
+use layers::{Error, Result};
 
 use super::{Formed, Reporter};
 use crate::exec;
-use crate::host::{Host, STATE};
+use crate::host::{Host, STATE, remove_tree};
 use crate::status::State;
 
 /// There from before the first file of a founding until after the record that it is through.
@@ -80,10 +77,7 @@ pub fn undo(host: &Host) -> Result<()> {
     let fixed = ["--force", "--skip-phases=preflight,remove-etcd-member", "--cri-socket=unix:///run/containerd/containerd.sock"];
     exec::run(host.program("kubeadm").arg("reset").args(fixed))?;
     for folder in ["var/lib/etcd", "etc/kubernetes/chasi-bod", "etc/kubernetes/pki", "etc/cni/net.d"] {
-        match fs::remove_dir_all(host.path(folder)) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).context(|| format!("removing /{folder}")),
-            _ => {}
-        }
+        remove_tree(&host.path(folder))?;
     }
     host.remove(&made())?;
     host.sync();

@@ -22,12 +22,11 @@ pub fn part(host: &Host, settings: &Settings) -> Result<Option<Role>> {
 
 fn facts(host: &Host) -> Facts {
     let macs = host.cards().into_iter().map(|card| host.line(&format!("sys/class/net/{card}/address")).to_lowercase());
-    let firmware = |name: &str| host.line(&format!("sys/class/dmi/id/{name}"));
     Facts {
         name: host.line("etc/hostname").to_lowercase(),
         macs: macs.filter(|mac| !mac.is_empty()).collect(),
-        serial: firmware("product_serial"),
-        uuid: firmware("product_uuid").to_lowercase(),
+        serial: host.firmware("product_serial"),
+        uuid: host.firmware("product_uuid").to_lowercase(),
         labels: [].into(),
     }
 }

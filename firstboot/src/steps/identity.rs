@@ -87,7 +87,7 @@ fn host_name(host: &Host, rule: &str) -> Result<String> {
         name = name.replace("{mac}", &mac);
     }
     if name.contains("{serial}") {
-        let serial: String = host.line("sys/class/dmi/id/product_serial").to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+        let serial: String = host.firmware("product_serial").to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
         if serial.is_empty() {
             return Err(
                 Error::environment(format!("naming the host `{rule}`: the machine has no serial number")).with_hint("set hostname without {serial}")

@@ -95,7 +95,7 @@ pub fn end(host: &Host) -> Result<()> {
 
 fn request(host: &Host, name: &str, endpoint: &str, settings: &Settings) -> Result<std::result::Result<(Grant, IpAddr), Trouble>> {
     let wants = if standing::part(host, settings)? == Some(Role::Worker) { Wants::Worker } else { Wants::ControlPlane };
-    let system = Some(host.line("sys/class/dmi/id/product_uuid").to_lowercase()).filter(|uuid| !uuid.is_empty());
+    let system = Some(host.firmware("product_uuid").to_lowercase()).filter(|uuid| !uuid.is_empty());
     let request = Request { version: VERSION, name: name.into(), machine: host.line("etc/machine-id"), system, wants };
     let secret = settings.secret.as_ref().map(|secret| &secret.value).ok_or_else(|| Error::internal("joining a cluster: no secret"))?;
     Ok(runtime()?.block_on(ask(endpoint, secret, &request)))
