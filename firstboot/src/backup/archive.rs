@@ -15,7 +15,8 @@ use crate::host::Host;
 
 /// Version of manifest and entries; one that changes their meaning changes it.
 pub const VERSION: u32 = 1;
-const MANIFEST: &str = "manifest.json";
+/// Entry with the [`Manifest`].
+pub const MANIFEST: &str = "manifest.json";
 /// Most bytes of a manifest.
 const MANIFEST_LIMIT: u64 = 16 << 20;
 /// Most memory of the decompressor, as a power of two: what level 3 writes needs 2 MiB.
@@ -129,12 +130,8 @@ pub fn write(host: &Host, recipients: &[Recipient], mut manifest: Manifest, entr
     }
     let ended = archive.into_inner().and_then(zstd::Encoder::finish).and_then(age::Sealed::finish);
     let file = ended.and_then(|buffered| buffered.into_inner().map_err(std::io::IntoInnerError::into_error)).and_then(|file| file.sync_all());
-    ended_well(file)?;
+    file.context(|| "writing the end of the backup".into())?;
     Ok(manifest)
-}
-
-fn ended_well(ended: std::io::Result<()>) -> Result<()> {
-    ended.context(|| "writing the end of the backup".into())
 }
 
 /// An entry that is read.

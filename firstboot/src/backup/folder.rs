@@ -1,7 +1,6 @@
 //! Where backups lie on a node, and which of them stay.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -99,10 +98,7 @@ pub fn forget(host: &Host, newest: &Backup, manifest: &Manifest) -> Result<()> {
     let mut own = own(host, &manifest.cluster, &manifest.node);
     own.retain(|backup| backup.name != newest.name);
     let surplus = (own.len() + 1).saturating_sub(usize::from(keep));
-    own.iter().take(surplus).try_for_each(|old| match fs::remove_file(&old.path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context(|| format!("removing {}", old.path.display())),
-        _ => Ok(()),
-    })
+    own.iter().take(surplus).try_for_each(|old| host.remove(&format!("{FOLDER}/{}{SUFFIX}", old.name)).map(drop))
 }
 
 /// This node's own backups of a cluster, oldest first.

@@ -140,7 +140,7 @@ pub fn make(host: &Host) -> Result<Made> {
     let _lock = folder::lock(host)?;
     let scratch = folder::scratch(host)?;
     folder::check_room(host).context(naming)?;
-    let recipients = [own_key(host)?.recipient()];
+    let key = own_key(host)?;
     let collected = collect::all(host, scratch.path()).context(naming)?;
     let (now, node) = (Timestamp::now(), cluster::recorded_name(host)?);
     let manifest = Manifest {
@@ -159,8 +159,8 @@ pub fn make(host: &Host) -> Result<Made> {
     let name = format!("{}-{node}-{}", &manifest.cluster[..8], now.strftime("%Y%m%dT%H%M%SZ"));
     let path = scratch.path().join("backup");
     let file = File::options().write(true).create_new(true).mode(0o600).open(&path).context(naming)?;
-    let manifest = archive::write(host, &recipients, manifest, &collected.entries, file).context(naming)?;
-    archive::read(&[own_key(host)?], &path, |_| Ok(())).context(|| "reading the backup that was just made".into())?;
+    let manifest = archive::write(host, &[key.recipient()], manifest, &collected.entries, file).context(naming)?;
+    archive::read(&[key], &path, |_| Ok(())).context(|| "reading the backup that was just made".into())?;
     let backup = folder::keep(host, &path, &name)?;
     folder::forget(host, &backup, &manifest)?;
     Ok(Made { backup, manifest })

@@ -2,23 +2,22 @@
 //! anew with what lies there: its authorities, its keys, its etcd. A restore that was cut off is undone whole and begun again, as a founding is.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use layers::{Context as _, Error, Fault, Result};
 
+use super::archive::MANIFEST;
 use super::{Manifest, SNAPSHOT, Which, archive, folder, identities, told, wanted};
 use crate::cluster::{self, Node, etcd};
 use crate::exec;
-use crate::host::{Host, STATE};
+use crate::host::{Host, STATE, remove_tree};
 use crate::steps::systemctl;
 
 /// What was read and is to be brought back; there until the cluster is.
 const READY: &str = "var/lib/chasi-bod/restoring";
 /// The same while it is being read.
 const PARTIAL: &str = "var/lib/chasi-bod/restoring.partial";
-const MANIFEST: &str = "manifest.json";
 /// So many revisions are skipped (etcd's documentation, "Disaster recovery"): whoever watched the cluster before must not take an old revision for a
 /// new one. It is more than a cluster makes between two backups, at a thousand a second for eleven days.
 const BUMP: u64 = 1_000_000_000;
@@ -99,24 +98,17 @@ fn minor(version: &str) -> Option<u32> {
 fn stage(host: &Host, identities: &[super::Identity], backup: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let (partial, ready) = (host.path(PARTIAL), host.path(READY));
-    remove(&partial)?;
+    remove_tree(&partial)?;
     fs::create_dir_all(&partial).context(|| format!("making /{PARTIAL}"))?;
     fs::set_permissions(&partial, fs::Permissions::from_mode(0o700)).context(|| format!("making /{PARTIAL}"))?;
     let manifest = archive::read(identities, backup, |found| archive::lay(found, &partial))?;
     let text = serde_json::to_vec_pretty(&manifest).fault(Fault::Internal, || "encoding the manifest".into())?;
     host.write(&format!("{PARTIAL}/{MANIFEST}"), &text, 0o600)?;
     host.sync();
-    remove(&ready)?;
+    remove_tree(&ready)?;
     fs::rename(&partial, &ready).context(|| format!("making /{READY}"))?;
     host.sync();
     Ok(())
-}
-
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context(|| format!("removing {}", folder.display())),
-        _ => Ok(()),
-    }
 }
 
 /// What is to be brought back.
@@ -131,7 +123,7 @@ pub fn end(host: &Host) -> Result<()> {
     // The manifest first: what is left without it counts as nothing.
     host.remove(&format!("{READY}/{MANIFEST}"))?;
     host.sync();
-    remove(&host.path(READY))
+    remove_tree(&host.path(READY))
 }
 
 /// Puts authorities, keys, etcd's data and volumes in place, on a node on which nothing of a cluster is left.

@@ -23,6 +23,7 @@ const QUIET: f64 = 600.0;
 const LOOK: Duration = Duration::from_secs(30);
 /// How long after one that failed the next is tried.
 const RETRY: Duration = Duration::from_secs(900);
+const AGAIN: &str = "a backup is tried again after 15 minutes, a push with the next backup; `chasi-bod backup run` tries both now";
 
 /// Makes backups when they are due and says of each how it went; never returns.
 pub fn keep(host: &Host, say: impl Fn(State, String, Option<&str>)) {
@@ -33,15 +34,16 @@ pub fn keep(host: &Host, say: impl Fn(State, String, Option<&str>)) {
             continue;
         }
         let every = config::published(host).map(|settings| settings.backup_every()).unwrap_or_default();
-        let newest = newest(host);
+        let mut newest = newest(host);
         let waits = failed.as_ref().is_some_and(|(at, _)| at.elapsed().is_ok_and(|age| age < RETRY));
         if !waits && host.uptime() > QUIET && is_due(every, newest.as_ref().and_then(|backup| backup.made), &host.line("etc/hostname")) {
             let made = super::make(host).and_then(|made| super::target::push(host, &made.backup));
             failed = made.err().map(|error| (SystemTime::now(), error.to_string()));
+            newest = self::newest(host);
         }
-        let (state, detail) = told(every, self::newest(host).as_ref(), failed.as_ref().map(|(_, why)| why.as_str()));
-        say(state, detail, (state == State::Failed).then_some("it is tried again every 15 minutes; `chasi-bod backup run` tries it now"));
-        if let Err(error) = tell(host) {
+        let (state, detail) = told(every, newest.as_ref(), failed.as_ref().map(|(_, why)| why.as_str()));
+        say(state, detail, (state == State::Failed).then_some(AGAIN));
+        if let Some(Err(error)) = newest.as_ref().map(|newest| tell(host, newest)) {
             println!("backup: {error}");
         }
     }
@@ -74,8 +76,7 @@ fn told(every: Every, newest: Option<&Backup>, failed: Option<&str>) -> (State, 
 }
 
 /// Keeps `backup.prom`.
-fn tell(host: &Host) -> Result<()> {
-    let Some(newest) = newest(host) else { return Ok(()) };
+fn tell(host: &Host, newest: &Backup) -> Result<()> {
     let mut registry = Registry::with_prefix(metrics::PREFIX);
     let made = newest.made.and_then(|made| made.duration_since(UNIX_EPOCH).ok()).map_or(0.0, |since| since.as_secs_f64());
     registry.register_with_unit(
