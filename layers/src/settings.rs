@@ -5,11 +5,12 @@
 
 mod backup;
 mod checks;
+mod listen;
 pub mod rules;
 mod values;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,12 +21,13 @@ pub use backup::{BACKUPS, Every};
 use checks::masked;
 use checks::{check_hash, check_server, check_url, check_user, check_zone};
 pub use checks::{check_hostname_rule, check_ssh_key, decode_base64, shown_key, without_secrets};
+pub use listen::Listen;
 use rules::Rule;
 use values::{all, checked, count, host_address, list, number, odd, peers, secret, structure, text, truth, word};
 
 use crate::membership::{Secret, endpoint};
 use crate::node::ImageRecord;
-use crate::profile::{ConsoleLogin, Interface, Mount, Network, Plane, check_network, quote, suggest};
+use crate::profile::{ConsoleLogin, Interface, Mount, Network, Plane, check_network, suggest};
 use crate::selector::Selector;
 
 /// A value and where it was said, such as `image` or `disk CHASI: chasi-bod.yaml:3`.
@@ -128,33 +130,6 @@ pub struct Settings {
     /// Repository of a registry that each backup is pushed to, too.
     #[serde(default)]
     pub backup_to: Option<Sourced<String>>,
-}
-
-/// Where something listens: `PORT` on the node's first address, or `ADDRESS:PORT`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Listen {
-    /// The address; the node's first one when absent.
-    pub address: Option<IpAddr>,
-    /// The TCP port.
-    pub port: u16,
-}
-
-impl TryFrom<String> for Listen {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let bare = text.parse().map(|port| Self { address: None, port });
-        let whole = bare.or_else(|_| text.parse::<SocketAddr>().map(|at| Self { address: Some(at.ip()), port: at.port() }));
-        let bad = || format!("{} is no port such as 9955 and no address with one, such as 10.0.0.5:9955 or [fd00::5]:9955", quote(&text));
-        whole.ok().filter(|listen| listen.port != 0).ok_or_else(bad)
-    }
-}
-
-impl From<Listen> for String {
-    fn from(Listen { address, port }: Listen) -> Self {
-        address.map_or_else(|| port.to_string(), |address| SocketAddr::new(address, port).to_string())
-    }
 }
 
 /// A node's part in forming the cluster.

@@ -220,9 +220,9 @@ impl Rules {
             return Ok(None);
         }
         let expected = settings.expected.as_ref().map_or(0, |expected| expected.value.into());
-        let may_found = standing::part(host, &settings)?.is_none();
+        let may_found = expected > 0 && standing::part(host, &settings)?.is_none();
         let peers = settings.peers.as_ref().map(|peers| peers.value.clone()).unwrap_or_default();
-        Ok(Some(Self { secret: join::open(host, Some(&settings))?, expected, may_found: may_found && expected > 0, peers }))
+        Ok(Some(Self { secret: join::open(host, Some(&settings))?, expected, may_found, peers }))
     }
 }
 
