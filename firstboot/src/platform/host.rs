@@ -105,6 +105,11 @@ impl<'a> Place<'a> {
         self.lacks("").await
     }
 
+    /// Label selector of the control plane's pods.
+    pub fn pods(&self) -> String {
+        format!("app=vcluster,release={}", self.name)
+    }
+
     async fn lacks(&self, labels: &str) -> Result<bool> {
         let left = self.api::<Pod>().list(&ListParams::default().labels(labels).limit(1)).await;
         left.map(|left| left.items.is_empty()).fault(Fault::Environment, || format!("listing pods of {}", self.namespace))
@@ -115,7 +120,7 @@ impl<'a> Place<'a> {
         let own = std::slice::from_ref(own);
         self.scale(own, 0).await?;
         self.clear(own).await?;
-        Ok(self.lacks(&format!("app=vcluster,release={}", self.name)).await? && self.lacks(&managed(self.name)).await?)
+        Ok(self.lacks(&self.pods()).await? && self.lacks(&managed(self.name)).await?)
     }
 
     /// What the virtual cluster lacks to serve; nothing when its API answers, its syncer's controllers run and its DNS serves.

@@ -99,6 +99,11 @@ impl Wanted {
         self.settings.network.as_ref()?.exposure.as_ref()
     }
 
+    /// The exposure below a path, for which TLS ends before the API.
+    fn below(&self) -> Option<&Exposure> {
+        self.exposure().filter(|exposure| exposure.below().is_some())
+    }
+
     /// Refuses another store than the one that has the data: the API server does not see what a template says of it.
     fn keeps_store(&self, sets: &[StatefulSet]) -> Result<()> {
         let is_etcd = sets.iter().any(|set| set.labels().get("app").is_some_and(|app| app == "vcluster-etcd"));
@@ -209,7 +214,7 @@ impl Site {
         // The host's addresses may have changed since.
         if let Some(wanted) = wanted.as_ref().filter(|_| matches!(work, Work::Wait) || phase == Phase::Running) {
             self.isolate(place, object, wanted, status).await?;
-            if let Some(exposure) = wanted.exposure().filter(|exposure| exposure.below().is_some()) {
+            if let Some(exposure) = wanted.below() {
                 exposure::keep(&self.host, &self.client, object, exposure).await?;
             }
         }
@@ -263,12 +268,11 @@ impl Site {
         let done = tokio::task::spawn_blocking(move || helm::Target::on_host(&namespace, &name).take(&host, &chart, &values, &[])).await;
         done.fault(Fault::Internal, || "installing".into())??;
         (status.installed, status.version) = (Some(wanted.digest.clone()), wanted.version());
-        let exposure = wanted.exposure();
-        match exposure.filter(|exposure| exposure.below().is_some()) {
+        match wanted.below() {
             Some(exposure) => exposure::keep(&self.host, &self.client, object, exposure).await?,
             None => exposure::remove(&self.client, object).await?,
         }
-        status.endpoint = exposure.map(Exposure::url);
+        status.endpoint = wanted.exposure().map(Exposure::url);
         Ok(())
     }
 

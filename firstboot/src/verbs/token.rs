@@ -43,8 +43,7 @@ pub async fn access(session: &Session<'_>, client: &Client, name: &str, kubeconf
     let address = match (session.place, inside) {
         (Place::Node(_), Some(inside)) => host::url_host(inside),
         _ => {
-            let pods = format!("app=vcluster,release={name}");
-            let opened = forward::open(&session.patient(SILENCE).await?, &place.namespace, &pods, PORT).await.context(making)?;
+            let opened = forward::open(&session.patient(SILENCE).await?, &place.namespace, &place.pods(), PORT).await.context(making)?;
             forward.insert(opened).at.to_string()
         }
     };
