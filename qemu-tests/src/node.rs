@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use layers::settings::decode_base64;
 use layers::{Context, Error, Result};
 use serde_json::Value;
 
@@ -141,6 +142,12 @@ impl Node {
         let Some(link) = &self.link else { return exec::run(program, args) };
         let words = link.inside(&[&[program][..], args].concat());
         exec::run("nsenter", &words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The same for a command whose output is no text.
+    pub fn bytes(&self, command: &str) -> Result<Vec<u8>> {
+        let told = self.ssh(&format!("{command} | base64 -w0"))?;
+        decode_base64(&told).ok_or_else(|| Error::environment(format!("reading the output of `{command}`: it is cut off")))
     }
 
     /// Runs a command on the node as root; it must succeed.

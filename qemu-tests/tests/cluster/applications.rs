@@ -50,12 +50,12 @@ pub fn deployed_and_changed(node: &Node) {
 /// The same by the builder's command on a machine that reaches nothing but the API: the image goes to the registry through the API server.
 pub fn deployed_from_a_workstation(node: &Node) {
     let folder = node.folder.join("app");
-    let packed = node.ssh("sed -i s,team/tool,team/other, /var/tmp/app/chart/templates/x.yaml; tar -C /var/tmp/app -c . | base64 -w0").unwrap();
+    let packed = node.bytes("sed -i s,team/tool,team/other, /var/tmp/app/chart/templates/x.yaml; tar -C /var/tmp/app -c .").unwrap();
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("all"), packed).unwrap();
     std::fs::write(folder.join("kubeconfig"), node.ssh("chasi-bod kubeconfig --server 10.77.0.11").unwrap()).unwrap();
     let path = |name: &str| folder.join(name).display().to_string();
-    exec::run("sh", &["-c", &format!("base64 -d {} | tar -C {} -x", path("all"), folder.display())]).unwrap();
+    exec::run("tar", &["-x", "-f", &path("all"), "-C", &folder.display().to_string()]).unwrap();
     let (chart, image) = (format!("--chart-path={}", path("chart")), format!("example.org/team/other:1={}", path("l")));
     let (values, kubeconfig) = (path("v.yaml"), path("kubeconfig"));
     let deploy = ["app", "deploy", "other", &chart, "--vcluster-name=biz", "--namespace=others", "-f", &values, "--images", &image];

@@ -30,7 +30,8 @@ fn taken_away(node: &Node, to: &Path) -> String {
     kube(node, "chasi-bod backup verify");
     // The registry inside the cluster goes with it; any other one is as good.
     kube(node, "chasi-bod config set backup.to=10.96.0.5:5000/site/backups");
-    let pushed = kube(node, "sleep 3; chasi-bod backup run --json 2>&1 | tee /run/pushed | grep '^pushed to ' | cut -d' ' -f3 || cat /run/pushed");
+    eventually(node, "chasi-bod config show | grep backup.to.*site/backups");
+    let pushed = kube(node, "chasi-bod backup run --json 2>&1 | tee /run/pushed | grep '^pushed to ' | cut -d' ' -f3 || cat /run/pushed");
     assert!(pushed.starts_with("10.96.0.5:5000/site/backups:"), "{pushed}");
     kube(node, &format!("chasi-bod backup verify oci:{pushed}; chasi-bod restore oci:{pushed} --replace --dry-run; chasi-bod config set backup.to="));
     let text = node.ssh(&format!("base64 -w0 {path}")).unwrap();

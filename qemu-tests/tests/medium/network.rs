@@ -37,10 +37,9 @@ fn soak_pxe_starts_from_the_network_under_bios_and_uefi_and_the_root_is_verified
     node.forwards = format!(",bootfile=http://{SERVER}/boot.ipxe{guest}");
     let vm = ready(&node, Firmware::Bios);
     let ipxe = folder.path().join("ipxe");
-    std::fs::write(ipxe.with_extension("base64"), node.ssh("base64 -w 0 /usr/lib/ipxe/ipxe-amd64.efi").unwrap()).unwrap();
+    std::fs::write(&ipxe, node.bytes("cat /usr/lib/ipxe/ipxe-amd64.efi").unwrap()).unwrap();
     node.shut_down(vm).unwrap();
 
-    exec::run("sh", &["-c", &format!("base64 -d {0}.base64 >{0}", ipxe.display())]).unwrap();
     let (stick, autoexec) = (folder.path().join("stick.img"), folder.path().join("autoexec.ipxe"));
     std::fs::write(&autoexec, AUTOEXEC).unwrap();
     std::fs::File::create(&stick).unwrap().set_len(16 << 20).unwrap();
